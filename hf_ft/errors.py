@@ -1,0 +1,34 @@
+"""The errors a user can meet, one per room.
+
+Every message states what was found, what was expected, and the key, row or file to change.
+"""
+
+from __future__ import annotations
+
+
+class HfFtError(Exception):
+    """Base of every error that hf_ft raises on purpose; the command line prints it without a traceback."""
+
+
+class RecipeError(HfFtError):
+    """The recipe cannot be used as written."""
+
+
+class DataError(HfFtError):
+    """The data cannot be read, mapped, split or trusted."""
+
+
+class ModelError(HfFtError):
+    """The model cannot be loaded, adapted, frozen or saved as asked."""
+
+
+class TrainError(HfFtError):
+    """Training had to stop."""
+
+
+class VerifyError(HfFtError):
+    """The run finished, but the gate found that its result cannot be trusted."""
+
+
+class PublishError(HfFtError):
+    """The result could not be published; the run itself is unharmed."""

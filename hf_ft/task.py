@@ -1,0 +1,299 @@
+"""The contract between a task and the engine, and how a task is found by name.
+
+A task is one file in `hf_ft/tasks/`, named after its Hub pipeline tag. The engine (freezing, losses, evaluation,
+intervals, checkpoints, verification, report, prediction) knows a task only through this class, so whatever the engine
+offers works on every task, and a task of a user's own (`my_package.my_module:MyTask`) is as good as a built-in one.
+
+Words used below. A *row* is one raw example: a dict from role (`image`, `label`) to value, with its `id`. An *item* is
+what `encode` makes of a row. A *batch* is a dict of tensors whose first dimension is B rows. A *result* is the small
+CPU value that `predict` leaves of a row, a *reference* the value it is compared with.
+"""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import pkgutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+
+from hf_ft.errors import RecipeError
+from hf_ft.recipe.schema import Empty, Section
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from hf_ft.data.table import Table
+    from hf_ft.model.load import Loaded
+    from hf_ft.recipe.schema import ModelSection
+
+Row = dict[str, Any]
+Item = dict[str, Any]
+Batch = dict[str, Any]
+
+# Keys that the engine adds to every batch and never hands to the model: the row's index in its split [B], and whether
+# the row counts [B] (False where a row only fills up the last batch of a process).
+ENGINE_KEYS = ("row", "real")
+
+
+@dataclass(frozen=True)
+class Role:
+    """One thing a task needs to know about each row.
+
+    Args:
+        help: what the role is, in a few words; shown when a column is missing.
+        target: whether it is what the model learns, and so absent at prediction time.
+        required: whether every data set must have it.
+        usual: column names that are taken for this role when the recipe names none.
+        several: whether the role can be made of several columns.
+    """
+
+    help: str
+    target: bool = False
+    required: bool = True
+    usual: tuple[str, ...] = ()
+    several: bool = False
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What the audit learns from one row.
+
+    Args:
+        problem: why the row cannot be used, or None.
+        digest: hash of the content, equal for equal examples; None where duplicates mean nothing.
+        perceptual: 64-bit hash that nearly equal examples nearly share, or None.
+    """
+
+    problem: str | None = None
+    digest: str | None = None
+    perceptual: int | None = None
+
+
+class Metrics(Protocol):
+    """Streams results into numbers; holds small CPU values only."""
+
+    def update(self, results: Sequence[Any], references: Sequence[Any]) -> None:
+        """Take in a batch of results and their references."""
+
+    def compute(self) -> dict[str, Any]:
+        """Give every metric over all rows seen: floats, and tables (lists of dicts) for the report."""
+
+    def value(self, name: str, rows: np.ndarray | None = None) -> float:
+        """Give one metric over a selection of the rows seen (indices, repeats allowed): what the bootstrap needs."""
+
+
+@dataclass
+class Figure:
+    """A named figure for the report: a matplotlib figure and the sentence below it."""
+
+    name: str
+    figure: Any
+    caption: str = ""
+
+
+@dataclass
+class Evaluation:
+    """One pass over one split.
+
+    Args:
+        split: name of the split.
+        ids: N row ids, each exactly once, in the order of the split.
+        results: N results of `Task.predict`.
+        references: N references.
+        losses: N row losses divided by the row's own count, or None where rows have no targets.
+        metrics: every metric, by name; `loss` is the sum of row losses over the sum of counts.
+        intervals: metric name -> (low, high).
+        baseline: metrics of the trivial answer on the same rows.
+    """
+
+    split: str
+    ids: list[str]
+    results: list[Any]
+    references: list[Any]
+    losses: list[float] | None
+    metrics: dict[str, Any]
+    intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
+    baseline: dict[str, float] = field(default_factory=dict)
+
+
+class Task:
+    """Base class of all tasks. A subclass sets the class attributes and fills in the methods."""
+
+    # The Hub's pipeline tag, equal to the file's name with dashes.
+    name: ClassVar[str]
+    # One line for `hf-ft recipes` and `hf-ft init`.
+    summary: ClassVar[str]
+    # role name -> Role, inputs first.
+    roles: ClassVar[Mapping[str, Role]]
+    # The metric that picks the best checkpoint by default, and the direction of every metric the task computes.
+    main_metric: ClassVar[str]
+    greater_is_better: ClassVar[Mapping[str, bool]]
+    # Batch keys that are for the loss and not for the model.
+    targets: ClassVar[tuple[str, ...]] = ("labels",)
+    # The role whose classes stratify the splits and are counted by the audit; None where there are no classes.
+    class_role: ClassVar[str | None] = None
+    # The task's own recipe keys: inside `task:`, and the sections `augment:` and `loss:`.
+    Options: ClassVar[type[Section]] = Empty
+    Augment: ClassVar[type[Section]] = Empty
+    Loss: ClassVar[type[Section]] = Empty
+
+    def __init__(self, options: Section | None = None, augment: Section | None = None, loss: Section | None = None):
+        self.options: Any = options or self.Options()
+        self.augment: Any = augment or self.Augment()
+        self.loss_options: Any = loss or self.Loss()
+        self.processor: Any = None
+
+    # Data
+
+    def examples(self, splits: dict[str, Table]) -> dict[str, Any]:
+        """Turn the tables of the splits into sequences of rows; a time series makes its windows here, lazily.
+
+        Each sequence has `len`, `[index] -> Row`, and `ids`. The default: one table row is one example.
+        """
+        return dict(splits)
+
+    def inspect(self, row: Row) -> Inspection:
+        """Look at one row for the audit, decoding what there is to decode. Must not raise on bad data."""
+        raise NotImplementedError
+
+    def fit(self, train: Any) -> None:
+        """Learn labels, scalers and thresholds from the training rows alone."""
+
+    def state(self) -> dict[str, Any]:
+        """What `fit` learned, as JSON: saved as task.json beside the model, so prediction needs nothing else."""
+        return {}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` gave."""
+
+    def labels(self) -> list[str] | None:
+        """Class names in id order, or None. The gate compares them in config, data and metric."""
+        return None
+
+    # Model
+
+    def load(self, section: ModelSection) -> Loaded:
+        """Load or build the model and its processor, sized for what `fit` learned; sets `self.processor`."""
+        raise NotImplementedError
+
+    def load_processor(self, folder: str) -> None:
+        """Set `self.processor` from a saved model folder."""
+        raise NotImplementedError
+
+    def encode(self, rows: Sequence[Row], rngs: Sequence[np.random.Generator] | None) -> list[Item]:
+        """Turn rows into model inputs; without target roles, into inputs alone.
+
+        Args:
+            rows: raw rows.
+            rngs: one generator a row, seeded by (seed, epoch, row), for random augmentation; None: no randomness.
+        """
+        raise NotImplementedError
+
+    def mix(self, item: Item, other: Item, rng: np.random.Generator) -> Item:
+        """Mix two encoded training items (mixup, cutmix). Called only where `mixes` is true."""
+        raise NotImplementedError
+
+    @property
+    def mixes(self) -> bool:
+        """Whether training items are mixed with a second, randomly drawn one."""
+        return False
+
+    def collate(self, items: Sequence[Item]) -> Batch:
+        """Stack B items into a batch of tensors."""
+        raise NotImplementedError
+
+    def forward(self, model: Any, batch: Batch) -> Any:
+        """Call the model on a batch; the targets stay out, so that no model guesses its own loss from them."""
+        return model(**{key: value for key, value in batch.items() if key not in (*self.targets, *ENGINE_KEYS)})
+
+    def loss(self, model: Any, outputs: Any, batch: Batch) -> torch.Tensor:
+        """Give the loss of each row, float [B], *summed* over what the row counts (tokens, boxes) and weighted."""
+        raise NotImplementedError
+
+    def count(self, batch: Batch) -> torch.Tensor:
+        """Give what each row counts in the mean, float [B]: 1, its class weight, its tokens, its boxes.
+
+        The engine's loss is sum(loss) / sum(count) over the whole global batch, whatever the number of processes and
+        accumulation steps. Must not depend on the model.
+        """
+        import torch
+
+        return torch.ones_like(batch["real"], dtype=torch.float32)
+
+    def predict(self, model: Any, outputs: Any, batch: Batch) -> list[Any]:
+        """Reduce outputs to one small CPU result per row; generation calls `model.generate` here."""
+        raise NotImplementedError
+
+    # Evaluation
+
+    def reference(self, row: Row) -> Any:
+        """Give what a result of this row is compared with. Must not decode media."""
+        raise NotImplementedError
+
+    def metrics(self) -> Metrics:
+        """Give a fresh accumulator."""
+        raise NotImplementedError
+
+    def baseline(self, train: Any, rows: Any) -> dict[str, float]:
+        """Give the metrics of a trivial answer (majority class, last value), fitted on train, on these rows."""
+        return {}
+
+    def decode(self, result: Any) -> dict[str, Any]:
+        """Give what a person reads of a result: label and score, boxes, text, a number with its unit."""
+        raise NotImplementedError
+
+    def difference(self, a: Any, b: Any) -> float:
+        """Give the largest absolute difference between two results; the gate allows 1e-4."""
+        raise NotImplementedError
+
+    def figures(self, evaluation: Evaluation) -> list[Figure]:
+        """Draw what is worth seeing about an evaluation."""
+        return []
+
+    # Prediction
+
+    def read_inputs(self, inputs: Any) -> list[Row]:
+        """Turn what a user hands to the Predictor (paths, images, texts, arrays, rows) into rows with ids."""
+        raise NotImplementedError
+
+
+def list_tasks() -> list[str]:
+    """Names of the built-in tasks, from the files that are there."""
+    import hf_ft.tasks
+
+    return sorted(
+        module.name.replace("_", "-")
+        for module in pkgutil.iter_modules(hf_ft.tasks.__path__)
+        if not module.name.startswith("_")
+    )
+
+
+def get_task(name: str) -> type[Task]:
+    """Find a task class: `image-classification`, or `package.module:Class` for one of your own.
+
+    Raises:
+        RecipeError: there is no such task; the message names the nearest one.
+    """
+    if ":" in name:
+        module_name, _, attribute = name.partition(":")
+        try:
+            found = getattr(importlib.import_module(module_name), attribute)
+        except (ImportError, AttributeError) as error:
+            raise RecipeError(f"task: cannot import {name!r} ({error}); expected package.module:Class") from error
+        if not (isinstance(found, type) and issubclass(found, Task)):
+            raise RecipeError(f"task: {name!r} is {found!r}, not a subclass of hf_ft.Task")
+        return found
+    known = list_tasks()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise RecipeError(f"task: there is no task {name!r}{hint} Known tasks: {', '.join(known)}")
+    module = importlib.import_module(f"hf_ft.tasks.{name.replace('-', '_')}")
+    return next(
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Task) and value.__module__ == module.__name__
+    )
