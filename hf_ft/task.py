@@ -197,6 +197,11 @@ class Task:
         raise NotImplementedError
 
     @property
+    def random(self) -> bool:
+        """Whether `encode` changes training rows at random, and so needs generators."""
+        return False
+
+    @property
     def mixes(self) -> bool:
         """Whether training items are mixed with a second, randomly drawn one."""
         return False
@@ -229,8 +234,8 @@ class Task:
 
     # Evaluation
 
-    def reference(self, row: Row) -> Any:
-        """Give what a result of this row is compared with. Must not decode media."""
+    def references(self, rows: Any) -> list[Any]:
+        """Give what the results of these rows are compared with, in order. Must not decode media."""
         raise NotImplementedError
 
     def metrics(self) -> Metrics:

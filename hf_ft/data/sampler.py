@@ -1,0 +1,109 @@
+"""Which rows make up each global batch, and which of them this process takes in which micro-batch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+from torch.utils.data import Sampler
+
+# (epoch, row, real): the epoch travels with the index, so that augmentation can be seeded by it in any worker process;
+# a row that is not real only keeps the processes in step and weighs nothing.
+Index = tuple[int, int, bool]
+
+
+class GlobalBatchSampler(Sampler[list[Index]]):
+    """Cut a seeded order of the rows into global batches, and each of them into equal shares.
+
+    A global batch is the same set of rows for any number of processes and accumulation steps; only its division into
+    micro-batches differs. Accelerate's own sharding is not used because it repeats rows to fill the last batch.
+
+    Args:
+        rows: number of training rows.
+        global_batch_size: rows per optimizer step.
+        accumulation: micro-batches per process and step.
+        processes: number of processes.
+        rank: this process.
+        seed: with the epoch, decides the order.
+        weights: probability of each row [rows] to be drawn, with replacement; None: every row once an epoch.
+        drop_last: leave out the last global batch where it is not full.
+    """
+
+    def __init__(
+        self,
+        rows: int,
+        *,
+        global_batch_size: int,
+        accumulation: int = 1,
+        processes: int = 1,
+        rank: int = 0,
+        seed: int = 0,
+        weights: Sequence[float] | None = None,
+        drop_last: bool = False,
+    ):
+        self.rows, self.global_batch_size, self.accumulation = rows, global_batch_size, accumulation
+        self.processes, self.rank, self.seed, self.drop_last = processes, rank, seed, drop_last
+        self.weights = None if weights is None else np.asarray(weights, dtype=float) / np.sum(weights)
+        self.epoch = 0
+
+    @property
+    def steps(self) -> int:
+        """Optimizer steps per epoch."""
+        steps = self.rows / self.global_batch_size
+        return max(1, math.floor(steps) if self.drop_last else math.ceil(steps))
+
+    def __len__(self) -> int:
+        return self.steps * self.accumulation
+
+    def order(self, epoch: int) -> np.ndarray:
+        """Give the rows of an epoch in the order in which they are visited, int [rows]."""
+        rng = np.random.default_rng((self.seed, epoch))
+        if self.weights is None:
+            return rng.permutation(self.rows)
+        return rng.choice(self.rows, size=self.rows, p=self.weights)
+
+    def __iter__(self) -> Iterator[list[Index]]:
+        order = self.order(self.epoch)
+        for step in range(self.steps):
+            batch = order[step * self.global_batch_size : (step + 1) * self.global_batch_size]
+            shares = np.array_split(batch, self.processes * self.accumulation)
+            for micro in range(self.accumulation):
+                share = shares[micro * self.processes + self.rank]
+                if len(share):
+                    yield [(self.epoch, int(row), True) for row in share]
+                else:
+                    yield [(self.epoch, int(batch[0]), False)]
+
+
+class EvalBatchSampler(Sampler[list[Index]]):
+    """Deal the rows of a split to the processes, batch by batch, all processes in step.
+
+    Where the rows do not divide, a process is given a row that is not real.
+
+    Args:
+        rows: number of rows.
+        batch_size: rows per batch and process.
+        processes: number of processes.
+        rank: this process.
+    """
+
+    def __init__(self, rows: int, *, batch_size: int, processes: int = 1, rank: int = 0):
+        self.rows, self.batch_size, self.processes, self.rank = rows, batch_size, processes, rank
+
+    def __len__(self) -> int:
+        return math.ceil(self.rows / (self.batch_size * self.processes))
+
+    def __iter__(self) -> Iterator[list[Index]]:
+        stride = self.batch_size * self.processes
+        for start in range(0, self.rows, stride):
+            first = start + self.rank * self.batch_size
+            share = range(first, min(first + self.batch_size, self.rows))
+            yield [(0, row, True) for row in share] or [(0, 0, False)]
+
+
+def balanced_weights(classes: Sequence[object]) -> list[float]:
+    """Give each row the weight 1 / (size of its class), so that classes are drawn equally often."""
+    values, inverse, counts = np.unique(np.asarray(classes, dtype=str), return_inverse=True, return_counts=True)
+    del values
+    return (1.0 / counts[inverse]).tolist()

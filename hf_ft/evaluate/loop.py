@@ -1,0 +1,103 @@
+"""One pass over a split: every row once, checked by id, on one process or several."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from hf_ft.errors import DataError
+from hf_ft.task import Evaluation, Task
+
+if TYPE_CHECKING:
+    import torch
+
+    from hf_ft.data.examples import EncodedRows
+
+
+def evaluate_rows(
+    task: Task,
+    model: torch.nn.Module,
+    rows: EncodedRows,
+    *,
+    batch_size: int = 64,
+    workers: int = 0,
+    with_loss: bool = True,
+    device: torch.device | None = None,
+    progress: str | None = None,
+) -> Evaluation:
+    """Evaluate a model on all rows of a split.
+
+    Works on the model itself, not on a DDP wrapper: a forward pass needs no synchronisation, so processes may hold
+    different rows. Only the small results of `Task.predict` are kept.
+
+    Args:
+        task: the fitted task.
+        model: called in eval mode, under inference mode; its mode is given back.
+        rows: N encoded rows, without random augmentation.
+        batch_size: rows per batch and process.
+        workers: processes that encode rows.
+        with_loss: whether the rows carry targets.
+        device: where the batches go; default: where the model is.
+        progress: text of the progress bar; None: no bar.
+
+    Raises:
+        DataError: a row was missed or counted twice.
+    """
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import gather_object, send_to_device
+    from torch.utils.data import DataLoader
+
+    from hf_ft.data.sampler import EvalBatchSampler
+
+    state = PartialState()
+    device = device or next(model.parameters()).device
+    sampler = EvalBatchSampler(
+        len(rows), batch_size=batch_size, processes=state.num_processes, rank=state.process_index
+    )
+    loader = DataLoader(rows, batch_sampler=sampler, collate_fn=rows.collate, num_workers=workers)
+    was_training = model.training
+    model.eval()
+    seen: list[tuple[int, Any, float, float]] = []
+    with torch.inference_mode():
+        for batch in _bar(loader, progress, state.is_main_process):
+            batch = send_to_device(batch, device)
+            outputs = task.forward(model, batch)
+            results = task.predict(model, outputs, batch)
+            losses = task.loss(model, outputs, batch).float() if with_loss else torch.zeros(len(results))
+            counts = task.count(batch).float() if with_loss else torch.ones(len(results))
+            columns = (batch["row"].tolist(), results, losses.tolist(), counts.tolist(), batch["real"].tolist())
+            seen += [(row, result, loss, count) for row, result, loss, count, real in zip(*columns, strict=True) if real]
+    model.train(was_training)
+    seen = sorted(gather_object(seen), key=lambda one: one[0])
+    _check_once([one[0] for one in seen], rows.ids, rows.split)
+    return _measure(task, rows, seen, with_loss)
+
+
+def _bar(loader: Any, text: str | None, show: bool) -> Any:
+    from tqdm.auto import tqdm
+
+    return tqdm(loader, desc=text, leave=False, disable=text is None or not show)
+
+
+def _check_once(found: Sequence[int], ids: Sequence[str], split: str) -> None:
+    """Every row exactly once: accelerate repeats rows to fill batches, and gathering can lose them (tf#25939)."""
+    counts = Counter(found)
+    wrong = [f"{ids[row]} x{counts[row]}" for row in range(len(ids)) if counts[row] != 1]
+    if wrong:
+        raise DataError(f"evaluation of {split}: rows not counted exactly once: {', '.join(wrong[:10])}")
+
+
+def _measure(task: Task, rows: EncodedRows, seen: list[tuple[int, Any, float, float]], with_loss: bool) -> Evaluation:
+    results = [one[1] for one in seen]
+    references = task.references(rows.rows)
+    metrics = task.metrics()
+    metrics.update(results, references)
+    values = metrics.compute()
+    losses = None
+    if with_loss:
+        total = sum(one[3] for one in seen)
+        values["loss"] = sum(one[2] for one in seen) / total
+        losses = [one[2] / one[3] if one[3] else 0.0 for one in seen]
+    return Evaluation(rows.split, list(rows.ids), results, references, losses, values)
