@@ -1,0 +1,107 @@
+"""`evaluate` modules: the ones that ship with hf_ft, and the further metrics a recipe names."""
+
+from __future__ import annotations
+
+import uuid
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_ft.errors import RecipeError
+
+_SHIPPED = Path(__file__).parent / "modules"
+
+
+def load_shipped(name: str) -> Any:
+    """Load one of the `evaluate.Metric` modules of this package, by path and so without a network."""
+    return _load(str(_SHIPPED / f"{name}.py"))
+
+
+def _load(path: str) -> Any:
+    import evaluate
+
+    # In memory and under a name of its own, so that processes on one host never meet in evaluate's cache
+    # files.
+    return evaluate.load(path, keep_in_memory=True, experiment_id=uuid.uuid4().hex)
+
+
+class ExtraMetric:
+    """A metric named in a recipe: a canonical one of the Hub (`f1`), or the path of a local module.
+
+    Loading a module runs its code. Hub names are therefore only those of the `evaluate-metric` organisation;
+    a community module is to be downloaded, read, and named by its path.
+
+    Args:
+        name: a Hub name without a slash, a file ending in `.py`, or a folder holding a file of the same name.
+
+    Raises:
+        RecipeError: the module cannot be reached, or wants inputs that no task of hf_ft has.
+    """
+
+    def __init__(self, name: str):
+        local = name.endswith(".py") or Path(name).is_dir()
+        if not local and "/" in name:
+            raise RecipeError(
+                f"evaluate.extra: {name!r} would run code from somebody's Space. Download the module, read it, "
+                f"and name its path; or name one of the Hub's own metrics, such as 'f1'"
+            )
+        try:
+            self.module = _load(name)
+        except ImportError as error:
+            raise RecipeError(f"evaluate.extra: {name!r} needs a package that is missing: {error}") from error
+        except (FileNotFoundError, ConnectionError) as error:
+            raise RecipeError(
+                f"evaluate.extra: cannot load {name!r}: "
+                f"{'there is no such file' if local else 'the Hub cannot be reached, or has no such metric'}. "
+                f"Expected the path of an evaluate module, or a metric of the Hub (with a network, or the module "
+                f"in evaluate's cache); leave it out to run offline"
+            ) from error
+        self.name = name
+        self.inputs = self._inputs()
+
+    def _inputs(self) -> dict[str, str]:
+        """Say which of classes, values and scores fills each input of the module."""
+        import datasets
+
+        features = self.module.features
+        first = features[0] if isinstance(features, list) else features
+        filled = {"predictions": "predictions", "references": "references", "prediction_scores": "scores"}
+        unknown = sorted(set(first) - set(filled))
+        if unknown:
+            raise RecipeError(
+                f"evaluate.extra: {self.name!r} wants the input(s) {', '.join(unknown)}; only metrics over "
+                f"{', '.join(filled)} can be named here"
+            )
+        # A module that takes a list per row as its prediction wants the scores of all classes.
+        prediction = first.get("predictions")
+        if isinstance(prediction, datasets.List | datasets.LargeList):
+            filled["predictions"] = "scores"
+        return {name: filled[name] for name in first}
+
+    def compute(
+        self, predictions: np.ndarray, references: np.ndarray, scores: np.ndarray | None
+    ) -> dict[str, float]:
+        """Compute the metric.
+
+        Args:
+            predictions: class ids or values, [N].
+            references: class ids or values, [N].
+            scores: probabilities [N, K], or None in regression.
+
+        Returns:
+            The scalars of the module's answer, by the module's own names.
+
+        Raises:
+            RecipeError: the module refuses these inputs.
+        """
+        if scores is None and "scores" in self.inputs.values():
+            raise RecipeError(f"evaluate.extra: {self.name!r} wants class scores; a regression has none")
+        if scores is not None and scores.shape[1] == 2 and "prediction_scores" in self.inputs:
+            scores = scores[:, 1]
+        given = {"predictions": predictions, "references": references, "scores": scores}
+        try:
+            answer = self.module.compute(**{name: given[source] for name, source in self.inputs.items()})
+        except (ValueError, TypeError) as error:
+            raise RecipeError(f"evaluate.extra: {self.name!r} cannot be computed here: {error}") from error
+        return {name: float(value) for name, value in answer.items() if np.isscalar(value)}

@@ -1,0 +1,335 @@
+"""Accumulators that turn a stream of results into numbers: the `Metrics` protocol of hf_ft/task.py.
+
+`compute` goes through the `evaluate` modules of this package, over scikit-learn. `value` gives the same
+numbers from counts alone, fast enough to be asked a thousand times by the bootstrap; a test holds the two
+together.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hf_ft.errors import DataError, RecipeError, TrainError
+from hf_ft.evaluate.extra import ExtraMetric, load_shipped
+from hf_ft.evaluate.formulas import FROM_CONFUSION, FROM_VALUES, per_class, roc_area
+
+# metric -> whether a greater value is better.
+CLASSIFICATION_DIRECTIONS = {
+    "loss": False,
+    "accuracy": True,
+    "balanced_accuracy": True,
+    "macro_f1": True,
+    "macro_precision": True,
+    "macro_recall": True,
+    "weighted_f1": True,
+    "mcc": True,
+    "roc_auc": True,
+}
+REGRESSION_DIRECTIONS = {
+    "loss": False,
+    "mae": False,
+    "rmse": False,
+    "mape": False,
+    "r2": True,
+    "explained_variance": True,
+    "mase": False,
+}
+
+
+class ClassificationMetrics:
+    """Metrics of single-label classification.
+
+    A result is `{"class": int, "scores": float32 [K]}` with probabilities, a reference an int class id.
+    Averages follow scikit-learn: macro means run over the classes among references or predictions, balanced
+    accuracy over those among the references, and a class never predicted has precision 0.
+
+    Args:
+        labels: the K class names, in id order.
+        extra: further metrics: names on the Hub, or paths of `evaluate` modules.
+
+    Raises:
+        RecipeError: an extra metric cannot be loaded.
+    """
+
+    def __init__(self, labels: Sequence[str], extra: Sequence[str] = ()):
+        self.labels = list(labels)
+        self.extra = [ExtraMetric(name) for name in extra]
+        self._classes = _Column(np.int64, ())
+        self._references = _Column(np.int64, ())
+        self._scores = _Column(np.float32, (len(self.labels),))
+        self._ranks: list[np.ndarray] = []
+
+    def update(self, results: Sequence[Any], references: Sequence[Any]) -> None:
+        """Take in B results and their B references."""
+        _same_length(results, references)
+        if not len(results):
+            return
+        self._ranks = []
+        predicted = [result["class"] for result in results]
+        for kind, ids in (("reference", references), ("result", predicted)):
+            wrong = [klass for klass in ids if not 0 <= klass < len(self.labels)]
+            if wrong:
+                raise DataError(f"a {kind} is class id {wrong[0]}; expected 0 to {len(self.labels) - 1}")
+        self._classes.add(predicted)
+        self._references.add(references)
+        self._scores.add([result["scores"] for result in results])
+
+    def compute(self) -> dict[str, Any]:
+        """Give every metric over all rows seen.
+
+        Returns:
+            The scalars of CLASSIFICATION_DIRECTIONS but for `loss` (`roc_auc` only where it is defined),
+            those of the extra metrics, and the tables `per_class` (label, support, precision, recall, f1),
+            `confusion` (K lists of K counts; rows are the truth), `notes` (sentences on what was left out).
+
+        Raises:
+            TrainError: scores are not finite.
+        """
+        predicted, truth, scores = self._arrays()
+        metrics = dict(load_shipped("classification").compute(predictions=predicted, references=truth))
+        area = load_shipped("roc_auc").compute(predictions=scores, references=truth)
+        if area["roc_auc"] is not None:
+            metrics["roc_auc"] = area["roc_auc"]
+        metrics |= _extra_values(self.extra, set(metrics), predicted, truth, scores)
+        confusion = self._confusion(None)
+        metrics["per_class"] = per_class(confusion, self.labels)
+        metrics["confusion"] = confusion.tolist()
+        metrics["notes"] = self._notes(area)
+        return metrics
+
+    def value(self, name: str, rows: np.ndarray | None = None) -> float:
+        """Give one metric over the rows seen, or over a selection of them (indices, repeats allowed).
+
+        Returns:
+            The value; NaN where it is undefined on these rows (ROC-AUC with references of one class).
+
+        Raises:
+            RecipeError: there is no such metric.
+            TrainError: scores are not finite.
+        """
+        if name == "roc_auc":
+            self._arrays()
+            return self._roc_auc(rows)
+        if name in FROM_CONFUSION:
+            self._arrays()
+            return FROM_CONFUSION[name](self._confusion(rows))
+        chosen = slice(None) if rows is None else rows
+        predicted, truth, scores = self._arrays()
+        known = list(CLASSIFICATION_DIRECTIONS)[1:]
+        return _extra_value(self.extra, name, known, predicted[chosen], truth[chosen], scores[chosen])
+
+    def _arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        predicted, truth, scores = self._classes.array(), self._references.array(), self._scores.array()
+        _check_finite(self._scores)
+        return predicted, truth, scores
+
+    def _confusion(self, rows: np.ndarray | None) -> np.ndarray:
+        """Count (truth, prediction) pairs, int [K, K]."""
+        predicted, truth = self._classes.array(), self._references.array()
+        if rows is not None:
+            predicted, truth = predicted[rows], truth[rows]
+        count = len(self.labels)
+        return np.bincount(truth * count + predicted, minlength=count * count).reshape(count, count)
+
+    def _roc_auc(self, rows: np.ndarray | None) -> float:
+        """ROC-AUC as the Mann-Whitney statistic over score ranks that are found once, so that resampling is
+        counting.""" truth, count = self._references.array(), len(self.labels)
+        if not self._ranks:
+            scores = self._scores.array()
+            self._ranks = [np.unique(scores[:, klass], return_inverse=True)[1] for klass in range(count)]
+        weight = np.bincount(np.arange(len(truth)) if rows is None else rows, minlength=len(truth))
+        present = np.flatnonzero(np.bincount(truth, weights=weight, minlength=count))
+        if len(present) < 2:
+            return float("nan")
+        positives = [1] if count == 2 else present
+        return float(np.mean([roc_area(self._ranks[klass], truth == klass, weight) for klass in positives]))
+
+    def _notes(self, area: dict[str, Any]) -> list[str]:
+        if area["roc_auc"] is None:
+            return ["roc_auc is left out: the references hold fewer than two classes"]
+        if area["absent"]:
+            named = ", ".join(self.labels[klass] for klass in area["absent"][:5])
+            more = ", ..." if len(area["absent"]) > 5 else ""
+            return [f"{len(area['absent'])} of {len(self.labels)} classes have no reference here: {named}{more}"]
+        return []
+
+
+class RegressionMetrics:
+    """Metrics of regression, in the original units.
+
+    A result is `{"value": float [T]}`, a reference float [T]. With several targets a metric is the mean over
+    targets; where their units differ, MAE and RMSE have no meaningful mean and exist per target only.
+
+    Args:
+        targets: the T names.
+        units: the T units ("°C", "" for none).
+        scale: the naive forecast's mean absolute error on the training data, float [T], for MASE
+            (Hyndman and Koehler 2006); None: no MASE.
+        extra: further metrics: names on the Hub, or paths of `evaluate` modules; for one target only.
+
+    Raises:
+        RecipeError: an extra metric cannot be loaded, or there are several targets.
+        DataError: a scale is not positive.
+    """
+
+    def __init__(
+        self,
+        targets: Sequence[str],
+        units: Sequence[str] | None = None,
+        scale: Sequence[float] | None = None,
+        extra: Sequence[str] = (),
+    ):
+        self.targets = list(targets)
+        self.units = list(units) if units is not None else [""] * len(self.targets)
+        self.scale = None if scale is None else np.asarray(scale, dtype=np.float64)
+        if self.scale is not None and not (self.scale > 0).all():
+            raise DataError(
+                f"the naive forecast's error on the training data is {self.scale.tolist()}; MASE needs it above 0 "
+                f"(a target that never changes cannot be scaled)"
+            )
+        if extra and len(self.targets) > 1:
+            raise RecipeError(f"evaluate.extra: works with one target, and there are {len(self.targets)}")
+        self.extra = [ExtraMetric(name) for name in extra]
+        self._values = _Column(np.float64, (len(self.targets),))
+        self._references = _Column(np.float64, (len(self.targets),))
+
+    def update(self, results: Sequence[Any], references: Sequence[Any]) -> None:
+        """Take in B results and their B references."""
+        _same_length(results, references)
+        if len(results):
+            self._values.add([result["value"] for result in results])
+            self._references.add(references)
+
+    def compute(self) -> dict[str, Any]:
+        """Give every metric over all rows seen.
+
+        Returns:
+            The scalars of REGRESSION_DIRECTIONS but for `loss`, each only where it is defined; those of the
+            extra metrics; `per_target` (target, unit and its own metrics) and `notes` (sentences on what was
+            left out).
+
+        Raises:
+            TrainError: predictions are not finite.
+        """
+        predicted, truth = self._arrays()
+        module = load_shipped("regression")
+        rows: list[dict[str, Any]] = []
+        for index, (target, unit) in enumerate(zip(self.targets, self.units, strict=True)):
+            scale = {} if self.scale is None else {"scale": float(self.scale[index])}
+            values = module.compute(predictions=predicted[:, index], references=truth[:, index], **scale)
+            rows.append({"target": target, "unit": unit, **values})
+        notes = [
+            f"mape of {row['target']} leaves out {row['zeros']} of {len(truth)} rows, whose reference is 0"
+            for row in rows
+            if row["zeros"]
+        ]
+        metrics: dict[str, Any] = {}
+        for name in self._names():
+            values = [row[name] for row in rows]
+            if None in values:
+                notes.append(f"{name} is left out: it is undefined for {self.targets[values.index(None)]}")
+            else:
+                metrics[name] = float(np.mean(values))
+        if self._units_differ():
+            notes.append("mae and rmse are given per target only: the units of the targets differ")
+        metrics |= _extra_values(self.extra, set(metrics), predicted[:, 0], truth[:, 0], None)
+        return {**metrics, "per_target": rows, "notes": notes}
+
+    def value(self, name: str, rows: np.ndarray | None = None) -> float:
+        """Give one metric over the rows seen, or over a selection of them (indices, repeats allowed).
+
+        Returns:
+            The value; NaN where it is undefined on these rows.
+
+        Raises:
+            RecipeError: there is no such metric.
+            TrainError: predictions are not finite.
+        """
+        predicted, truth = self._arrays()
+        if rows is not None:
+            predicted, truth = predicted[rows], truth[rows]
+        if name not in self._names():
+            return _extra_value(self.extra, name, self._names(), predicted[:, 0], truth[:, 0], None)
+        if name == "mase":
+            return float(np.mean(np.abs(predicted - truth).mean(axis=0) / self.scale))
+        return FROM_VALUES[name](predicted, truth)
+
+    def _names(self) -> list[str]:
+        left_out = {"loss"} | (set() if self.scale is not None else {"mase"})
+        left_out |= {"mae", "rmse"} if self._units_differ() else set()
+        return [name for name in REGRESSION_DIRECTIONS if name not in left_out]
+
+    def _units_differ(self) -> bool:
+        return len(set(self.units)) > 1
+
+    def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
+        predicted, truth = self._values.array(), self._references.array()
+        _check_finite(self._values)
+        return predicted, truth
+
+
+class _Column:
+    """Rows of one dtype and shape that arrive in batches and are read as one array [N, ...]."""
+
+    def __init__(self, dtype: type, shape: tuple[int, ...]):
+        self.dtype, self.shape = dtype, shape
+        self.chunks: list[np.ndarray] = []
+        self.not_finite = 0
+
+    def add(self, values: Any) -> None:
+        chunk = np.asarray(values, dtype=self.dtype)
+        if chunk.shape[1:] != self.shape:
+            raise DataError(f"a row of results has shape {chunk.shape[1:]}; expected {self.shape}")
+        self.not_finite += int((~np.isfinite(chunk)).reshape(len(chunk), -1).any(axis=1).sum())
+        self.chunks.append(chunk)
+
+    def array(self) -> np.ndarray:
+        if not self.chunks:
+            raise DataError("there are no rows to measure: update() was never called with any")
+        if len(self.chunks) > 1:
+            self.chunks = [np.concatenate(self.chunks)]
+        return self.chunks[0]
+
+
+def _same_length(results: Sequence[Any], references: Sequence[Any]) -> None:
+    if len(results) != len(references):
+        raise DataError(f"{len(results)} results came with {len(references)} references; expected one for each")
+
+
+def _check_finite(column: _Column) -> None:
+    if column.not_finite:
+        raise TrainError(
+            f"{column.not_finite} of {len(column.array())} results are not finite (NaN or infinite): the model has "
+            f"diverged, or its weights are broken; try a smaller train.learning_rate"
+        )
+
+
+def _extra_values(
+    extra: Sequence[ExtraMetric], taken: set[str], predicted: np.ndarray, truth: np.ndarray, scores:
+    np.ndarray | None
+) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for metric in extra:
+        found = metric.compute(predicted, truth, scores)
+        double = sorted((taken | set(values)) & set(found))
+        if double:
+            raise RecipeError(f"evaluate.extra: {metric.name!r} gives {double[0]!r}, which is already computed; remove it")
+        values |= found
+    return values
+
+
+def _extra_value(
+    extra: Sequence[ExtraMetric],
+    name: str,
+    known: Sequence[str],
+    predicted: np.ndarray,
+    truth: np.ndarray,
+    scores: np.ndarray | None,
+) -> float:
+    values = _extra_values(extra, set(), predicted, truth, scores)
+    if name not in values:
+        raise RecipeError(f"evaluate.metric: there is no metric {name!r}; found: {', '.join([*known, *values])}")
+    return values[name]
