@@ -43,8 +43,8 @@ class ExtraMetric:
         local = name.endswith(".py") or Path(name).is_dir()
         if not local and "/" in name:
             raise RecipeError(
-                f"evaluate.extra: {name!r} would run code from somebody's Space. Download the module, read it, "
-                f"and name its path; or name one of the Hub's own metrics, such as 'f1'"
+                f"evaluate.extra: {name!r} would run code from somebody's Space. Download the module, "
+                f"read it, and name its path; or name one of the Hub's own metrics, such as 'f1'"
             )
         try:
             self.module = _load(name)
@@ -53,9 +53,9 @@ class ExtraMetric:
         except (FileNotFoundError, ConnectionError) as error:
             raise RecipeError(
                 f"evaluate.extra: cannot load {name!r}: "
-                f"{'there is no such file' if local else 'the Hub cannot be reached, or has no such metric'}. "
-                f"Expected the path of an evaluate module, or a metric of the Hub (with a network, or the module "
-                f"in evaluate's cache); leave it out to run offline"
+                f"{'there is no such file' if local else 'the Hub is not reachable, or has no such metric'}. "
+                f"Expected the path of an evaluate module, or a metric of the Hub (with a network, or the "
+                f"module in evaluate's cache); leave it out to run offline"
             ) from error
         self.name = name
         self.inputs = self._inputs()
@@ -104,4 +104,6 @@ class ExtraMetric:
             answer = self.module.compute(**{name: given[source] for name, source in self.inputs.items()})
         except (ValueError, TypeError) as error:
             raise RecipeError(f"evaluate.extra: {self.name!r} cannot be computed here: {error}") from error
-        return {name: float(value) for name, value in answer.items() if np.isscalar(value)}
+        return {
+            name: float(value) for name, value in answer.items() if isinstance(value, int | float | np.number)
+        }

@@ -28,7 +28,8 @@ def roc_area(ranks: np.ndarray, positive: np.ndarray, weight: np.ndarray) -> flo
 
 
 def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    return np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+    ratio: np.ndarray = np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+    return ratio
 
 
 def _precision_recall_f1(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -37,8 +38,13 @@ def _precision_recall_f1(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray,
 
 
 def per_class(confusion: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Give label, support, precision, recall and f1 of each class, from counts int [K, K] whose rows are the
-    truth.""" columns = zip(labels, confusion.sum(axis=1), *_precision_recall_f1(confusion), strict=True)
+    """Tabulate label, support, precision, recall and f1 of each class.
+
+    Args:
+        confusion: counts, int [K, K]; rows are the truth.
+        labels: the K class names.
+    """
+    columns = zip(labels, confusion.sum(axis=1), *_precision_recall_f1(confusion), strict=True)
     return [
         {"label": label, "support": int(support), "precision": float(p), "recall": float(r), "f1": float(f)}
         for label, support, p, r, f in columns

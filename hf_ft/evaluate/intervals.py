@@ -55,15 +55,17 @@ def bootstrap_interval(
     values: list[float] = []
     for _ in range(2 * resamples):
         drawn = rng.integers(count, size=count)
-        value = metrics.value(name, drawn if members is None else np.concatenate([members[group] for group in
-        drawn])) if not np.isnan(value):
+        chosen = drawn if members is None else np.concatenate([members[group] for group in drawn])
+        value = metrics.value(name, chosen)
+        if not np.isnan(value):
             values.append(value)
         if len(values) == resamples:
             break
     else:
+        undefined, tried = 2 * resamples - len(values), 2 * resamples
         raise DataError(
-            f"{name} is undefined on {2 * resamples - len(values)} of {2 * resamples} resamples of {rows} rows; "
-            f"evaluate on more rows, or set evaluate.intervals: none"
+            f"{name} is undefined on {undefined} of {tried} resamples of {rows} rows; evaluate on more rows, "
+            f"or set evaluate.intervals: none"
         )
     tail = (1 - confidence) / 2
     low, high = np.quantile(values, [tail, 1 - tail])

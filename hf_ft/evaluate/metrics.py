@@ -135,8 +135,8 @@ class ClassificationMetrics:
         return np.bincount(truth * count + predicted, minlength=count * count).reshape(count, count)
 
     def _roc_auc(self, rows: np.ndarray | None) -> float:
-        """ROC-AUC as the Mann-Whitney statistic over score ranks that are found once, so that resampling is
-        counting.""" truth, count = self._references.array(), len(self.labels)
+        """ROC-AUC from score ranks that are found once, so that resampling is counting."""
+        truth, count = self._references.array(), len(self.labels)
         if not self._ranks:
             scores = self._scores.array()
             self._ranks = [np.unique(scores[:, klass], return_inverse=True)[1] for klass in range(count)]
@@ -153,7 +153,8 @@ class ClassificationMetrics:
         if area["absent"]:
             named = ", ".join(self.labels[klass] for klass in area["absent"][:5])
             more = ", ..." if len(area["absent"]) > 5 else ""
-            return [f"{len(area['absent'])} of {len(self.labels)} classes have no reference here: {named}{more}"]
+            missing = f"{len(area['absent'])} of {len(self.labels)}"
+            return [f"{missing} classes have no reference here: {named}{more}"]
         return []
 
 
@@ -187,8 +188,8 @@ class RegressionMetrics:
         self.scale = None if scale is None else np.asarray(scale, dtype=np.float64)
         if self.scale is not None and not (self.scale > 0).all():
             raise DataError(
-                f"the naive forecast's error on the training data is {self.scale.tolist()}; MASE needs it above 0 "
-                f"(a target that never changes cannot be scaled)"
+                f"the naive forecast's error on the training data is {self.scale.tolist()}; MASE needs it "
+                f"above 0 (a target that never changes cannot be scaled)"
             )
         if extra and len(self.targets) > 1:
             raise RecipeError(f"evaluate.extra: works with one target, and there are {len(self.targets)}")
@@ -280,7 +281,7 @@ class _Column:
         self.not_finite = 0
 
     def add(self, values: Any) -> None:
-        chunk = np.asarray(values, dtype=self.dtype)
+        chunk: np.ndarray = np.asarray(values, dtype=self.dtype)
         if chunk.shape[1:] != self.shape:
             raise DataError(f"a row of results has shape {chunk.shape[1:]}; expected {self.shape}")
         self.not_finite += int((~np.isfinite(chunk)).reshape(len(chunk), -1).any(axis=1).sum())
@@ -296,27 +297,32 @@ class _Column:
 
 def _same_length(results: Sequence[Any], references: Sequence[Any]) -> None:
     if len(results) != len(references):
-        raise DataError(f"{len(results)} results came with {len(references)} references; expected one for each")
+        raise DataError(f"{len(results)} results came with {len(references)} references; expected one each")
 
 
 def _check_finite(column: _Column) -> None:
     if column.not_finite:
         raise TrainError(
-            f"{column.not_finite} of {len(column.array())} results are not finite (NaN or infinite): the model has "
-            f"diverged, or its weights are broken; try a smaller train.learning_rate"
+            f"{column.not_finite} of {len(column.array())} results are not finite (NaN or infinite): the "
+            f"model has diverged, or its weights are broken; try a smaller train.learning_rate"
         )
 
 
 def _extra_values(
-    extra: Sequence[ExtraMetric], taken: set[str], predicted: np.ndarray, truth: np.ndarray, scores:
-    np.ndarray | None
+    extra: Sequence[ExtraMetric],
+    taken: set[str],
+    predicted: np.ndarray,
+    truth: np.ndarray,
+    scores: np.ndarray | None,
 ) -> dict[str, float]:
     values: dict[str, float] = {}
     for metric in extra:
         found = metric.compute(predicted, truth, scores)
         double = sorted((taken | set(values)) & set(found))
         if double:
-            raise RecipeError(f"evaluate.extra: {metric.name!r} gives {double[0]!r}, which is already computed; remove it")
+            raise RecipeError(
+                f"evaluate.extra: {metric.name!r} gives {double[0]!r}, which is already computed; remove it"
+            )
         values |= found
     return values
 
@@ -331,5 +337,6 @@ def _extra_value(
 ) -> float:
     values = _extra_values(extra, set(), predicted, truth, scores)
     if name not in values:
-        raise RecipeError(f"evaluate.metric: there is no metric {name!r}; found: {', '.join([*known, *values])}")
+        found = ", ".join([*known, *values])
+        raise RecipeError(f"evaluate.metric: there is no metric {name!r}; found: {found}")
     return values[name]

@@ -27,7 +27,7 @@ Returns:
 class Classification(evaluate.Metric):
     """Metrics of class ids against class ids."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         integer = datasets.Value("int64")
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
@@ -36,7 +36,7 @@ class Classification(evaluate.Metric):
             features=datasets.Features({"predictions": integer, "references": integer}),
         )
 
-    def _compute(self, predictions, references):
+    def _compute(self, predictions: list, references: list) -> dict:
         precision, recall, f1, _ = sklearn.metrics.precision_recall_fscore_support(
             references, predictions, average="macro", zero_division=0
         )

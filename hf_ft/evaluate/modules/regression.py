@@ -26,7 +26,7 @@ Returns:
 class Regression(evaluate.Metric):
     """Metrics of numbers against numbers."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         number = datasets.Value("float64")
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
@@ -35,7 +35,7 @@ class Regression(evaluate.Metric):
             features=datasets.Features({"predictions": number, "references": number}),
         )
 
-    def _compute(self, predictions, references, scale=None):
+    def _compute(self, predictions: list, references: list, scale: float | None = None) -> dict:
         predicted = numpy.asarray(predictions)
         truth = numpy.asarray(references)
         counted = truth != 0

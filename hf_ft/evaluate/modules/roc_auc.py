@@ -25,7 +25,7 @@ Returns:
 class RocAuc(evaluate.Metric):
     """ROC-AUC over scores, explicit about classes without a reference."""
 
-    def _info(self):
+    def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=_DESCRIPTION,
             citation="",
@@ -38,7 +38,7 @@ class RocAuc(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions, references):
+    def _compute(self, predictions: list, references: list) -> dict:
         scores = numpy.asarray(predictions, dtype=numpy.float32)
         truth = numpy.asarray(references)
         count = scores.shape[1]
