@@ -126,6 +126,8 @@ class Task:
     name: ClassVar[str]
     # One line for `hf-ft recipes` and `hf-ft init`.
     summary: ClassVar[str]
+    # What builds the model: a class of transformers (`AutoModelForImageClassification`) or `package.module:Class`.
+    auto_class: ClassVar[str]
     # role name -> Role, inputs first.
     roles: ClassVar[Mapping[str, Role]]
     # The metric that picks the best checkpoint by default, and the direction of every metric the task computes.
@@ -140,10 +142,18 @@ class Task:
     Augment: ClassVar[type[Section]] = Empty
     Loss: ClassVar[type[Section]] = Empty
 
-    def __init__(self, options: Section | None = None, augment: Section | None = None, loss: Section | None = None):
+    def __init__(
+        self,
+        options: Section | None = None,
+        augment: Section | None = None,
+        loss: Section | None = None,
+        extra_metrics: Sequence[str] = (),
+    ):
         self.options: Any = options or self.Options()
         self.augment: Any = augment or self.Augment()
         self.loss_options: Any = loss or self.Loss()
+        # Names of further metrics that the recipe asks for; `metrics` loads them.
+        self.extra_metrics = tuple(extra_metrics)
         self.processor: Any = None
 
     # Data
@@ -161,6 +171,9 @@ class Task:
 
     def fit(self, train: Any) -> None:
         """Learn labels, scalers and thresholds from the training rows alone."""
+
+    def check(self, split: str, rows: Any) -> None:
+        """Refuse rows of another split that do not fit what was learned (an unknown class, a missing channel)."""
 
     def state(self) -> dict[str, Any]:
         """What `fit` learned, as JSON: saved as task.json beside the model, so prediction needs nothing else."""
@@ -249,6 +262,10 @@ class Task:
     def decode(self, result: Any) -> dict[str, Any]:
         """Give what a person reads of a result: label and score, boxes, text, a number with its unit."""
         raise NotImplementedError
+
+    def decode_reference(self, reference: Any) -> Any:
+        """Give a reference as a person reads it: a class name, a number."""
+        return reference
 
     def difference(self, a: Any, b: Any) -> float:
         """Give the largest absolute difference between two results; the gate allows 1e-4."""

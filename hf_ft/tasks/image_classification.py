@@ -109,17 +109,21 @@ class ImageClassification(Task):
             raise DataError(f"loss.class_weights: no class {unknown[0]!r} in the training rows; classes: {classes}")
         return [float(setting.get(name, 1.0)) for name in classes]
 
+    def check(self, split: str, rows: Any) -> None:
+        """Every label is one of the training rows' classes."""
+        self.label_map.check(split, rows.column("label"), rows.ids)
+
     def state(self) -> dict[str, Any]:
         """The label map."""
-        return {"labels": self.label_map.names}
+        return {"labels": self.label_map.to_json()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take back the label map."""
-        self.label_map = LabelMap(list(state["labels"]))
+        self.label_map = LabelMap.from_json(state["labels"])
 
     def labels(self) -> list[str]:
         """Class names in id order."""
-        return self.label_map.names
+        return list(self.label_map.names)
 
     # Model
 
@@ -127,10 +131,8 @@ class ImageClassification(Task):
         """Load an image classifier with one output per class, and its own processor."""
         from hf_ft.model.load import load_model, load_processor
 
-        names = self.label_map.names
-        config = {"id2label": dict(enumerate(names)), "label2id": {name: i for i, name in enumerate(names)}}
         size = {} if self.options.image_size is None else {"image_size": self.options.image_size}
-        loaded = load_model(self.auto_class, section, config)
+        loaded = load_model(self.auto_class, section, self.label_map.config)
         loaded.processor = load_processor("AutoImageProcessor", section, loaded.model, **size)
         self.processor = loaded.processor
         return loaded
@@ -171,7 +173,8 @@ class ImageClassification(Task):
         from hf_ft.data.images import cutmix, mixup
 
         methods = [(mixup, self.augment.mixup), (cutmix, self.augment.cutmix)]
-        method, alpha = [pair for pair in methods if pair[1] > 0][int(rng.integers(2)) if all(p[1] for p in methods) else 0]
+        wanted = [(method, alpha) for method, alpha in methods if alpha > 0]
+        method, alpha = wanted[int(rng.integers(len(wanted)))]
         pixels, labels = method(
             item["pixel_values"], other["pixel_values"], self._soft(item), self._soft(other), alpha, rng
         )
@@ -207,8 +210,10 @@ class ImageClassification(Task):
 
     def count(self, batch: Batch) -> torch.Tensor:
         """The class weight of each row [B]: the mean is the weighted mean, as in torch."""
+        import torch
+
         labels = batch["labels"]
-        weights = labels.new_tensor(self.class_weights, dtype=batch["pixel_values"].dtype).float()
+        weights = labels.new_tensor(self.class_weights, dtype=torch.float32)
         return weights[labels] if labels.ndim == 1 else labels @ weights
 
     def predict(self, model: Any, outputs: Any, batch: Batch) -> list[dict[str, Any]]:
@@ -230,19 +235,23 @@ class ImageClassification(Task):
         """Accuracy and its relatives, per class and as a confusion matrix."""
         from hf_ft.evaluate.metrics import ClassificationMetrics
 
-        return ClassificationMetrics(self.label_map.names)
+        return ClassificationMetrics(self.labels(), self.extra_metrics)
 
     def baseline(self, train: Any, rows: Any) -> dict[str, float]:
         """Always the most frequent class of the training rows."""
         from hf_ft.evaluate.baselines import majority_baseline
 
-        return majority_baseline(self.references(train), self.references(rows), self.label_map.names)
+        return majority_baseline(self.references(train), self.references(rows), self.labels())
 
     def decode(self, result: dict[str, Any]) -> dict[str, Any]:
         """The class by name, its probability, and the probabilities of all classes."""
         names = self.label_map.names
         scores = {name: float(score) for name, score in zip(names, result["scores"], strict=True)}
         return {"label": names[result["class"]], "score": scores[names[result["class"]]], "scores": scores}
+
+    def decode_reference(self, reference: int) -> str:
+        """The class by name."""
+        return self.label_map.names[reference]
 
     def difference(self, a: dict[str, Any], b: dict[str, Any]) -> float:
         """Largest difference between two rows of logits."""
@@ -252,7 +261,7 @@ class ImageClassification(Task):
         """Confusion matrix, classes from worst to best, and how far the probabilities can be believed."""
         from hf_ft.evaluate import figures
 
-        return figures.classification(evaluation, self.label_map.names)
+        return figures.classification(evaluation, self.labels())
 
     # Prediction
 

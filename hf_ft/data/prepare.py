@@ -1,0 +1,85 @@
+"""From the recipe's `data:` to rows that a model can be trained on: read, split, learn the labels, check everything."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_ft.data.audit import Findings, audit, write_bad
+from hf_ft.data.examples import EncodedRows
+from hf_ft.data.sources import as_datasets, read_source
+from hf_ft.data.splits import make_splits
+from hf_ft.errors import DataError
+
+if TYPE_CHECKING:
+    from hf_ft.recipe.schema import Recipe
+    from hf_ft.task import Task
+
+
+@dataclass
+class Prepared:
+    """The rows of a run.
+
+    Args:
+        rows: split -> raw rows, as `Task.examples` gave them.
+        info: how each split came to be, sizes, fingerprints, labels: what data.json holds.
+        findings: what the audit found.
+        seed: for the order and the augmentation.
+    """
+
+    rows: dict[str, Any]
+    info: dict[str, Any]
+    findings: Findings
+    seed: int
+
+    @property
+    def final_split(self) -> str:
+        """The split that the final figure is measured on."""
+        return "test" if "test" in self.rows else "validation"
+
+    def encoded(self, task: Task, split: str, *, train: bool = False) -> EncodedRows:
+        """Give a split as a torch data set; with random augmentation only where it is trained on."""
+        return EncodedRows(task, self.rows[split], split=split, seed=self.seed, train=train)
+
+    def write(self, folder: Path) -> None:
+        """Write data.json, and bad.csv where rows were left out."""
+        (folder / "data.json").write_text(json.dumps(self.info, indent=2, ensure_ascii=False))
+        if self.findings.bad:
+            write_bad(self.findings.bad, folder / "bad.csv")
+
+
+def prepare(recipe: Recipe, task: Task, *, data: Any = None, cache: Path | None = None) -> Prepared:
+    """Read the data of a recipe, split it, fit the task on the training rows, and audit every row.
+
+    Args:
+        recipe: the resolved recipe.
+        task: a fresh task; fitted here.
+        data: rows in memory in place of `data.source`: a Dataset, DatasetDict, pandas DataFrame, or list of dicts.
+        cache: where findings of earlier audits are kept; default: the user's cache.
+
+    Raises:
+        DataError: the data cannot be used; the message names rows and keys.
+    """
+    sources = read_source(recipe.data) if data is None else as_datasets(data, "data")
+    splits = make_splits(sources, recipe.data, task.roles, recipe.seed, task.class_role)
+    rows = task.examples(splits.tables)
+    for needed in ("train", "validation"):
+        if not len(rows.get(needed, ())):
+            raise DataError(f"data.split.{needed}: there are no {needed} rows; set a fraction, such as 0.1")
+    task.fit(rows["train"])
+    for split in rows:
+        if split != "train":
+            task.check(split, rows[split])
+    findings = audit(task, rows, recipe.data.on_bad, cache or cache_folder() / "audit")
+    for split, positions in findings.skip.items():
+        left_out = set(positions)
+        rows[split] = rows[split].select([index for index in range(len(rows[split])) if index not in left_out])
+    info = {
+        **splits.info,
+        "sizes": {split: len(part) for split, part in rows.items()},
+        "fingerprints": findings.fingerprints,
+        "labels": task.labels(),
+    }
+    return Prepared(rows, info, findings, recipe.seed)

@@ -1,0 +1,189 @@
+"""The run folder: which one to use, where to go on, and what is written into it."""
+
+from __future__ import annotations
+
+import json
+import platform
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_ft.errors import RecipeError
+from hf_ft.train import checkpoints
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+    from hf_ft.data.prepare import Prepared
+    from hf_ft.recipe.schema import Recipe
+    from hf_ft.task import Evaluation, Task
+
+PACKAGES = ("hf_ft", "torch", "torchvision", "transformers", "datasets", "accelerate", "evaluate", "peft", "timm", "numpy")
+# What may differ between a checkpoint's recipe and the one that resumes from it.
+SAFE = ("name", "output_dir", "evaluate", "publish", "train.logging_steps", "train.report_to")
+
+
+@dataclass
+class RunFolder:
+    """Where a run writes.
+
+    Args:
+        path: the folder.
+        checkpoint: where training goes on, or None.
+        notes: what was decided, and why.
+    """
+
+    path: Path
+    checkpoint: Path | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def open_folder(recipe: Recipe, resume: str, processes: PartialState) -> RunFolder:
+    """Choose the run folder on the main process, make it, and tell the others."""
+    from accelerate.utils import broadcast_object_list
+
+    chosen: list[Any] = [None]
+    if processes.is_main_process:
+        chosen = [choose_folder(recipe, resume)]
+        (chosen[0].path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        (chosen[0].path / "recipe.yaml").write_text(recipe.to_yaml())
+    return broadcast_object_list(chosen)[0]
+
+
+def choose_folder(recipe: Recipe, resume: str) -> RunFolder:
+    """Choose the run folder. Nothing that is there is ever overwritten.
+
+    A folder with an unfinished run of the same recipe is resumed from its newest whole checkpoint; next to a finished
+    run, or with `resume="never"`, a numbered folder is made.
+
+    Args:
+        recipe: the resolved recipe.
+        resume: `auto`; `never`; or `must`, which refuses to start from nothing.
+
+    Raises:
+        RecipeError: an unfinished run is there, but of another recipe; the message lists what differs.
+    """
+    path = Path(recipe.output_dir)
+    numbered = sorted(path.parent.glob(f"{path.name}-[0-9]*"), key=lambda p: int(p.name.rpartition("-")[2]))
+    newest = numbered[-1] if numbered else path
+    unfinished = newest.exists() and not (newest / "verify.json").exists() and (newest / "recipe.yaml").exists()
+    if unfinished and resume != "never":
+        checkpoint, notes = checkpoints.newest(newest / "checkpoints")
+        if checkpoint is not None:
+            _same_recipe(recipe, checkpoint)
+            return RunFolder(newest, checkpoint, [*notes, f"resume from {checkpoint}"])
+        if not any(newest.glob("checkpoints/*")):
+            return RunFolder(newest, None, notes)
+    if resume == "must":
+        raise RecipeError(f"{newest}: there is no whole checkpoint of an unfinished run to resume from")
+    if not path.exists():
+        return RunFolder(path)
+    number = int(newest.name.rpartition("-")[2]) + 1 if numbered else 2
+    fresh = path.with_name(f"{path.name}-{number}")
+    return RunFolder(fresh, None, [f"{newest} is kept; this run goes to {fresh}"])
+
+
+def _same_recipe(recipe: Recipe, checkpoint: Path) -> None:
+    """Refuse to go on with half-changed settings (tf#22580)."""
+    from hf_ft.recipe.read import load_recipe
+
+    then, now = _flat(load_recipe(checkpoint / "recipe.yaml").resolved()), _flat(recipe.resolved())
+    differing = [
+        f"  {key}: {then.get(key, 'absent')} then, {now.get(key, 'absent')} now"
+        for key in sorted(then.keys() | now.keys())
+        if then.get(key) != now.get(key) and not any(key == safe or key.startswith(f"{safe}.") for safe in SAFE)
+    ]
+    if differing:
+        raise RecipeError(
+            f"{checkpoint.parent.parent} holds an unfinished run of another recipe:\n"
+            + "\n".join(differing)
+            + "\nUndo the change, write another output_dir, or start anew with resume=never"
+        )
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {path: value}
+    return {
+        key: leaf
+        for name, inner in value.items()
+        for key, leaf in _flat(inner, f"{path}.{name}" if path else str(name)).items()
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Give versions, hardware, command and commit of this run."""
+    import torch
+
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return {
+        "packages": found,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": str(device or "cpu"),
+        "devices": torch.accelerator.device_count() if device else 0,
+        "threads": torch.get_num_threads(),
+        "arguments": sys.argv[1:],
+        "commit": commit or None,
+    }
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON that a person can read."""
+    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=float))
+
+
+def write_run(
+    folder: Path, recipe: Recipe, task: Task, data: Prepared, evaluations: dict[str, Evaluation], metric: str
+) -> dict[str, Any]:
+    """Write data.json, environment.json, results.json and predictions.parquet; give what results.json holds."""
+    (folder / "recipe.yaml").write_text(recipe.to_yaml())
+    data.write(folder)
+    write_json(folder / "environment.json", environment())
+    final = evaluations[data.final_split]
+    results = {
+        "headline": {
+            "split": final.split,
+            "rows": len(final.ids),
+            "metric": metric,
+            "value": final.metrics[metric],
+            "interval": final.intervals.get(metric),
+            "confidence": recipe.evaluate.confidence,
+            "baseline": final.baseline.get(metric),
+        },
+        "splits": {
+            split: {
+                "rows": len(evaluation.ids),
+                "metrics": evaluation.metrics,
+                "intervals": evaluation.intervals,
+                "baseline": evaluation.baseline,
+            }
+            for split, evaluation in evaluations.items()
+        },
+    }
+    write_json(folder / "results.json", results)
+    write_predictions(folder, task, final)
+    return results
+
+
+def write_predictions(folder: Path, task: Task, evaluation: Evaluation) -> None:
+    """Write predictions.parquet: one row per evaluated example, with its id, truth, prediction and loss."""
+    import pandas
+
+    rows = []
+    for index, (row_id, result) in enumerate(zip(evaluation.ids, evaluation.results, strict=True)):
+        decoded = {key: value for key, value in task.decode(result).items() if key != "scores"}
+        truth = task.decode_reference(evaluation.references[index])
+        loss = {} if evaluation.losses is None else {"loss": evaluation.losses[index]}
+        rows.append({"id": row_id, "truth": truth, **decoded, **loss})
+    pandas.DataFrame(rows).to_parquet(folder / "predictions.parquet")

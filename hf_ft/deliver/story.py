@@ -1,0 +1,41 @@
+"""What a run says in the terminal: one heading per room, one line per decision, on the main process alone."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from rich.console import Console
+
+
+class Story:
+    """Prints headings, lines and tables, and times the rooms.
+
+    Args:
+        speaks: whether this process prints.
+    """
+
+    def __init__(self, speaks: bool = True):
+        self.console = Console(quiet=not speaks, highlight=False, soft_wrap=True)
+        self.seconds: dict[str, float] = {}
+        self._room, self._start = "", 0.0
+
+    def room(self, name: str) -> None:
+        """Begin a room: the next part of the flow."""
+        now = time.perf_counter()
+        if self._room:
+            self.seconds[self._room] = self.seconds.get(self._room, 0.0) + now - self._start
+        self._room, self._start = name, now
+        if name:
+            self.console.print(f"[bold]{name}[/bold]")
+
+    def lines(self, texts: Iterable[Any]) -> None:
+        """Say things; text is never read as markup, since labels and paths may hold brackets."""
+        for text in texts:
+            for part in str(text).splitlines():
+                self.console.print(f"  {part}", markup=False)
+
+    def table(self, table: Any) -> None:
+        """Print a rich table."""
+        self.console.print(table)

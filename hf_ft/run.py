@@ -1,0 +1,194 @@
+"""The whole story of a run: recipe, data, model, train, evaluate, save, verify, report.
+
+    accelerate launch -m hf_ft.run recipes/traffic_signs.yaml train.num_train_epochs=3
+
+From Python: `run = finetune("recipes/traffic_signs.yaml")`.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_ft.recipe.read import load_recipe
+from hf_ft.task import get_task
+
+if TYPE_CHECKING:
+    from hf_ft.data.audit import Findings
+    from hf_ft.model.predictor import Predictor
+    from hf_ft.recipe.schema import Recipe
+    from hf_ft.task import Task
+
+@dataclass
+class Run:
+    """A finished and verified run.
+
+    Args:
+        recipe: as resolved.
+        task: fitted.
+        model: the trained model, as it lives in memory.
+        results: what results.json holds.
+        folder: the run folder; `folder / "model"` is a plain Hugging Face folder.
+    """
+
+    recipe: Recipe
+    task: Task
+    model: Any
+    results: dict[str, Any]
+    folder: Path
+
+    def predictor(self) -> Predictor:
+        """Load the saved model for prediction."""
+        from hf_ft.model.predictor import Predictor
+
+        return Predictor.load(self.folder)
+
+    def report(self) -> Path:
+        """Give the path of the report."""
+        return self.folder / "report.html"
+
+
+def finetune(
+    recipe: Recipe | str | Path | dict[str, Any], *, data: Any = None, callbacks: Sequence[Any] = (), resume: str = "auto"
+) -> Run:
+    """Fine-tune, evaluate, save and verify one model.
+
+    Args:
+        recipe: a path, a dict, or a Recipe.
+        data: rows in memory in place of `data.source`: a Dataset, DatasetDict, pandas DataFrame, or list of dicts.
+        callbacks: further callbacks of the Hugging Face Trainer.
+        resume: `auto` goes on with an unfinished run of the same recipe; `never` starts anew; `must` only goes on.
+
+    Raises:
+        HfFtError: the run stopped; the message says what was found and what to change. A VerifyError means that it
+            finished, and that its result cannot be trusted.
+    """
+    recipe = load_recipe(recipe)
+
+    from transformers import set_seed
+
+    from hf_ft.data.prepare import prepare
+    from hf_ft.deliver import folder, report
+    from hf_ft.deliver.story import Story
+    from hf_ft.evaluate.final import with_interval_and_baseline
+    from hf_ft.model.freeze import freeze
+    from hf_ft.model.save import save_model
+    from hf_ft.train.build import build_tuner, main_metric
+    from hf_ft.train.processes import start_processes
+    from hf_ft.train.selftest import check_loss_division, probe_step
+    from hf_ft.verify import gate
+
+    processes = start_processes()
+    story = Story(speaks=processes.is_main_process)
+    run_folder = folder.open_folder(recipe, resume, processes)
+    story.room("recipe")
+    story.lines([f"{recipe.name} -> {run_folder.path}", *run_folder.notes, *recipe.warnings])
+
+    story.room("data")
+    task = new_task(recipe)
+    with processes.main_process_first():
+        data_ready = prepare(recipe, task, data=data)
+    story.table(data_ready.findings.table())
+    data_ready.findings.raise_for_errors()
+    metric, _ = main_metric(recipe, task)
+
+    story.room("model")
+    # Before the model is made: the new head is drawn from this seed (tf#11965).
+    set_seed(recipe.seed)
+    loaded = task.load(recipe.model)
+    frozen = freeze(loaded.model, recipe.freeze, loaded.new)
+    story.lines(loaded.notes)
+    story.table(frozen.table())
+
+    story.room("train")
+    tuner, notes = build_tuner(recipe, task, frozen, data_ready, run_folder.path, callbacks)
+    story.lines(notes)
+    self_test = check_loss_division(tuner)
+    story.lines([self_test, probe_step(tuner)])
+    before = frozen.frozen_fingerprint()
+    tuner.train(resume_from_checkpoint=run_folder.checkpoint and str(run_folder.checkpoint))
+
+    story.room("evaluate")
+    model = tuner.finished_model()
+    evaluations = {"validation": tuner.last_evaluation}
+    if "test" in data_ready.rows:
+        evaluations["test"] = tuner.evaluate_rows(data_ready.encoded(task, "test"))
+    for evaluation in evaluations.values():
+        with_interval_and_baseline(
+            evaluation, task, recipe.evaluate, metric=metric, rows=data_ready.rows, seed=recipe.seed
+        )
+
+    items, results = [], {}
+    if processes.is_main_process:
+        story.room("save")
+        save_model(frozen, task, run_folder.path)
+        results = folder.write_run(run_folder.path, recipe, task, data_ready, evaluations, metric)
+
+        story.room("verify")
+        items = gate(run_folder.path, task, frozen, data_ready, evaluations, metric, self_test, before)
+        story.lines(f"{item.name:<12} {item.detail}" for item in items)
+
+        story.room("report")
+        story.room("")
+        content = report.content(run_folder.path, recipe, task, data_ready, evaluations, frozen, items, story.seconds)
+        report.write_report(run_folder.path, content)
+        story.table(report.result_table(content))
+        story.lines([f"done: {run_folder.path}"])
+    processes.wait_for_everyone()
+    return Run(recipe, task, model, results, run_folder.path)
+
+
+def check(recipe: Recipe | str | Path | dict[str, Any], *, data: Any = None) -> Findings:
+    """Look before training: read, split and audit the data, load the model, run one step forward and backward.
+
+    Args:
+        recipe: a path, a dict, or a Recipe.
+        data: rows in memory in place of `data.source`.
+
+    Returns:
+        What was found; `findings.errors` is empty where the recipe can run.
+    """
+    recipe = load_recipe(recipe)
+
+    from transformers import set_seed
+
+    from hf_ft.data.prepare import prepare
+    from hf_ft.model.freeze import freeze
+    from hf_ft.train.build import build_tuner
+    from hf_ft.train.processes import start_processes
+    from hf_ft.train.selftest import check_loss_division, probe_step
+
+    start_processes()
+    task = new_task(recipe)
+    data_ready = prepare(recipe, task, data=data)
+    findings = data_ready.findings
+    if findings.errors:
+        return findings
+    set_seed(recipe.seed)
+    loaded = task.load(recipe.model)
+    frozen = freeze(loaded.model, recipe.freeze, loaded.new)
+    with tempfile.TemporaryDirectory() as scratch:
+        tuner, notes = build_tuner(recipe, task, frozen, data_ready, Path(scratch))
+        findings.notes += [*loaded.notes, *notes, str(check_loss_division(tuner)), str(probe_step(tuner))]
+    return findings
+
+
+def new_task(recipe: Recipe) -> Task:
+    """Make the task of a recipe, with the options that the recipe gives it."""
+    task_class = get_task(recipe.task.name)
+    return task_class(recipe.task, recipe.augment, recipe.loss, recipe.evaluate.extra)
+
+
+def main() -> None:
+    """`python -m hf_ft.run RECIPE [key=value ...]`."""
+    from hf_ft.cli import app
+
+    app(["run", *sys.argv[1:]])
+
+
+if __name__ == "__main__":
+    main()

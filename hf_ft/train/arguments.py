@@ -1,0 +1,121 @@
+"""From the recipe's `train:` to TrainingArguments, and how a global batch is divided."""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
+    from hf_ft.recipe.schema import Recipe
+    from hf_ft.train.precision import Precision
+
+# Rows per process and micro-batch where the recipe sets no bound: more rarely makes a step faster.
+LARGEST_MICRO_BATCH = 64
+EVAL_BATCH = 64
+
+
+@dataclass(frozen=True)
+class BatchPlan:
+    """How a global batch is divided: processes x accumulation x micro-batch >= global batch."""
+
+    global_batch: int
+    micro_batch: int
+    accumulation: int
+    processes: int
+
+    def __str__(self) -> str:
+        parts = f"{self.processes} process(es) x {self.accumulation} accumulation x {self.micro_batch} rows"
+        return f"global batch {self.global_batch} = {parts}"
+
+
+def plan_batches(global_batch: int, processes: int, largest: int | None = None) -> BatchPlan:
+    """Divide a global batch among the processes with as little accumulation as memory allows.
+
+    Args:
+        global_batch: rows per optimizer step.
+        processes: number of processes.
+        largest: most rows per process and micro-batch.
+    """
+    share = math.ceil(global_batch / processes)
+    accumulation = math.ceil(share / (largest or LARGEST_MICRO_BATCH))
+    return BatchPlan(global_batch, math.ceil(share / accumulation), accumulation, processes)
+
+
+def training_arguments(
+    recipe: Recipe, folder: Path, plan: BatchPlan, precision: Precision, learning_rate: float, metric: str, greater: bool
+) -> TrainingArguments:
+    """Build the Trainer's arguments: the recipe's own, and those that hf_ft sets so that the result can be trusted.
+
+    Args:
+        recipe: the resolved recipe.
+        folder: where checkpoints go.
+        plan: the division of the global batch.
+        precision: as chosen for this hardware.
+        learning_rate: as written in the recipe, or the default for its strategy.
+        metric: name of the metric that decides which checkpoint is best.
+        greater: whether a greater value of it is better.
+    """
+    from transformers import TrainingArguments
+
+    own: dict[str, Any] = dict(recipe.train.arguments)
+    # The exponential schedule is hf_ft's; the Trainer never sees its name.
+    if own.get("lr_scheduler_type") == "exponential":
+        own.pop("lr_scheduler_type")
+        own.pop("lr_scheduler_kwargs", None)
+    strategy = own.get("eval_strategy", "epoch")
+    ours: dict[str, Any] = {
+        "output_dir": str(folder),
+        "seed": recipe.seed,
+        "data_seed": recipe.seed,
+        "learning_rate": learning_rate,
+        "per_device_train_batch_size": plan.micro_batch,
+        "gradient_accumulation_steps": plan.accumulation,
+        "metric_for_best_model": f"eval_{metric}",
+        "greater_is_better": greater,
+        "load_best_model_at_end": strategy != "no",
+        # Best is only ever a checkpoint that was measured: save whenever, and only when, there is an evaluation.
+        "save_strategy": strategy if strategy != "no" else "epoch",
+        "save_steps": own.get("eval_steps", own.get("logging_steps", 10)),
+        "remove_unused_columns": False,
+        "label_names": [],
+        # A NaN must stop the run, not be averaged away (trl#6702).
+        "logging_nan_inf_filter": False,
+        "average_tokens_across_devices": True,
+        # Otherwise early stopping forgets its patience on resume.
+        "restore_callback_states_from_checkpoint": True,
+        "ddp_find_unused_parameters": False,
+        "torch_compile": recipe.train.compile,
+        # Without an accelerator, accelerate believes in one process unless it is told to stay on the CPU.
+        "use_cpu": not torch.accelerator.is_available(),
+        **precision.flags,
+    }
+    defaults: dict[str, Any] = {
+        "eval_strategy": strategy,
+        "per_device_eval_batch_size": EVAL_BATCH,
+        "report_to": "none",
+        "logging_steps": 10,
+        "logging_first_step": True,
+        "dataloader_num_workers": choose_workers(plan.processes),
+        "log_level": "error",
+    }
+    arguments = TrainingArguments(**{**defaults, **own, **ours})
+    # One process drives one device: DataParallel, which the Trainer would choose, changes the loss (tf#24345).
+    arguments._n_gpu = min(1, arguments.n_gpu)
+    return arguments
+
+
+def choose_workers(processes: int) -> int:
+    """Give the number of worker processes that encode rows.
+
+    None where the CPU trains: its cores are busy, and a worker only takes them away.
+    """
+    if not torch.accelerator.is_available():
+        return 0
+    return max(0, min(8, (os.cpu_count() or 1) // processes - 1))

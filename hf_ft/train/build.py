@@ -1,0 +1,104 @@
+"""Put a FineTuner together from a recipe: batch plan, precision, learning rate, parameter groups."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from transformers import PrinterCallback, ProgressCallback
+
+from hf_ft.errors import RecipeError
+from hf_ft.model.groups import default_learning_rate, parameter_groups
+from hf_ft.train.arguments import plan_batches, training_arguments
+from hf_ft.train.callbacks import EpochLines, LogFile
+from hf_ft.train.precision import choose_layout, choose_precision
+from hf_ft.train.processes import world_size
+from hf_ft.train.trainer import FineTuner
+
+if TYPE_CHECKING:
+    from hf_ft.data.prepare import Prepared
+    from hf_ft.model.freeze import Frozen
+    from hf_ft.recipe.schema import Recipe
+    from hf_ft.task import Task
+
+
+def main_metric(recipe: Recipe, task: Task) -> tuple[str, bool]:
+    """Give the metric that decides which checkpoint is best, and whether a greater value is better.
+
+    Raises:
+        RecipeError: the direction of the metric is unknown and `evaluate.mode` does not say it.
+    """
+    name = recipe.evaluate.metric or task.main_metric
+    if recipe.evaluate.mode is not None:
+        return name, recipe.evaluate.mode == "max"
+    if name not in task.greater_is_better:
+        known = ", ".join(sorted(task.greater_is_better))
+        raise RecipeError(
+            f"evaluate.metric: {name!r} is not a metric of {task.name} ({known}); for one of evaluate.extra, write "
+            "evaluate.mode: min or max beside it"
+        )
+    return name, task.greater_is_better[name]
+
+
+def build_tuner(
+    recipe: Recipe, task: Task, frozen: Frozen, data: Prepared, folder: Path, callbacks: Sequence[Any] = ()
+) -> tuple[FineTuner, list[str]]:
+    """Build the trainer of a run.
+
+    Args:
+        recipe: the resolved recipe.
+        task: the fitted task.
+        frozen: the model, with what learns and what does not.
+        data: the rows.
+        folder: the run folder.
+        callbacks: further callbacks.
+
+    Returns:
+        The trainer, and one line for each decision that was made for the user.
+    """
+    section = recipe.train
+    metric, greater = main_metric(recipe, task)
+    plan = plan_batches(section.global_batch_size, world_size(), section.per_device_train_batch_size)
+    precision = choose_precision(section.precision)
+    layout = choose_layout(frozen.model)
+    optimizer = section.arguments.get("optim", "adamw_torch")
+    rate, reason = section.learning_rate, "as written in the recipe"
+    if rate is None:
+        rate, reason = default_learning_rate(recipe.freeze.strategy, optimizer, recipe.model.from_scratch)
+    arguments = training_arguments(recipe, folder / "checkpoints", plan, precision, rate, metric, greater)
+    groups = parameter_groups(
+        frozen.model,
+        frozen,
+        rate,
+        section.weight_decay,
+        recipe.freeze.head_lr_multiplier,
+        recipe.freeze.head_weight_decay,
+    )
+    tuner = FineTuner(
+        task,
+        frozen.model,
+        arguments,
+        plan,
+        recipe,
+        data.encoded(task, "train", train=True),
+        data.encoded(task, "validation"),
+        groups,
+        [LogFile(folder / "log.jsonl"), *callbacks],
+    )
+    tuner.remove_callback(PrinterCallback)
+    tuner.remove_callback(ProgressCallback)
+    if not arguments.disable_tqdm:
+        tuner.add_callback(EpochLines(metric, greater))
+    notes = [
+        str(plan),
+        f"precision {precision.name}: {precision.reason}",
+        *([layout] if layout else []),
+        f"{optimizer}, learning rate {rate:.2g}: {reason}",
+        *(
+            f"  {group['name']}: {len(group['params'])} tensors, learning rate {group['lr']:.2g}, "
+            f"weight decay {group['weight_decay']:g}"
+            for group in groups
+        ),
+    ]
+    return tuner, notes

@@ -1,0 +1,65 @@
+"""What is written and shown while training runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+
+class LogFile(TrainerCallback):
+    """Append every logged step to log.jsonl, as it happens.
+
+    A resumed run goes on behind the step of its checkpoint; lines of steps that are trained again are dropped.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Keep what belongs to the steps that will not be trained again."""
+        if state.is_world_process_zero:
+            self.path.write_text("".join(json.dumps(line) + "\n" for line in state.log_history))
+
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Write the newest line."""
+        if state.is_world_process_zero:
+            with self.path.open("a") as file:
+                file.write(json.dumps(state.log_history[-1]) + "\n")
+
+
+class EpochLines(ProgressCallback):
+    """A progress bar, and one readable line per evaluation in place of the Trainer's dictionaries.
+
+    Args:
+        metric: the metric that decides which checkpoint is best.
+        greater: whether a greater value is better.
+    """
+
+    def __init__(self, metric: str = "loss", greater: bool = False):
+        super().__init__()
+        self.metric, self.greater, self.best = metric, greater, None
+        self.training_loss: float | None = None
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
+    ) -> None:
+        """Remember the training loss for the next line."""
+        self.training_loss = (logs or {}).get("loss", self.training_loss)
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **kwargs: Any
+    ) -> None:
+        """Write the line."""
+        if not state.is_world_process_zero or not metrics or self.training_bar is None:
+            return
+        value = metrics[f"eval_{self.metric}"]
+        better = self.best is None or (value > self.best if self.greater else value < self.best)
+        self.best = value if better else self.best
+        loss = "" if self.training_loss is None else f"  loss {self.training_loss:.4f}"
+        measured = f"validation loss {metrics['eval_loss']:.4f}  {self.metric} {value:.4f}"
+        self.training_bar.write(f"  epoch {state.epoch or 0:5.2f}{loss}  {measured}{'  best so far' if better else ''}")

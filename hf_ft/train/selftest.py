@@ -1,0 +1,134 @@
+"""Before training: does the loss depend on how a global batch is divided (tf#47688), and does anything learn?"""
+
+from __future__ import annotations
+
+import resource
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from accelerate.utils import send_to_device
+
+from hf_ft.errors import TrainError
+
+if TYPE_CHECKING:
+    from hf_ft.task import Batch
+    from hf_ft.train.trainer import FineTuner
+
+TOLERANCE = 1e-4
+ROWS = 16
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """The loss of the same rows as one batch, and in uneven parts over all processes.
+
+    Args:
+        whole: loss of the rows in one batch.
+        parts: loss summed over micro-batches of all processes.
+        processes: number of processes that took part.
+    """
+
+    whole: float
+    parts: float
+    processes: int
+
+    @property
+    def passed(self) -> bool:
+        """Whether the two agree."""
+        return abs(self.whole - self.parts) <= TOLERANCE * max(1.0, abs(self.whole))
+
+    def __str__(self) -> str:
+        return f"loss {self.whole:.6f} in one batch, {self.parts:.6f} in parts over {self.processes} process(es)"
+
+
+def check_loss_division(tuner: FineTuner) -> SelfTest:
+    """Compute the loss of up to 16 training rows whole and in parts, through the code that training runs.
+
+    In eval mode, where dropout and batch statistics cannot make a difference of their own. Augmentation can stay: it
+    depends on (seed, epoch, row) alone.
+    """
+    rows = np.arange(min(ROWS, len(tuner.train_dataset)))
+    processes, rank = tuner.accelerator.num_processes, tuner.accelerator.process_index
+    parts = np.array_split(rows, 3 * processes)
+    was_training = tuner.model.training
+    tuner.model.eval()
+    with torch.no_grad():
+        # Every process holds the whole batch here, so the global count holds it once per process, as the loss does.
+        whole = _loss(tuner, [_batch(tuner, rows)])
+        divided = _loss(tuner, [_batch(tuner, part) for part in parts[rank::processes]]) / processes
+        divided = tuner.accelerator.reduce(divided, "sum")
+    tuner.model.train(was_training)
+    return SelfTest(float(whole), float(divided), processes)
+
+
+def _batch(tuner: FineTuner, rows: np.ndarray) -> Batch:
+    indices = [(0, int(row), True) for row in rows] or [(0, 0, False)]
+    batch = tuner.train_dataset.collate(tuner.train_dataset.__getitems__(indices))
+    return send_to_device(batch, tuner.args.device)
+
+
+def _loss(tuner: FineTuner, batches: list[Batch]) -> torch.Tensor:
+    count = tuner._get_num_items_in_batch(batches, tuner.args.device)
+    losses = [tuner.compute_loss(tuner.model, batch, num_items_in_batch=count) for batch in batches]
+    return torch.stack(losses).sum()
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What one training step on real rows showed.
+
+    Args:
+        seconds: of one micro-batch, forward and backward.
+        micro_batches: in the whole run, on this process.
+        peak_bytes: most memory the process (or its device) has held so far.
+    """
+
+    seconds: float
+    micro_batches: int
+    peak_bytes: int
+
+    def __str__(self) -> str:
+        minutes = self.seconds * self.micro_batches / 60
+        return f"about {minutes:.1f} min of training ahead, {self.peak_bytes / 2**30:.1f} GiB at the peak so far"
+
+
+def probe_step(tuner: FineTuner) -> Probe:
+    """Run one micro-batch forward and backward twice, timing the second, and give everything back as it was.
+
+    Raises:
+        TrainError: nothing that should learn received a gradient (tf#21381).
+    """
+    model = tuner.model
+    loader = tuner.get_train_dataloader()
+    indices = next(iter(tuner.sampler))
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    random_state = torch.get_rng_state()
+    seconds = 0.0
+    for _ in range(2):
+        start = time.perf_counter()
+        batch = tuner.train_dataset.collate(tuner.train_dataset.__getitems__(indices))
+        batch = send_to_device(batch, tuner.args.device)
+        model.train()
+        count = tuner._get_num_items_in_batch([batch], tuner.args.device)
+        tuner.compute_loss(model, batch, num_items_in_batch=count).backward()
+        seconds = time.perf_counter() - start
+    learning = [p for p in model.parameters() if p.requires_grad]
+    if not any(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in learning):
+        raise TrainError(f"none of the {len(learning)} trainable tensors received a gradient; see the section freeze:")
+    model.zero_grad(set_to_none=True)
+    with torch.no_grad():
+        for name, buffer in model.named_buffers():
+            buffer.copy_(buffers[name])
+    torch.set_rng_state(random_state)
+    epochs = tuner.args.num_train_epochs
+    steps = tuner.args.max_steps * tuner.plan.accumulation if tuner.args.max_steps > 0 else len(loader) * epochs
+    return Probe(seconds, int(steps), _peak_bytes())
+
+
+def _peak_bytes() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

@@ -1,0 +1,278 @@
+"""`FineTuner`: the Hugging Face Trainer, with the parts replaced that give silent wrong results.
+
+Replaced are the loss (one definition for any accumulation and any number of processes, tf#47688), the order of the rows
+(tf#39215), evaluation (every row once), checkpoints (every tensor, tf#43701) and what happens on a NaN (trl#6702).
+Kept are the loop, the optimizers, the schedules, Accelerate, the callbacks and the trackers.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch.utils.data import DataLoader
+from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_callback import ExportableState
+
+from hf_ft.data.sampler import GlobalBatchSampler, balanced_weights
+from hf_ft.errors import TrainError
+from hf_ft.evaluate.loop import evaluate_rows
+from hf_ft.train import checkpoints
+
+if TYPE_CHECKING:
+    from hf_ft.data.examples import EncodedRows
+    from hf_ft.recipe.schema import Recipe
+    from hf_ft.task import Batch, Evaluation, Task
+    from hf_ft.train.arguments import BatchPlan
+
+
+class FineTuner(Trainer):
+    """Train one task on one model.
+
+    Args:
+        task: the fitted task.
+        model: frozen and adapted as it should be.
+        arguments: from `training_arguments`.
+        plan: the division of the global batch.
+        recipe: written into every checkpoint.
+        train_rows: encoded training rows.
+        eval_rows: encoded validation rows.
+        groups: parameter groups for the optimizer.
+        callbacks: further callbacks.
+    """
+
+    def __init__(
+        self,
+        task: Task,
+        model: torch.nn.Module,
+        arguments: TrainingArguments,
+        plan: BatchPlan,
+        recipe: Recipe,
+        train_rows: EncodedRows,
+        eval_rows: EncodedRows,
+        groups: list[dict[str, Any]],
+        callbacks: Sequence[TrainerCallback] = (),
+    ):
+        self.task, self.plan, self.recipe, self.groups = task, plan, recipe, groups
+        self.last_evaluation: Evaluation | None = None
+        if recipe.train.early_stopping_patience is not None:
+            stopping = EarlyStoppingCallback(
+                recipe.train.early_stopping_patience, recipe.train.early_stopping_threshold
+            )
+            callbacks = [*callbacks, stopping]
+        super().__init__(
+            model=model,
+            args=arguments,
+            data_collator=train_rows.collate,
+            train_dataset=train_rows,
+            eval_dataset=eval_rows,
+            callbacks=list(callbacks),
+        )
+        # `compute_loss` below divides by the count of the whole accumulated batch; the Trainer must not divide again.
+        self.loss_is_scaled_for_ga = True
+        self.model_accepts_loss_kwargs = False
+
+    # Rows
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Give this process its shares of the global batches; not sharded again by Accelerate."""
+        rows = self.train_dataset
+        weights = None
+        if self.recipe.data.sampler == "balanced":
+            weights = balanced_weights(rows.rows.column(self.task.class_role))
+        self.sampler = GlobalBatchSampler(
+            len(rows),
+            global_batch_size=self.plan.global_batch,
+            accumulation=self.plan.accumulation,
+            processes=self.accelerator.num_processes,
+            rank=self.accelerator.process_index,
+            seed=self.args.seed,
+            weights=weights,
+            drop_last=self.args.dataloader_drop_last,
+        )
+        return DataLoader(
+            rows,
+            batch_sampler=self.sampler,
+            collate_fn=rows.collate,
+            num_workers=self.args.dataloader_num_workers,
+            persistent_workers=self.args.dataloader_num_workers > 0,
+            pin_memory=self.args.dataloader_pin_memory and torch.accelerator.is_available(),
+            # Its own generator: the loader must not draw from the state that dropout draws from.
+            generator=torch.Generator().manual_seed(self.args.seed),
+        )
+
+    def num_examples(self, dataloader: DataLoader) -> int:
+        """Count the rows of an epoch over all processes."""
+        return len(self.train_dataset)
+
+    def _run_epoch(self, *args: Any, epoch: int, **kwargs: Any) -> None:
+        self.sampler.epoch = epoch
+        super()._run_epoch(*args, epoch=epoch, **kwargs)
+
+    # Loss
+
+    def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> torch.Tensor:
+        """Sum what the rows count, over the accumulated batch and all processes."""
+        counts = [(self.task.count(batch).float() * batch["real"]).sum().to(device) for batch in batch_samples]
+        return self.accelerator.reduce(torch.stack(counts).sum(), "sum")
+
+    def compute_loss(
+        self,
+        model: torch.nn.Module,
+        inputs: Batch,
+        return_outputs: bool = False,
+        num_items_in_batch: torch.Tensor | None = None,
+    ) -> Any:
+        """Sum of row losses over the count of the whole global batch, times the processes that DDP averages over."""
+        outputs = self.task.forward(model, inputs)
+        rows = self.task.loss(self.accelerator.unwrap_model(model), outputs, inputs)
+        rows = torch.where(inputs["real"], rows, torch.zeros_like(rows))
+        self._stop_on_nan(rows, inputs)
+        loss = rows.sum() / num_items_in_batch * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def _stop_on_nan(self, losses: torch.Tensor, batch: Batch) -> None:
+        bad = ~torch.isfinite(losses.detach())
+        if not bad.any():
+            return
+        rows = [int(row) for row in batch["row"][bad]]
+        names = [self.train_dataset.ids[row] for row in rows]
+        raise TrainError(
+            f"the loss is {losses[bad][0].item()} at step {self.state.global_step + 1} (learning rate "
+            f"{self._get_learning_rate():.3g}, dtype {losses.dtype}) for the row(s) {', '.join(names[:8])}; nothing was "
+            "saved from this step. Look at these rows, lower train.learning_rate, or write train.precision: fp32"
+        )
+
+    def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
+        norm = super()._clip_grad_norm(model)
+        # With fp16 a first overflow is part of loss scaling; elsewhere the weights would be lost at this step.
+        if not self.args.fp16 and not math.isfinite(float(norm)):
+            raise TrainError(
+                f"the gradient is {float(norm)} at step {self.state.global_step + 1} (learning rate "
+                f"{self._get_learning_rate():.3g}); the step was not taken. Lower train.learning_rate"
+            )
+        return norm
+
+    # Optimizer and schedule
+
+    def create_optimizer(self, model: Any = None) -> torch.optim.Optimizer:
+        """Build the optimizer over the recipe's parameter groups."""
+        if self.optimizer is None:
+            cls, options = self.get_optimizer_cls_and_kwargs(self.args, self.model)
+            self.optimizer = cls([dict(group) for group in self.groups], **options)
+        return self.optimizer
+
+    def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
+        """Add `exponential` to the Trainer's schedules: from the learning rate down to `final` times it."""
+        asked = self.recipe.train.arguments
+        if asked.get("lr_scheduler_type") != "exponential" or self.lr_scheduler is not None:
+            return super().create_scheduler(num_training_steps, optimizer)
+        final = float((asked.get("lr_scheduler_kwargs") or {}).get("final", 0.01))
+        warmup = self.args.get_warmup_steps(num_training_steps)
+
+        def factor(step: int) -> float:
+            if step < warmup:
+                return step / max(1, warmup)
+            return final ** ((step - warmup) / max(1, num_training_steps - warmup))
+
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+        self._created_lr_scheduler = True
+        return self.lr_scheduler
+
+    # Evaluation
+
+    def evaluate(
+        self, eval_dataset: EncodedRows | None = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """Evaluate every row once; log the numbers under `eval_`."""
+        rows = eval_dataset or self.eval_dataset
+        evaluation = self.evaluate_rows(rows)
+        self.last_evaluation = evaluation
+        numbers = {f"{metric_key_prefix}_{k}": v for k, v in evaluation.metrics.items() if isinstance(v, float)}
+        if self.args.metric_for_best_model not in numbers:
+            raise TrainError(
+                f"evaluate.metric: {self.args.metric_for_best_model.removeprefix('eval_')!r} is not measured by "
+                f"{self.task.name}; measured are {sorted(name.removeprefix('eval_') for name in numbers)}"
+            )
+        self.log(numbers)
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, numbers)
+        return numbers
+
+    def evaluate_rows(self, rows: EncodedRows) -> Evaluation:
+        """One pass over the rows with the model as it is."""
+        return evaluate_rows(
+            self.task,
+            self.model,
+            rows,
+            batch_size=self.args.per_device_eval_batch_size,
+            workers=self.args.dataloader_num_workers,
+            device=self.args.device,
+            progress=f"evaluate {rows.split}",
+        )
+
+    def finished_model(self) -> torch.nn.Module:
+        """Give the trained model without what the Trainer wrapped around it, autocast included."""
+        return self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)
+
+    # Checkpoints
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Write best and last, each complete or absent."""
+        root = Path(self.args.output_dir)
+        name = f"checkpoint-{self.state.global_step}"
+        temporary = root / f".writing-{name}"
+        if self.accelerator.is_main_process:
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir(parents=True)
+        self.accelerator.wait_for_everyone()
+        checkpoints.save_random(temporary, self.accelerator.process_index)
+        if self.state.best_global_step:
+            self.state.best_model_checkpoint = str(root / f"checkpoint-{self.state.best_global_step}")
+        if self.accelerator.is_main_process:
+            checkpoints.save_weights(self.model, temporary)
+            checkpoints.save_optimizer(self.optimizer, self.lr_scheduler, temporary)
+            self._save_state(temporary)
+            (temporary / "recipe.yaml").write_text(self.recipe.to_yaml())
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            checkpoints.seal(temporary, root / name)
+            checkpoints.prune(root, {name, f"checkpoint-{self.state.best_global_step}"})
+        self.accelerator.wait_for_everyone()
+
+    def _save_state(self, folder: Path) -> None:
+        """Let callbacks and control put their state into trainer_state.json, as the Trainer does."""
+        for part in [*self.callback_handler.callbacks, self.control]:
+            if isinstance(part, ExportableState):
+                self.state.stateful_callbacks[type(part).__name__] = part.state()
+        self.state.save_to_json(str(folder / "trainer_state.json"))
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        checkpoints.load_weights(self.model, Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        """Load the best checkpoint, and prove it by measuring its metric again (tf#48805)."""
+        folder = Path(self.state.best_model_checkpoint)
+        checkpoints.load_weights(self.model, folder)
+        name = self.args.metric_for_best_model.removeprefix("eval_")
+        self.last_evaluation = self.evaluate_rows(self.eval_dataset)
+        again = self.last_evaluation.metrics[name]
+        if abs(again - self.state.best_metric) > 1e-4 * max(1.0, abs(self.state.best_metric)):
+            raise TrainError(
+                f"{folder}: {name} was {self.state.best_metric:.6f} when it was saved and is {again:.6f} when it is "
+                "loaded again; the checkpoint is not the model that was measured"
+            )
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            checkpoints.load_optimizer(self.optimizer, self.lr_scheduler, Path(checkpoint))
+
+    def _load_rng_state(self, checkpoint: str | None) -> None:
+        if checkpoint is not None:
+            checkpoints.load_random(Path(checkpoint), self.accelerator.process_index)
+
+    def _load_scaler(self, checkpoint: str | None) -> None:
+        """Start fp16 loss scaling anew: the scaler finds its scale again within a few steps."""

@@ -1,0 +1,273 @@
+"""The gate: what must hold before a run may say "done".
+
+(a) reload      the saved folder, loaded in a fresh process, gives the same outputs and the same metric
+(b) frozen      no frozen parameter or buffer has moved
+(c) counted     every evaluated row was counted exactly once
+(d) loss        the loss does not depend on accumulation or the number of processes
+(e) labels      config, task.json, data.json and metric agree on the label map
+(f) contents    no pickle and no secret in what is kept
+(g) provenance  recipe, versions and data hashes are stored
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_ft.errors import VerifyError
+
+if TYPE_CHECKING:
+    from hf_ft.data.prepare import Prepared
+    from hf_ft.model.freeze import Frozen
+    from hf_ft.task import Evaluation, Row, Task
+    from hf_ft.train.selftest import SelfTest
+
+TOLERANCE = 1e-4
+MOST_ROWS = 256
+# Variables of the launcher: a process that inherits them would wait for peers that never come.
+LAUNCHER = re.compile(r"^(ACCELERATE_|FSDP_|TORCHELASTIC_|GROUP_|ROLE_|LOCAL_|MASTER_|RANK$|WORLD_SIZE$|OMP_NUM_THREADS$)")
+PICKLE_NAMES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"}
+SECRETS = {
+    "Hugging Face token": rb"\bhf_[A-Za-z0-9]{30,}",
+    "GitHub token": rb"\bgh[pousr]_[A-Za-z0-9]{36,}",
+    "AWS access key": rb"\bAKIA[0-9A-Z]{16}\b",
+    "OpenAI-style key": rb"\bsk-[A-Za-z0-9_-]{32,}",
+    "private key": rb"-----BEGIN [A-Z ]*PRIVATE KEY-----",
+}
+SECRET_VARIABLES = re.compile(r"(TOKEN|API_KEY|SECRET|PASSWORD)$")
+
+
+@dataclass(frozen=True)
+class Item:
+    """One item of the gate.
+
+    Args:
+        name: short name, as in the module's list.
+        passed: whether it holds.
+        detail: what was measured, or what is wrong.
+    """
+
+    name: str
+    passed: bool
+    detail: str
+
+
+def gate(
+    folder: Path,
+    task: Task,
+    frozen: Frozen,
+    data: Prepared,
+    evaluations: Mapping[str, Evaluation],
+    metric: str,
+    self_test: SelfTest,
+    frozen_before: str,
+) -> list[Item]:
+    """Check all seven items of a finished run.
+
+    Args:
+        folder: the run folder, complete but for verify.json and the report.
+        task: the fitted task.
+        frozen: the trained model, with what did not learn.
+        data: the rows.
+        evaluations: split -> evaluation of the live model.
+        metric: name of the main metric.
+        self_test: the verdict on the loss, from the start of the run.
+        frozen_before: fingerprint of everything frozen, from before training.
+
+    Raises:
+        VerifyError: names every item that failed.
+    """
+    final = evaluations[data.final_split]
+    rows = data.rows[data.final_split]
+    step = max(1, -(-len(rows) // MOST_ROWS))
+    sample = [rows[index] for index in range(0, len(rows), step)]
+    checks = {
+        "reload": lambda: check_reload(task, folder / "model", sample, final, metric),
+        "frozen": lambda: check_frozen(frozen_before, frozen.frozen_fingerprint(), len(frozen.frozen)),
+        "counted": lambda: check_counted(evaluations.values(), {name: part.ids for name, part in data.rows.items()}),
+        "loss": lambda: check_loss(self_test.passed, str(self_test)),
+        "labels": lambda: check_labels(task.labels(), folder),
+        "contents": lambda: check_contents(folder),
+        "provenance": lambda: check_provenance(folder),
+    }
+    return run_checks(checks, folder)
+
+
+def run_checks(checks: Mapping[str, Callable[[], str]], folder: Path) -> list[Item]:
+    """Run every check, write verify.json, and refuse the run if one fails.
+
+    Args:
+        checks: name -> function that returns what it measured, or raises VerifyError.
+        folder: the run folder.
+
+    Raises:
+        VerifyError: names every item that failed.
+    """
+    items = []
+    for name, check in checks.items():
+        try:
+            items.append(Item(name, True, check()))
+        except VerifyError as error:
+            items.append(Item(name, False, str(error)))
+    (folder / "verify.json").write_text(json.dumps([asdict(item) for item in items], indent=2))
+    failed = [f"\n  {item.name}: {item.detail}" for item in items if not item.passed]
+    if failed:
+        raise VerifyError(f"the run is not done, see {folder / 'verify.json'}:{''.join(failed)}")
+    return items
+
+
+def check_reload(task: Task, model_folder: Path, rows: Sequence[Row], evaluation: Evaluation, metric: str) -> str:
+    """(a) Load the saved folder in a fresh process and predict raw rows; compare outputs and metric.
+
+    Args:
+        task: the fitted task.
+        model_folder: what a user will load.
+        rows: at most 256 raw rows of the evaluated split, targets included or not.
+        evaluation: of the live model; covers these rows.
+        metric: name of the metric to compare.
+    """
+    import numpy as np
+
+    positions = {row_id: index for index, row_id in enumerate(evaluation.ids)}
+    picked = [positions[row["id"]] for row in rows]
+    targets = {role for role, about in task.roles.items() if about.target}
+    inputs = [{key: value for key, value in row.items() if key not in targets} for row in rows]
+    fresh = predict_in_fresh_process(model_folder, inputs)
+    worst = max(task.difference(evaluation.results[i], result) for i, result in zip(picked, fresh, strict=True))
+    if not worst <= TOLERANCE:
+        raise VerifyError(f"{model_folder} gives other outputs than the trained model: they differ by {worst:.2e}")
+    live, saved = task.metrics(), task.metrics()
+    references = [evaluation.references[i] for i in picked]
+    live.update([evaluation.results[i] for i in picked], references)
+    saved.update(fresh, references)
+    before, after = live.value(metric), saved.value(metric)
+    if not (np.isclose(before, after, atol=TOLERANCE) or (np.isnan(before) and np.isnan(after))):
+        raise VerifyError(f"{model_folder} gives {metric} {after:.6f} on {len(rows)} rows, the trained model {before:.6f}")
+    return f"{len(rows)} rows in a fresh process: largest difference {worst:.1e}, {metric} {after:.4f} on both sides"
+
+
+def predict_in_fresh_process(model_folder: Path, rows: Sequence[Row]) -> list[Any]:
+    """Give the task's results for raw rows, from a Python process that knows nothing but the folder."""
+    environment = {key: value for key, value in os.environ.items() if not LAUNCHER.match(key)}
+    done = subprocess.run(
+        [sys.executable, "-m", "hf_ft.verify", str(model_folder)],
+        input=pickle.dumps(list(rows)),
+        capture_output=True,
+        env=environment,
+        check=False,
+    )
+    if done.returncode != 0:
+        raise VerifyError(f"{model_folder} cannot be used in a fresh process: {done.stderr.decode()[-2000:]}")
+    return list(pickle.loads(done.stdout))
+
+
+def check_frozen(before: str, after: str, tensors: int) -> str:
+    """(b) Compare the hashes of everything frozen, before and after training."""
+    if before != after:
+        raise VerifyError("a frozen parameter or buffer has changed during training")
+    return f"{tensors} frozen tensors unchanged"
+
+
+def check_counted(evaluations: Iterable[Evaluation], expected: Mapping[str, Sequence[str]]) -> str:
+    """(c) Compare the ids that were evaluated with the ids of the split."""
+    counted = []
+    for evaluation in evaluations:
+        if Counter(evaluation.ids) != Counter(expected[evaluation.split]) or len(evaluation.results) != len(
+            evaluation.ids
+        ):
+            raise VerifyError(f"{evaluation.split}: the evaluated rows are not the rows of the split, each once")
+        counted.append(f"{evaluation.split}: {len(evaluation.ids)} rows once each")
+    return ", ".join(counted)
+
+
+def check_loss(passed: bool, detail: str) -> str:
+    """(d) Take the verdict of the self-test at the start."""
+    if not passed:
+        raise VerifyError(f"the loss depends on how a batch is divided: {detail}")
+    return detail
+
+
+def check_labels(labels: list[str] | None, run_folder: Path) -> str:
+    """(e) Compare the label map of the metric with those in config.json, task.json and data.json."""
+    if labels is None:
+        return "the task has no classes"
+    model = run_folder / "model"
+    config = json.loads((model / "config.json").read_text())
+    by_id = {int(key): name for key, name in (config.get("id2label") or {}).items()}
+    found = {
+        "model/config.json": [by_id.get(index) for index in range(len(by_id))],
+        "model/task.json": json.loads((model / "task.json").read_text())["state"].get("labels"),
+        "data.json": json.loads((run_folder / "data.json").read_text()).get("labels"),
+    }
+    for place, names in found.items():
+        if names != labels:
+            raise VerifyError(f"{place} has the labels {names}, the metric {labels}")
+    return f"{len(labels)} labels agree in {', '.join(found)} and metric"
+
+
+def check_contents(run_folder: Path) -> str:
+    """(f) Look for pickles and secrets in model/, adapter/ and checkpoints/, and in everything that is text."""
+    secrets = dict(SECRETS)
+    for variable, value in os.environ.items():
+        if SECRET_VARIABLES.search(variable) and len(value) >= 8:
+            secrets[f"the value of ${variable}"] = re.escape(value.encode())
+    files = [path for path in run_folder.rglob("*") if path.is_file()]
+    for path in files:
+        if path.suffix in PICKLE_NAMES or path.name == "training_args.bin" or _is_pickle(path):
+            raise VerifyError(f"{path.relative_to(run_folder)} is a pickle; loading it could run anybody's code")
+        if path.suffix in {".safetensors", ".parquet", ".png"}:
+            continue
+        content = path.read_bytes()
+        for what, pattern in secrets.items():
+            if re.search(pattern, content):
+                raise VerifyError(f"{path.relative_to(run_folder)} holds a secret: {what}")
+    return f"{len(files)} files: no pickle, no secret"
+
+
+def _is_pickle(path: Path) -> bool:
+    with path.open("rb") as file:
+        start = file.read(4)
+    return start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+
+
+def check_provenance(run_folder: Path) -> str:
+    """(g) The resolved recipe loads again; versions and data hashes are there."""
+    from hf_ft.errors import HfFtError
+    from hf_ft.recipe.read import load_recipe
+
+    try:
+        load_recipe(run_folder / "recipe.yaml")
+    except (HfFtError, OSError) as error:
+        raise VerifyError(f"recipe.yaml cannot be run again: {error}") from error
+    for name, keys in {"environment.json": ("packages", "python"), "data.json": ("fingerprints", "sizes")}.items():
+        path = run_folder / name
+        found = json.loads(path.read_text()) if path.exists() else {}
+        missing = [key for key in keys if not found.get(key)]
+        if missing:
+            raise VerifyError(f"{name} does not hold {', '.join(missing)}")
+    return "recipe.yaml loads, versions and data hashes are stored"
+
+
+def _main() -> None:
+    """Predict the rows on standard input with the folder on the command line."""
+    from hf_ft.model.predictor import Predictor
+
+    rows = pickle.loads(sys.stdin.buffer.read())
+    # What libraries print must not mix with the answer.
+    answer, sys.stdout = sys.stdout.buffer, sys.stderr
+    results = Predictor.load(sys.argv[1]).results(rows)
+    answer.write(pickle.dumps(results))
+    answer.flush()
+
+
+if __name__ == "__main__":
+    _main()
