@@ -1,0 +1,72 @@
+"""hf_ft: one recipe, one command, a fine-tuned Hugging Face model that is proved to work.
+
+The public names below are imported when they are first used, so that `import hf_ft` stays free of torch.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from hf_ft.errors import (
+        DataError,
+        HfFtError,
+        ModelError,
+        PublishError,
+        RecipeError,
+        TrainError,
+        VerifyError,
+    )
+    from hf_ft.model.freeze import freeze
+    from hf_ft.model.predictor import Predictor
+    from hf_ft.recipe.read import load_recipe
+    from hf_ft.recipe.schema import Recipe
+    from hf_ft.run import Run, check, finetune
+    from hf_ft.task import Task, get_task, list_tasks
+
+__all__ = [
+    "DataError",
+    "HfFtError",
+    "ModelError",
+    "Predictor",
+    "PublishError",
+    "Recipe",
+    "RecipeError",
+    "Run",
+    "Task",
+    "TrainError",
+    "VerifyError",
+    "check",
+    "finetune",
+    "freeze",
+    "get_task",
+    "list_tasks",
+    "load_recipe",
+]
+
+_MODULES = {
+    "hf_ft.errors": (
+        "DataError", "HfFtError", "ModelError", "PublishError", "RecipeError", "TrainError", "VerifyError",
+    ),
+    "hf_ft.model.freeze": ("freeze",),
+    "hf_ft.model.predictor": ("Predictor",),
+    "hf_ft.recipe.read": ("load_recipe",),
+    "hf_ft.recipe.schema": ("Recipe",),
+    "hf_ft.run": ("Run", "check", "finetune"),
+    "hf_ft.task": ("Task", "get_task", "list_tasks"),
+}  # fmt: skip
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use."""
+    if name not in _HOME:
+        raise AttributeError(f"module 'hf_ft' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,88 +1,227 @@
-"""The sections of a recipe: one pydantic model each, a comment per field, unknown keys refused.
+"""The sections of a recipe: one pydantic model each, a docstring per field, unknown keys refused.
 
-The sections `augment` and `loss`, and the options inside `task`, belong to the task; `recipe_model` puts the task's
-own models in their places. Nothing here imports torch or transformers.
+The sections `augment` and `loss`, and the options inside `task`, belong to the task; `build.recipe_model`
+puts the task's own models in their places, and gives `freeze` and `train` the keys that PEFT and transformers
+define. The docstring of a field is its only description: `hf-ft init` and `hf-ft schema` print it. Nothing
+here imports torch or transformers.
 """
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
+from pydantic_core import PydanticCustomError
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 PositiveInt = Annotated[int, Field(ge=1)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
     """A section of a recipe: immutable, strictly typed, and closed to unknown keys."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
+
+    # Fields that are handed on to a library: written to the resolved recipe only where the user set them.
+    passed_on: ClassVar[frozenset[str]] = frozenset()
+
+    def resolved(self) -> dict[str, Any]:
+        """Give the section as plain values with every default written out."""
+        names = [
+            name
+            for name in type(self).model_fields
+            if name not in self.passed_on or name in self.model_fields_set
+        ]
+        values = {name: getattr(self, name) for name in names}
+        return {name: v.resolved() if isinstance(v, Section) else v for name, v in values.items()}
+
+
+def problem(message: str, **context: Any) -> PydanticCustomError:
+    """Make an error whose text reaches the user as it is."""
+    return PydanticCustomError("hf_ft", "{message}", {"message": message, **context})
 
 
 class SplitSection(Section):
     """How the rows are divided into train, validation and test."""
 
-    # A fraction or a count drawn from train; or the name of a split or file group of the source; null: none.
     validation: Fraction | PositiveInt | str | None = 0.1
-    # As above. The final figure is measured on test; without one, on validation, and the report says so.
+    """A fraction or count drawn from train; or the name of a split of the source; null: none."""
     test: Fraction | PositiveInt | str | None = None
-    # Keep rows with the same value of this column in one split (a patient, a track); `time` splits by time.
+    """As above. The final figure is measured on test; without one, on validation, and the report says so."""
     by: str | None = None
-    # Keep the class proportions in every drawn split, where the task has classes.
+    """Keep rows with the same value of this column in one split (a patient, a track); `time`: by time."""
     stratify: bool = True
+    """Keep the class proportions in every drawn split, where the task has classes."""
 
 
 class DataSection(Section):
     """Where the rows come from and which column plays which role."""
 
-    # Hub id, folder, file, glob or https address, `sample:NAME`, `py:module:function`; or {split: any of these}.
     source: str | dict[str, str]
-    # A configuration of the Hub data set (or of a folder whose README.md declares several).
+    """Hub id, folder, file, glob, https address, `sample:NAME`, `py:module:function`; or {split: source}."""
     config: str | None = None
-    # Branch, tag or commit of a Hub data set.
+    """A configuration of the Hub data set (or of a folder whose README.md declares several)."""
     revision: str | None = None
-    # role -> column name(s) of the source, where the names differ from the roles of the task.
+    """Branch, tag or commit of a Hub data set."""
     columns: dict[str, str | list[str]] = Field(default_factory=dict)
-    # Column whose values name the rows in every message and in predictions.parquet.
+    """role -> column name(s) of the source, where the names differ from the roles of the task."""
     id: str | None = None
+    """Column whose values name the rows in every message and in predictions.parquet."""
     split: SplitSection = SplitSection()
-    # A seeded sample of the training rows: a count, or a fraction.
+    """How train, validation and test are made."""
     limit: Fraction | PositiveInt | None = None
-    # What to do with rows that cannot be read: stop, or leave out (at most 1 % of them).
+    """A seeded sample of the training rows: a count, or a fraction."""
     on_bad: Literal["error", "skip"] = "error"
-    # `shuffle` visits every row once an epoch; `balanced` draws classes equally often, with replacement.
+    """What to do with rows that cannot be read: stop, or leave out (at most 1 % of them)."""
     sampler: Literal["shuffle", "balanced"] = "shuffle"
+    """`shuffle` visits every row once an epoch; `balanced` draws classes equally often, with replacement."""
+
+    @field_validator("source")
+    @classmethod
+    def _expand_source(cls, value: str | dict[str, str]) -> str | dict[str, str]:
+        if isinstance(value, dict):
+            if not value:
+                raise problem(
+                    "found no split; expected {split: source}, for instance {train: a.csv, test: b.csv}"
+                )
+            return {split: expand_home(source) for split, source in value.items()}
+        return expand_home(value)
 
 
 class ModelSection(Section):
     """The pretrained model to start from."""
 
-    # Hub id, local folder, or `sample:NAME`.
     name: str
-    # Branch, tag or commit on the Hub.
+    """Hub id, local folder, or `sample:NAME`."""
     revision: str | None = None
-    # Build from the configuration alone, with random weights.
+    """Branch, tag or commit on the Hub."""
     from_scratch: bool = False
-    # Overrides of the model's configuration (`hidden_dropout_prob: 0.2`).
+    """Build from the configuration alone, with random weights."""
     config: dict[str, Any] = Field(default_factory=dict)
-    # Overrides of the saved processor; what is written here is saved with the model.
+    """Overrides of the model's configuration (`hidden_dropout_prob: 0.2`)."""
     processor: dict[str, Any] = Field(default_factory=dict)
+    """Overrides of the saved processor; what is written here is saved with the model."""
+
+    @field_validator("name")
+    @classmethod
+    def _expand_name(cls, value: str) -> str:
+        return expand_home(value)
+
+
+class FreezeSection(Section):
+    """Which weights learn. A PEFT method adds the fields of its configuration (`r`, `lora_alpha`, ...)."""
+
+    strategy: str = "full"
+    """full | head | last | patterns | a PEFT method with target modules (lora, dora, ia3, vera, oft, ...)."""
+    n: PositiveInt | None = None
+    """For `last`: how many of the last blocks learn, beside the head."""
+    patterns: Annotated[list[str], Field(min_length=1)] | None = None
+    """For `patterns`: parameters whose names match one of these learn (globs or regular expressions)."""
+    head_lr_multiplier: PositiveFloat = 1.0
+    """The new head learns at this many times the learning rate of the rest."""
+    head_weight_decay: NonNegativeFloat | None = None
+    """Weight decay of the head; null: the same as train.weight_decay."""
+
+    @field_validator("n", "patterns")
+    @classmethod
+    def _belongs_to_strategy(cls, value: Any, info: ValidationInfo) -> Any:
+        strategy, owner = (
+            info.data.get("strategy"),
+            {"n": "last", "patterns": "patterns"}[info.field_name or ""],
+        )
+        if value is not None and strategy != owner:
+            raise problem(
+                f"only strategy {owner} has this key, and the strategy is {strategy}; remove the key"
+            )
+        return value
+
+    @property
+    def method_options(self) -> dict[str, Any]:
+        """The fields of the PEFT configuration that the recipe sets; the others keep PEFT's defaults."""
+        return {name: getattr(self, name) for name in sorted(self.passed_on & self.model_fields_set)}
+
+    def resolved(self) -> dict[str, Any]:
+        """Leave out the keys that the strategy does not use."""
+        values = super().resolved()
+        return {key: v for key, v in values.items() if key not in ("n", "patterns") or v is not None}
+
+
+class TrainSection(Section):
+    """How the model is trained. Every other name of transformers.TrainingArguments is a key here too."""
+
+    num_train_epochs: PositiveFloat = 5.0
+    """Passes over the training rows."""
+    global_batch_size: PositiveInt = 32
+    """Rows per optimizer step, over all processes and accumulation steps, which are derived from it."""
+    per_device_train_batch_size: PositiveInt | None = None
+    """Upper bound of the rows that one device handles at a time; null: as many as the step needs."""
+    learning_rate: PositiveFloat | None = None
+    """null: the default of the strategy and the optimizer, printed with its reason."""
+    lr_scheduler_type: str = "cosine"
+    """cosine | linear | constant | exponential (lr_scheduler_kwargs: {final: 0.01}) | the Trainer's others."""
+    warmup_steps: NonNegativeFloat = 0.1
+    """Below 1 a share of all steps, otherwise a number of steps."""
+    weight_decay: NonNegativeFloat = 0.01
+    """Decoupled L2 decay of the weights; biases and norm layers have none."""
+    precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
+    """auto: bf16 where the processor has it, else fp32."""
+    compile: bool = False
+    """Compile the model with torch.compile."""
+    eval_strategy: Literal["no", "steps", "epoch"] = "epoch"
+    """When the validation split is evaluated."""
+    save_strategy: Literal["no", "steps", "epoch", "best"] = "epoch"
+    """When a checkpoint is written."""
+    early_stopping_patience: PositiveInt | None = None
+    """Stop after this many evaluations without a better main metric; null: never."""
+    early_stopping_threshold: NonNegativeFloat = 0.0
+    """By how much the main metric must be better to count."""
+
+    # What hf_ft adds to TrainingArguments, or translates for it.
+    own: ClassVar[frozenset[str]] = frozenset(
+        {
+            "global_batch_size",
+            "per_device_train_batch_size",
+            "learning_rate",
+            "precision",
+            "compile",
+            "early_stopping_patience",
+            "early_stopping_threshold",
+        }
+    )
+
+    @field_validator("early_stopping_patience")
+    @classmethod
+    def _needs_evaluation(cls, value: int | None, info: ValidationInfo) -> int | None:
+        if value is not None and info.data.get("eval_strategy") == "no":
+            raise problem(
+                "early stopping needs evaluations, and train.eval_strategy is no; write epoch or steps"
+            )
+        return value
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """What is handed to TrainingArguments: the keys the recipe sets, and hf_ft's own defaults."""
+        return {name: value for name, value in self.resolved().items() if name not in self.own}
 
 
 class EvaluateSection(Section):
     """What is measured, and what decides which checkpoint is best."""
 
-    # The metric that picks the best checkpoint and heads the report; default: the task's main metric.
     metric: str | None = None
-    # Needed only for a metric whose direction the task does not know.
+    """The metric that picks the best checkpoint and heads the report; null: the task's main metric."""
     mode: Literal["min", "max"] | None = None
-    # Further metrics: names on the Hub or paths of `evaluate` modules.
+    """Needed only for a metric whose direction the task does not know."""
     extra: list[str] = Field(default_factory=list)
-    # Uncertainty of the main metric: percentile bootstrap over the rows, seeded.
+    """Further metrics: names on the Hub or paths of `evaluate` modules."""
     intervals: Literal["bootstrap", "none"] = "bootstrap"
+    """Uncertainty of the main metric: percentile bootstrap over the rows, seeded."""
     resamples: Annotated[int, Field(ge=100, le=100_000)] = 1000
+    """How often the rows are drawn again for the interval."""
     confidence: Fraction = 0.95
+    """The share of the resampled values that the interval covers."""
 
 
 class Empty(Section):
@@ -90,17 +229,68 @@ class Empty(Section):
 
 
 class Recipe(Section):
-    """A whole recipe, validated. `recipe_model` narrows task, augment and loss to the task's own models."""
+    """A whole recipe, validated. `recipe_model` narrows task, augment, freeze, loss and train."""
 
-    # Written by the user; `task` is the name alone or {name: ..., <options of the task>}.
     task: Any
-    name: str
+    """The task's name, or {name: ..., <options of the task>}."""
+    name: Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]
+    """What the run is called; default: the file's name."""
     output_dir: str
+    """The run folder; default: runs/<name>."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 17
+    """Seed of the split, the new head, the order of the rows, the augmentation and the bootstrap."""
     data: DataSection
     model: ModelSection
-    freeze: Any
+    freeze: FreezeSection = FreezeSection()
     augment: Any
     loss: Any
-    train: Any
+    train: TrainSection = TrainSection()
     evaluate: EvaluateSection = EvaluateSection()
+
+    @field_validator("output_dir")
+    @classmethod
+    def _expand_output_dir(cls, value: str) -> str:
+        return expand_home(value)
+
+    def resolved(self) -> dict[str, Any]:
+        """Give the recipe as plain values, every default written out, the task's name before its options."""
+        values = super().resolved()
+        return values | {"task": {"name": self.task.name} | values["task"]}
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is allowed and rarely meant, one line each."""
+        rate, found = self.train.learning_rate, []
+        if rate is not None and rate > 0.1:
+            found.append(
+                f"train.learning_rate: {rate:g} is far above what fine-tuning bears; usual are 1e-5 to 1e-2"
+            )
+        if (
+            self.train.arguments.get("max_steps", -1) > 0
+            and "num_train_epochs" in self.train.model_fields_set
+        ):
+            found.append("train.num_train_epochs: has no effect, because train.max_steps is set")
+        if self.train.early_stopping_threshold > 0 and self.train.early_stopping_patience is None:
+            found.append(
+                "train.early_stopping_threshold: has no effect without train.early_stopping_patience"
+            )
+        return found
+
+    def to_yaml(self) -> str:
+        """Write the resolved recipe, every default of hf_ft spelled out; reading it gives an equal recipe."""
+        from io import StringIO
+
+        from ruamel.yaml import YAML
+
+        yaml = YAML(typ="safe", pure=True)
+        yaml.default_flow_style, yaml.width = False, 4096
+        yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+        yaml.allow_unicode = True
+        stream = StringIO()
+        yaml.dump(self.resolved(), stream)
+        return stream.getvalue()
+
+
+def expand_home(path: str) -> str:
+    """Replace a leading `~` by the home folder; nothing else in a recipe is expanded."""
+    return str(Path(path).expanduser()) if path.startswith("~") else path

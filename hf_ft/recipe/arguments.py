@@ -1,0 +1,255 @@
+"""Names and types of the keys that transformers and PEFT define, read from their source.
+
+Importing TrainingArguments costs over five seconds and brings torch; parsing its file costs a few hundredths
+of one. Nothing is copied by hand, so the keys of a recipe are those of the installed versions.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import importlib.util
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from types import MappingProxyType
+from typing import Annotated, Any, Literal, Union
+
+from pydantic import Field
+
+from hf_ft.errors import RecipeError
+
+PLAIN_TYPES: dict[str, Any] = {
+    "int": int,
+    "float": Annotated[float, Field(allow_inf_nan=False)],
+    "bool": bool,
+    "str": str,
+    "Any": Any,
+    "dict": dict[str, Any],
+    "list": list[Any],
+    "None": None,
+}
+
+# What transformers leaves unchecked: bounds by name, for the keys where a value outside them cannot be meant.
+BOUNDS: dict[str, Any] = {
+    "max_steps": Field(ge=1),
+    "adam_beta1": Field(ge=0, lt=1),
+    "adam_beta2": Field(ge=0, lt=1),
+    "adam_epsilon": Field(gt=0),
+    "max_grad_norm": Field(ge=0),
+    "neftune_noise_alpha": Field(ge=0),
+    "torch_empty_cache_steps": Field(ge=1),
+    "logging_steps": Field(gt=0),
+    "eval_steps": Field(gt=0),
+    "save_steps": Field(gt=0),
+    "eval_delay": Field(ge=0),
+    "eval_accumulation_steps": Field(ge=1),
+    "per_device_eval_batch_size": Field(ge=1),
+    "save_total_limit": Field(ge=1),
+    "dataloader_num_workers": Field(ge=0),
+    "dataloader_prefetch_factor": Field(ge=1),
+    "ddp_timeout": Field(ge=1),
+    "ddp_bucket_cap_mb": Field(ge=1),
+}
+
+LOG_LEVELS = Literal["debug", "info", "warning", "error", "critical", "passive"]
+
+PROMPT = (
+    "trains tokens in the prompt of a language model instead of its layers, and no task here has a prompt"
+)
+# PEFT methods that have target modules and still cannot work on the models of a Task, with the reason.
+UNUSABLE_METHODS = {
+    "adaption_prompt": PROMPT,
+    "poly": "needs a task number beside every row",
+    "shadow": "works on decoder-only language models alone",
+    "xlora": "mixes LoRA adapters that were trained before",
+}
+
+
+@dataclass(frozen=True)
+class Argument:
+    """One key of a library: its type, its help text, and its default where that is a plain value."""
+
+    type: Any
+    help: str | None = None
+    default: Any = None
+
+
+@functools.cache
+def training_arguments() -> Mapping[str, Argument]:
+    """Read the fields of transformers.TrainingArguments."""
+    folder = package_folder("transformers")
+    enums = {**enumerations(folder / "trainer_utils.py"), **enumerations(folder / "training_args.py")}
+    found = class_fields(folder / "training_args.py", "TrainingArguments", enums)
+    for name in ("log_level", "log_level_replica"):
+        found[name] = Argument(LOG_LEVELS, found[name].help)
+    return MappingProxyType({name: bounded(name, argument) for name, argument in found.items()})
+
+
+@functools.cache
+def schedules() -> tuple[str, ...]:
+    """Names that lr_scheduler_type takes: those of transformers, and `exponential`, which hf_ft adds."""
+    enums = enumerations(package_folder("transformers") / "trainer_utils.py")
+    return (*enums["SchedulerType"], "exponential")
+
+
+@functools.cache
+def peft_methods() -> Mapping[str, tuple[Path, str]]:
+    """Find every method that PEFT registers: name -> (file and class of its configuration)."""
+    methods = {}
+    for file in sorted((package_folder("peft") / "tuners").glob("*/__init__.py")):
+        for node in ast.walk(parse(file)):
+            if isinstance(node, ast.Call) and ast.unparse(node.func) == "register_peft_method":
+                given = {keyword.arg: keyword.value for keyword in node.keywords}
+                name, config = ast.literal_eval(given["name"]), ast.unparse(given["config_cls"])
+                methods[name] = (file.with_name("config.py"), config)
+    return MappingProxyType(methods)
+
+
+@functools.cache
+def unusable_method(name: str) -> str | None:
+    """Say why a PEFT method cannot be a strategy here, or give None for one that can."""
+    if name in UNUSABLE_METHODS:
+        return UNUSABLE_METHODS[name]
+    classes = {node.name for node, _ in class_chain(*peft_methods()[name])}
+    if "PromptLearningConfig" in classes:
+        return PROMPT
+    return None if "target_modules" in method_arguments(name) else "has no target modules"
+
+
+@functools.cache
+def usable_methods() -> tuple[str, ...]:
+    """Names of the PEFT methods that can be a strategy; `dora` is LoRA with use_dora."""
+    return tuple(sorted(["dora", *(name for name in peft_methods() if unusable_method(name) is None)]))
+
+
+@functools.cache
+def method_arguments(name: str) -> Mapping[str, Argument]:
+    """Read the fields of a PEFT method's configuration; those that need an object of PEFT are left out."""
+    file, config = peft_methods()["lora" if name == "dora" else name]
+    found: dict[str, Argument] = {}
+    for _, owner in reversed(class_chain(file, config)):
+        found |= class_fields(owner[0], owner[1], enumerations(owner[0]))
+    if name == "dora":
+        del found["use_dora"]
+    return MappingProxyType({key: bounded(key, argument) for key, argument in found.items()})
+
+
+def bounded(name: str, argument: Argument) -> Argument:
+    """Add the bounds of a key to its type."""
+    bound = BOUNDS.get(name)
+    if name == "r":  # 0 is a value only where it is the default: OFT takes the block size instead.
+        bound = Field(ge=0 if argument.default == 0 else 1)
+    elif name.endswith("dropout"):
+        bound = Field(ge=0, lt=1)
+    if bound is None:
+        return argument
+    return Argument(Annotated[argument.type, bound], argument.help, argument.default)
+
+
+def package_folder(name: str) -> Path:
+    """Find the folder of an installed package without importing it."""
+    spec = importlib.util.find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise RecipeError(f"the package {name} is not installed; run: pip install {name}")
+    return Path(spec.submodule_search_locations[0])
+
+
+@functools.cache
+def parse(file: Path) -> ast.Module:
+    """Parse a Python file once."""
+    return ast.parse(file.read_text(encoding="utf-8"))
+
+
+def classes(file: Path) -> Iterator[ast.ClassDef]:
+    """Give the classes at the top of a file."""
+    return (node for node in parse(file).body if isinstance(node, ast.ClassDef))
+
+
+def enumerations(file: Path) -> dict[str, tuple[str, ...]]:
+    """Read the enumerations of a file: name -> values."""
+    found = {}
+    for node in classes(file):
+        if any("Enum" in ast.unparse(base) for base in node.bases):
+            assigned = [item.value for item in node.body if isinstance(item, ast.Assign)]
+            found[node.name] = tuple(
+                str(value.value) for value in assigned if isinstance(value, ast.Constant)
+            )
+    return found
+
+
+def class_chain(file: Path, name: str) -> list[tuple[ast.ClassDef, tuple[Path, str]]]:
+    """Give a configuration class and its bases inside PEFT's tuners, the class itself first."""
+    node = next(node for node in classes(file) if node.name == name)
+    chain = [(node, (file, name))]
+    for base in map(ast.unparse, node.bases):
+        if base == "PeftConfig":
+            continue
+        if base == "PromptLearningConfig":
+            owner = package_folder("peft") / "config.py"
+        else:
+            files = (package_folder("peft") / "tuners").rglob("*.py")
+            owner = next(path for path in files if f"\nclass {base}(" in path.read_text(encoding="utf-8"))
+        chain += class_chain(owner, base)
+    return chain
+
+
+def class_fields(file: Path, name: str, enums: Mapping[str, tuple[str, ...]]) -> dict[str, Argument]:
+    """Read the annotated fields of a class, without those whose type a recipe cannot write."""
+    node = next(node for node in classes(file) if node.name == name)
+    found = {}
+    for item in node.body:
+        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name):
+            members = union_members(item.annotation, enums)
+            if any(member is not None for member in members):
+                found[item.target.id] = Argument(Union[tuple(members)], *help_and_default(item.value))  # noqa: UP007
+    return found
+
+
+def union_members(node: ast.expr, enums: Mapping[str, tuple[str, ...]]) -> list[Any]:
+    """Turn an annotation into the types a recipe can write; a class that YAML cannot write gives none."""
+    text = ast.unparse(node)
+    if text in PLAIN_TYPES:
+        return [PLAIN_TYPES[text]]
+    if text in enums:
+        return [Literal[enums[text]]]
+    if isinstance(node, ast.BinOp):
+        return without_loose_text([*union_members(node.left, enums), *union_members(node.right, enums)])
+    if not isinstance(node, ast.Subscript):
+        return []
+    outer = ast.unparse(node.value)
+    inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
+    if outer == "Literal":
+        values = tuple(ast.literal_eval(value) for value in inner)
+        # A value such as 'pissa_niter_[number of iters]' stands for many.
+        return [str] if any("[" in str(value) for value in values) else [Literal[values]]
+    parts = [union_members(part, enums) for part in inner]
+    if outer in ("Union", "Optional"):
+        return without_loose_text([*chain.from_iterable(parts), *([None] if outer == "Optional" else [])])
+    if not all(parts) or outer not in ("list", "tuple", "dict"):
+        return []
+    types = [Union[tuple(part)] for part in parts]  # noqa: UP007
+    return [dict[types[0], types[1]]] if outer == "dict" else [list[Union[tuple(types)]]]  # type: ignore[misc,valid-type]  # noqa: UP007
+
+
+def without_loose_text(members: list[Any]) -> list[Any]:
+    """Drop `str` beside an enumeration: there it only stands for the enumeration's own values."""
+    has_names = any(isinstance(value, str) for member in members for value in getattr(member, "__args__", ()))
+    return [member for member in members if not (member is str and has_names)]
+
+
+def help_and_default(node: ast.expr | None) -> tuple[str | None, Any]:
+    """Read the help text and the plain default out of `field(default=..., metadata={"help": ...})`."""
+    if not isinstance(node, ast.Call):
+        return None, node.value if isinstance(node, ast.Constant) else None
+    given = {keyword.arg: keyword.value for keyword in node.keywords}
+    default, metadata = given.get("default"), given.get("metadata")
+    texts = [
+        value.value
+        for key, value in (
+            zip(metadata.keys, metadata.values, strict=True) if isinstance(metadata, ast.Dict) else ()
+        )
+        if isinstance(key, ast.Constant) and key.value == "help" and isinstance(value, ast.Constant)
+    ]
+    return (str(texts[0]) if texts else None), (default.value if isinstance(default, ast.Constant) else None)

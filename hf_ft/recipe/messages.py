@@ -1,0 +1,268 @@
+"""Pydantic's errors as lines to act on: path, what was found, what was expected, the nearest valid name."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterable, Iterator
+from typing import Any, get_args
+
+from pydantic import BaseModel, ValidationError
+
+from hf_ft.recipe.arguments import method_arguments, usable_methods
+from hf_ft.recipe.names import ALIASES, REMOVED, RESERVED
+from hf_ft.recipe.schema import Recipe
+from hf_ft.recipe.yaml_text import Path
+
+# Pydantic's error types -> what was expected, filled in from the error's context.
+EXPECTED = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "a mapping",
+    "model_type": "a mapping of keys and values",
+    "model_attributes_type": "a mapping of keys and values",
+    "none_required": "null",
+    "finite_number": "a finite number",
+    "greater_than": "a number above {gt:g}",
+    "greater_than_equal": "at least {ge:g}",
+    "less_than": "a number below {lt:g}",
+    "less_than_equal": "at most {le:g}",
+    "multiple_of": "a multiple of {multiple_of:g}",
+    "too_short": "at least {min_length} entries",
+    "too_long": "at most {max_length} entries",
+    "string_too_short": "at least {min_length} characters",
+    "string_too_long": "at most {max_length} characters",
+    "string_pattern_mismatch": "text that matches {pattern}",
+}
+
+
+def explain(error: ValidationError, value: Any, model: type[Recipe], task: str) -> Iterator[tuple[Path, str]]:
+    """Turn pydantic's errors into (path, message), one per path.
+
+    Args:
+        error: what validation raised.
+        value: the recipe as plain values, after shorthands and overrides.
+        model: the schema it was validated with.
+        task: the task's name, for messages about its own sections.
+    """
+    grouped: dict[Path, list[Any]] = {}
+    for item in error.errors(include_url=False, include_input=False):
+        grouped.setdefault(real_path(item, value), []).append(item)
+    for path, items in grouped.items():
+        inside_union = any(len(item["loc"]) > len(path) for item in items)
+        deeper = any(other[: len(path)] == path and len(other) > len(path) for other in grouped)
+        if not (
+            inside_union and deeper
+        ):  # The member of the union that was meant has explained itself below.
+            yield path, explain_one(path, items, value, model, task)
+
+
+def explain_one(path: Path, items: list[Any], value: Any, model: type[Recipe], task: str) -> str:
+    """Explain all that pydantic says about one path."""
+    kind, context = items[0]["type"], items[0].get("ctx", {})
+    if kind == "extra_forbidden":
+        return unknown_key(path, value, model, task)
+    if kind == "missing":
+        description = field_description(model, path)
+        return f"missing; expected: {description}" if description else "missing"
+    if kind == "hf_ft":
+        return str(context["message"])
+    if kind in ("value_error", "assertion_error"):
+        return str(context["error"])
+    found = at(value, path)
+    if all(item["type"] == "literal_error" for item in items):
+        names = [name for item in items for name in literal_values(item)]
+        return f"found {describe(found)}; expected {one_of(names, found)}"
+    expected = list(dict.fromkeys(expectation(item) for item in items))
+    return f"found {describe(found)}; expected {alternatives(expected)}{advice(found, expected)}"
+
+
+def expectation(item: Any) -> str:
+    """Say what one pydantic error expected."""
+    if item["type"] == "literal_error":
+        return one_of(literal_values(item), None)
+    if item["type"] in EXPECTED:
+        return EXPECTED[item["type"]].format(**item.get("ctx", {}))
+    return str(item["msg"])
+
+
+def real_path(item: Any, value: Any) -> Path:
+    """Keep of an error's location what stands in the recipe; the rest names members of a union."""
+    path: list[str | int] = []
+    last = len(item["loc"]) - 1
+    for index, part in enumerate(item["loc"]):
+        inside = (isinstance(value, dict) and part in value) or (
+            isinstance(value, list) and isinstance(part, int) and part < len(value)
+        )
+        if inside:
+            path.append(part)
+            value = value[part]
+        elif index == last and item["type"] == "missing":
+            path.append(part)
+    return tuple(path)
+
+
+def at(value: Any, path: Path) -> Any:
+    """Give the value at a path."""
+    for part in path:
+        value = value[part]
+    return value
+
+
+def describe(value: Any) -> str:
+    """Name a value so that its type shows: the text 'x', the number 5, true, null, a list."""
+    if value is None:
+        return "nothing (null)"
+    if isinstance(value, bool):
+        return str(value).lower()
+    if isinstance(value, str):
+        return f"the text {value[:57] + '...' if len(value) > 60 else value!r}"
+    if isinstance(value, (int, float)):
+        return f"the number {str(value) if len(str(value)) <= 40 else str(value)[:37] + '...'}"
+    if isinstance(value, (dict, list)):
+        kind = "mapping" if isinstance(value, dict) else "list"
+        return f"a {kind}" if value else f"an empty {kind}"
+    return f"a Python {type(value).__name__}"
+
+
+def advice(found: Any, expected: list[str]) -> str:
+    """Add the usual cause of a wrong type."""
+    wants = " ".join(expected)
+    if isinstance(found, str):
+        if ("number" in wants or "at least" in wants) and re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", found):
+            return "; remove the quotes"
+        if "true or false" in wants and found.lower() in ("yes", "on", "no", "off", "true", "false"):
+            return f"; write {'true' if found.lower() in ('yes', 'on', 'true') else 'false'} without quotes"
+    if "text" in wants and "number" not in wants and isinstance(found, (int, float)):
+        shown = str(found).lower() if isinstance(found, bool) else found
+        return f"; write '{shown}' in quotes if text is meant"
+    return ""
+
+
+def alternatives(words: list[str]) -> str:
+    """Join words with commas and `or`."""
+    return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def literal_values(item: Any) -> list[str]:
+    """Take the allowed names out of a literal error."""
+    return re.findall(r"'([^']*)'", item["ctx"]["expected"]) or [item["ctx"]["expected"]]
+
+
+def one_of(names: Iterable[str], found: Any) -> str:
+    """List names; of a long list, only those near to what was found."""
+    names = list(dict.fromkeys(names))
+    begins = [name for name in names if isinstance(found, str) and found and name.startswith(found)]
+    near = (begins or difflib.get_close_matches(str(found), names, n=3, cutoff=0.6))[:3]
+    hint = f"; did you mean {near[0]}?" if near else ""
+    if len(names) == 1:
+        return names[0]
+    if len(names) > 14 and near:
+        return f"one of {len(names)} names, near to it {alternatives(near)}"
+    return f"one of {', '.join(names)}{hint}"
+
+
+def unknown_key(path: Path, value: Any, model: type[Recipe], task: str) -> str:
+    """Say where an unknown key belongs, or which key is nearest."""
+    key, section = str(path[-1]), ".".join(map(str, path[:-1]))
+    parent = section_model(model, path[:-1])
+    known = list(parent.model_fields)
+    if section == "train" or not section:
+        refused = RESERVED.get(key) or REMOVED.get(key)
+        if refused:
+            return f"not a key of a recipe: {refused}"
+    if section == "freeze" and (explained := freeze_key(key, value, known)):
+        return explained
+    elsewhere = [place for place in places_of(key, model) if place != ".".join(map(str, path))]
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
+    if len(elsewhere) == 1 and not near:
+        home = elsewhere[0].rpartition(".")[0] or "the top level"
+        return f"unknown key here; it belongs to {home}: {elsewhere[0]}"
+    if near:
+        return f"unknown key; did you mean {near[0]}?"
+    if key in ALIASES:
+        return f"unknown key; write {ALIASES[key]}"
+    if key in RESERVED or key in REMOVED:
+        return f"not a key of a recipe: {RESERVED.get(key) or REMOVED[key]}"
+    if elsewhere:
+        return f"unknown key here; it belongs to {alternatives(elsewhere)}"
+    if not known:
+        return f"unknown key; the task {task} has no options in this section"
+    return unlike_any(key, known, model)
+
+
+def unlike_any(key: str, known: list[str], model: type[Recipe]) -> str:
+    """Name the nearest key of the whole recipe, or list the keys of the section."""
+    near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    if near:
+        return f"unknown key; did you mean {near[0]}?"
+    everywhere = {place.rpartition(".")[2]: place for place in all_places(model)}
+    near = difflib.get_close_matches(key, everywhere, n=1, cutoff=0.8)
+    if near:
+        return f"unknown key; did you mean {everywhere[near[0]]}?"
+    listed = (
+        ", ".join(known)
+        if len(known) <= 20
+        else f"{', '.join(known[:12])}, ... (`hf-ft schema` lists them all)"
+    )
+    return f"unknown key; the keys here are {listed}"
+
+
+def freeze_key(key: str, value: Any, known: list[str]) -> str | None:
+    """Explain a key of `freeze` that belongs to another strategy."""
+    strategy = value["freeze"].get("strategy", "full") if isinstance(value["freeze"], dict) else "full"
+    if strategy not in usable_methods():
+        if key in method_arguments("lora"):
+            return f"only PEFT methods (lora, dora, ia3, ...) have this key, and the strategy is {strategy}"
+        return None
+    if strategy == "dora" and key == "use_dora":
+        return "dora is LoRA with use_dora: true; remove the key"
+    if key in method_arguments("lora") and not difflib.get_close_matches(key, known, n=1, cutoff=0.75):
+        return f"the strategy {strategy} has no such key; its keys are {', '.join(known)}"
+    return None
+
+
+def places_of(key: str, model: type[Recipe]) -> list[str]:
+    """Find the paths of the sections that have a key of this name."""
+    places = [place for place in all_places(model) if place.rpartition(".")[2] == key]
+    if not places and key in method_arguments("lora"):
+        places = [f"freeze.{key}"]
+    return places
+
+
+def all_places(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+    """Give the path of every key of a schema."""
+    for name in model.model_fields:
+        yield f"{prefix}{name}"
+        inner = inner_model(model, name)
+        if inner:
+            yield from all_places(inner, f"{prefix}{name}.")
+
+
+def inner_model(model: type[BaseModel], name: str) -> type[BaseModel] | None:
+    """Give the section behind a field, if it is one."""
+    annotation = model.model_fields[name].annotation
+    candidates = (annotation, *get_args(annotation))
+    return next((item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)), None)
+
+
+def section_model(model: type[BaseModel], path: Path) -> type[BaseModel]:
+    """Give the section at a path."""
+    for part in path:
+        inner = inner_model(model, str(part)) if str(part) in model.model_fields else None
+        model = inner or model
+    return model
+
+
+def field_description(model: type[Recipe], path: Path) -> str | None:
+    """Give the docstring of the field at a path, without its final stop."""
+    field = section_model(model, path[:-1]).model_fields.get(str(path[-1]))
+    text = field.description if field else None
+    if text is None and field is not None:
+        inner = inner_model(section_model(model, path[:-1]), str(path[-1]))
+        text = f"a section, {(inner.__doc__ or '').splitlines()[0]}" if inner else None
+    return text.rstrip(".") if text else None

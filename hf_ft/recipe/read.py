@@ -1,0 +1,229 @@
+"""Reading a recipe: file, mapping or Recipe, with overrides, to a checked Recipe or all of its errors."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path as FilePath
+from typing import TYPE_CHECKING, Any
+
+from pydantic import ValidationError
+
+from hf_ft.errors import RecipeError
+from hf_ft.recipe.arguments import peft_methods, unusable_method, usable_methods
+from hf_ft.recipe.build import STRATEGIES, recipe_model
+from hf_ft.recipe.messages import explain
+from hf_ft.recipe.names import REMOTE_CODE, REMOTE_CODE_ADVICE, SECRET_ADVICE, SECRETS
+from hf_ft.recipe.schema import Recipe
+from hf_ft.recipe.yaml_text import MAXIMUM_DEPTH, Document, Path, read_yaml
+
+if TYPE_CHECKING:
+    from hf_ft.task import Task
+
+# `augment: light` is short for `augment: {policy: light}`.
+SHORTHANDS = {"task": "name", "freeze": "strategy", "augment": "policy"}
+SECTIONS = ("task", "data", "model", "freeze", "augment", "loss", "train", "evaluate")
+TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
+MAXIMUM_BYTES = 1_000_000
+
+
+def load_recipe(source: str | FilePath | Mapping[str, Any] | Recipe, overrides: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe.
+
+    Args:
+        source: path of a YAML file, the recipe as a mapping, or a Recipe (to change it by overrides).
+        overrides: `key.path=value`, the value in YAML; the whole recipe is checked again with them.
+
+    Returns:
+        The recipe, with its task's own sections and every default filled in.
+
+    Raises:
+        RecipeError: the recipe cannot be used; the message holds every error, one line each.
+    """
+    document = read_document(source)
+    if not isinstance(document.value, dict):
+        what = "is empty" if document.value is None else "is not a mapping of keys and values"
+        raise RecipeError(f"{document.label}: the recipe {what}; expected the sections {', '.join(SECTIONS)}")
+    expand_shorthands(document)
+    for override in overrides:
+        apply_override(document, override)
+    expand_shorthands(document)
+    return check_document(document)
+
+
+def check_document(document: Document) -> Recipe:
+    """Validate a document, collecting every error."""
+    value = document.value
+    problems = [*document.problems, *forbidden(value, ())]
+    task_class, name = find_task(value, problems)
+    strategy = find_strategy(value, problems)
+    fill_names(value, document.label, name)
+    model = recipe_model(task_class, strategy)
+    try:
+        recipe = model.model_validate(value)
+    except ValidationError as error:
+        known = {path for path, text in problems if not text.startswith("given twice")}
+        problems += [(path, text) for path, text in explain(error, value, model, name) if path not in known]
+    if problems:
+        problems.sort(key=lambda item: document.line(item[0]))
+        raise RecipeError("\n".join(message(document, path, text) for path, text in problems))
+    return recipe
+
+
+def message(document: Document, path: Path, text: str) -> str:
+    """Write one line: place, path, text."""
+    key = ".".join(map(str, path))
+    return f"{document.place(path)}: {key}: {text}" if key else f"{document.place(path)}: {text}"
+
+
+def read_document(source: str | FilePath | Mapping[str, Any] | Recipe) -> Document:
+    """Read the source into plain values."""
+    if isinstance(source, Recipe):
+        return Document(plain(source.resolved(), "recipe"), "recipe")
+    if isinstance(source, Mapping):
+        return Document(plain(source, "recipe"), "recipe")
+    path, label = FilePath(source).expanduser(), str(source)
+    if not path.is_file():
+        raise RecipeError(
+            f"{label}: {'a folder, not a recipe file' if path.is_dir() else no_such_file(path)}"
+        )
+    data = path.read_bytes()
+    if len(data) > MAXIMUM_BYTES:
+        raise RecipeError(
+            f"{label}: {len(data):,} bytes; a recipe has at most {MAXIMUM_BYTES:,}. Is this the data?"
+        )
+    try:
+        text = data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data[: error.start].count(b"\n") + 1
+        raise RecipeError(
+            f"{label}:{line}: not UTF-8 (byte {data[error.start]:#04x}); save the file as UTF-8"
+        ) from error
+    document = read_yaml(text, label)
+    if isinstance(document.value, dict) and isinstance(document.value.get("task"), (str, dict)):
+        document.value.setdefault("name", re.sub(r"[^\w.-]+", "_", path.stem))
+    return document
+
+
+def no_such_file(path: FilePath) -> str:
+    """Say that a file is missing, and which one beside it was meant."""
+    beside = [item.name for item in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
+    near = difflib.get_close_matches(path.name, beside, n=1)
+    return f"no such file; did you mean {path.parent / near[0]}?" if near else "no such file"
+
+
+def plain(value: Any, where: str, depth: int = 0) -> Any:
+    """Copy a Python value to mappings, lists and scalars, so that it can be checked like YAML."""
+    if depth > MAXIMUM_DEPTH:
+        raise RecipeError(f"{where}: nested more than {MAXIMUM_DEPTH} deep; a recipe needs four levels")
+    if isinstance(value, Mapping):
+        wrong = [key for key in value if not isinstance(key, str)]
+        if wrong:
+            raise RecipeError(f"{where}: found the key {wrong[0]!r}; a key is text")
+        return {key: plain(item, f"{where}.{key}", depth + 1) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(item, f"{where}.{index}", depth + 1) for index, item in enumerate(value)]
+    return str(value) if isinstance(value, FilePath) else value
+
+
+def expand_shorthands(document: Document) -> None:
+    """Write out `task: name`, `freeze: strategy`, `augment: policy`; an empty section is an empty mapping."""
+    value = document.value
+    for section, key in SHORTHANDS.items():
+        if isinstance(value.get(section), str):
+            value[section] = {key: value[section]}
+    for section in SECTIONS:
+        if section in value and value[section] is None and section not in ("task", "data", "model"):
+            value[section] = {}
+
+
+def apply_override(document: Document, override: str) -> None:
+    """Set one `key.path=value`; the value is read as YAML."""
+    key, equals, text = override.partition("=")
+    path = tuple(key.strip().split("."))
+    if not equals or not all(path):
+        raise RecipeError(
+            f"override {override}: expected key.path=value, for instance train.learning_rate=1e-4"
+        )
+    parsed = read_yaml(text, f"override {override}")
+    target = document.value
+    for depth, part in enumerate(path[:-1], start=1):
+        if target.get(part) is None:
+            target[part] = {}
+        if not isinstance(target[part], dict):
+            parent = ".".join(path[:depth])
+            raise RecipeError(
+                f"override {override}: {parent} is not a mapping, so nothing can be set inside it"
+            )
+        target = target[part]
+    target[path[-1]] = parsed.value
+    document.overrides[path] = override
+    # What the override replaces no longer counts, and what is wrong with its own text does.
+    document.problems = [item for item in document.problems if item[0][: len(path)] != path]
+    document.problems += [((*path, *inner), text) for inner, text in parsed.problems]
+
+
+def find_task(value: dict[str, Any], problems: list[tuple[Path, str]]) -> tuple[type[Task] | None, str]:
+    """Find the task's class; a problem if there is none."""
+    from hf_ft.task import get_task, list_tasks
+
+    section = value.get("task")
+    name = section.get("name") if isinstance(section, dict) else None
+    if isinstance(name, str):
+        try:
+            return get_task(name), name
+        except RecipeError as error:
+            problems.append((("task",), str(error).removeprefix("task: ")))
+    elif section is None or (isinstance(section, dict) and name is None):
+        problems.append((("task",), f"missing; expected the name of a task: {', '.join(list_tasks())}"))
+        value.setdefault("task", {})
+    else:
+        problems.append((("task",), "expected the name of a task, or {name: ..., <options of the task>}"))
+    return None, "task"
+
+
+def find_strategy(value: dict[str, Any], problems: list[tuple[Path, str]]) -> str | None:
+    """Find the freezing strategy; a problem if it is none."""
+    section = value.get("freeze", {})
+    strategy = section.get("strategy", "full") if isinstance(section, dict) else "full"
+    path, known = ("freeze", "strategy"), (*STRATEGIES, *usable_methods())
+    if not isinstance(strategy, str):
+        problems.append((path, f"expected the name of a strategy: {', '.join(STRATEGIES)}, or a PEFT method"))
+        return None
+    if strategy in known:
+        return strategy
+    if strategy in peft_methods():
+        problems.append(
+            (path, f"{strategy} {unusable_method(strategy)}; methods that work: {', '.join(known)}")
+        )
+        return None
+    near = difflib.get_close_matches(strategy.lower(), (*known, *peft_methods()), n=1, cutoff=0.5)
+    hint = f"; did you mean {near[0]}?" if near else ""
+    problems.append((path, f"there is no strategy {strategy!r}{hint} Known: {', '.join(known)}"))
+    return None
+
+
+def fill_names(value: dict[str, Any], label: str, task: str) -> None:
+    """Fill in `name` and `output_dir` where they are not given."""
+    if value.get("name") is None:
+        value["name"] = re.sub(r"\W+", "_", task.rpartition(":")[2])
+    if value.get("output_dir") is None:
+        value["output_dir"] = f"runs/{value['name']}"
+
+
+def forbidden(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
+    """Find secrets and permissions for remote code, at any depth; the secret itself is never repeated."""
+    if isinstance(value, dict):
+        for key, item in value.items():
+            if key.lower() in SECRETS:
+                yield (*path, key), f"not allowed: {SECRET_ADVICE}"
+            elif key.lower() in REMOTE_CODE:
+                yield (*path, key), f"not allowed: {REMOTE_CODE_ADVICE}"
+            else:
+                yield from forbidden(item, (*path, key))
+    elif isinstance(value, list):
+        for index, item in enumerate(value):
+            yield from forbidden(item, (*path, index))
+    elif isinstance(value, str) and TOKEN.search(value):
+        yield path, f"found what looks like a token of the Hub; {SECRET_ADVICE}"

@@ -1,0 +1,98 @@
+"""The commented recipe that `hf-ft init` writes, made from the docstrings of the fields."""
+
+from __future__ import annotations
+
+import json
+import re
+import textwrap
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from pydantic.fields import FieldInfo
+
+from hf_ft.recipe.schema import (
+    DataSection,
+    EvaluateSection,
+    FreezeSection,
+    ModelSection,
+    Recipe,
+    Section,
+    TrainSection,
+)
+
+if TYPE_CHECKING:
+    from hf_ft.task import Task
+
+# What a user has to fill in.
+PLACEHOLDERS = {"source": "path/to/data", "name": "path/or/hub-id"}
+WIDTH = 100
+
+
+def starter(task: type[Task], name: str) -> str:
+    """Write a recipe in which every key of the schema is explained and shows its default.
+
+    Args:
+        task: the task.
+        name: how the recipe names it: `image-classification`, or `package.module:Class`.
+    """
+    sections: dict[str, type[Section]] = {
+        "data": DataSection,
+        "model": ModelSection,
+        "freeze": FreezeSection,
+        "augment": task.Augment,
+        "loss": task.Loss,
+        "train": TrainSection,
+        "evaluate": EvaluateSection,
+    }
+    roles = "; ".join(f"{role}: {about.help}" for role, about in task.roles.items())
+    lines = [
+        f"# {name}: {task.summary.rstrip('.')}.",
+        "# Check: hf-ft check THIS_FILE    Run: hf-ft run THIS_FILE [key=value ...]",
+        "# A key behind a # shows its default; take the # away to change it.",
+        "",
+    ]
+    if task.Options.model_fields:
+        lines += ["task:", f"  name: {name}", *fields(task.Options, "  ")]
+    else:
+        lines += [f"task: {name}"]
+    for key in ("name", "output_dir", "seed"):
+        lines += ["", *one_field(key, Recipe.model_fields[key], "")]
+    for key, section in sections.items():
+        if section.model_fields:
+            lines += ["", *comment((section.__doc__ or "").partition("\n")[0], ""), f"{key}:"]
+            lines += comment(f"Roles of this task: {roles}.", "  ") if key == "data" else []
+            lines += fields(section, "  ")
+    return "\n".join(lines) + "\n"
+
+
+def fields(section: type[Section], indent: str, live: bool = True) -> Iterator[str]:
+    """Write the fields of a section."""
+    for name, field in section.model_fields.items():
+        yield from one_field(name, field, indent, live)
+
+
+def one_field(name: str, field: FieldInfo, indent: str, live: bool = True) -> Iterator[str]:
+    """Write the docstring of a field, and the field: live if it must be filled in, behind a # otherwise."""
+    yield from comment(field.description or "", indent)
+    default = field.get_default(call_default_factory=True)
+    if isinstance(default, Section):
+        yield f"{indent}# {name}:"
+        yield from fields(type(default), f"{indent}#   ", live=False)
+    elif not field.is_required():
+        yield f"{indent}{'' if not live else '# '}{name}: {written(default)}".rstrip()
+    elif name in PLACEHOLDERS and indent:
+        yield f"{indent}{name}: {PLACEHOLDERS[name]}  # fill in"
+    else:
+        yield f"{indent}# {name}:"
+
+
+def comment(text: str, indent: str) -> list[str]:
+    """Wrap a text as a comment."""
+    return [f"{indent}# {line}" for line in textwrap.wrap(text, WIDTH)]
+
+
+def written(value: Any) -> str:
+    """Write a default as YAML on one line."""
+    if isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w./-]*", value):
+        return value
+    return json.dumps(value, ensure_ascii=False)

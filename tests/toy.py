@@ -1,0 +1,51 @@
+"""A task that does nothing, for tests of what needs only its name, roles and options."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from hf_ft.recipe.schema import Fraction, Section
+from hf_ft.task import Role, Task
+
+
+class ToyOptions(Section):
+    size: int = 8
+    """Side of the toy, in pixels."""
+
+
+class ToyAugment(Section):
+    policy: Literal["none", "light"] = "none"
+    """How the toy is changed from epoch to epoch."""
+    mixup: Fraction | None = None
+    """Strength of mixing two toys."""
+
+
+class ToyLoss(Section):
+    class_weights: Literal["balanced"] | dict[str, float] | None = None
+    """balanced, or a weight for each class."""
+    label_smoothing: float = 0.0
+    """Share of the target spread over all classes."""
+
+
+class ToyTask(Task):
+    """A task with options."""
+
+    name = "toy"
+    summary = "a toy, for tests"
+    roles: ClassVar = {"image": Role("the picture"), "label": Role("its class", target=True)}
+    main_metric = "accuracy"
+    greater_is_better: ClassVar = {"accuracy": True}
+    class_role = "label"
+    Options = ToyOptions
+    Augment = ToyAugment
+    Loss = ToyLoss
+
+
+class PlainTask(Task):
+    """A task without options of its own."""
+
+    name = "plain"
+    summary = "a task without options"
+    roles: ClassVar = {"value": Role("the value")}
+    main_metric = "mae"
+    greater_is_better: ClassVar = {"mae": False}
