@@ -1,0 +1,120 @@
+"""Checkpoints: bit-exact, strict, complete or absent, and without a pickle."""
+
+import json
+import random
+
+import numpy as np
+import pytest
+import torch
+from hf_ft.errors import TrainError
+from hf_ft.train import checkpoints
+
+
+def net():
+    return torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 2))
+
+
+def trained(optimizer_class, **options):
+    model = net()
+    optimizer = optimizer_class(model.parameters(), lr=0.1, **options)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 0.9**step)
+    for _ in range(3):
+        model(torch.randn(8, 4)).sum().backward()
+        optimizer.step()
+        scheduler.step()
+        optimizer.zero_grad()
+    return model, optimizer, scheduler
+
+
+def write(folder, step=1):
+    model, optimizer, scheduler = trained(torch.optim.AdamW)
+    temporary = folder / ".writing"
+    temporary.mkdir(parents=True)
+    checkpoints.save_weights(model, temporary)
+    checkpoints.save_optimizer(optimizer, scheduler, temporary)
+    checkpoints.save_random(temporary, 0)
+    checkpoints.seal(temporary, folder / f"checkpoint-{step}")
+    return model, optimizer, scheduler
+
+
+def test_every_tensor_comes_back(tmp_path):
+    """tf#43701: the Trainer's own loader leaves 16 of 24 tensors of a ViT where they were."""
+    model, _, _ = write(tmp_path)
+    other = net()
+    checkpoints.load_weights(other, tmp_path / "checkpoint-1")
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name]), name
+
+
+def test_a_checkpoint_of_another_model_is_refused(tmp_path):
+    write(tmp_path)
+    other = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 2))
+    with pytest.raises(TrainError, match="does not fit the model"):
+        checkpoints.load_weights(other, tmp_path / "checkpoint-1")
+
+
+@pytest.mark.parametrize(
+    ("optimizer_class", "options"), [(torch.optim.AdamW, {}), (torch.optim.SGD, {"momentum": 0.9})]
+)
+def test_optimizer_and_schedule_go_on_bit_for_bit(tmp_path, optimizer_class, options):
+    torch.manual_seed(0)
+    model, optimizer, scheduler = trained(optimizer_class, **options)
+    checkpoints.save_optimizer(optimizer, scheduler, tmp_path)
+    copy = net()
+    copy.load_state_dict(model.state_dict())
+    again = optimizer_class(copy.parameters(), lr=0.1, **options)
+    schedule_again = torch.optim.lr_scheduler.LambdaLR(again, lambda step: 0.9**step)
+    checkpoints.load_optimizer(again, schedule_again, tmp_path)
+    batch = torch.randn(8, 4)
+    for network, one, schedule in ((model, optimizer, scheduler), (copy, again, schedule_again)):
+        network(batch).pow(2).sum().backward()
+        one.step()
+        schedule.step()
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), copy.parameters(), strict=True))
+    assert scheduler.get_last_lr() == schedule_again.get_last_lr()
+
+
+def test_random_state_comes_back(tmp_path):
+    checkpoints.save_random(tmp_path, 0)
+    first = random.random(), np.random.rand(), torch.rand(1).item()
+    checkpoints.load_random(tmp_path, 0)
+    assert (random.random(), np.random.rand(), torch.rand(1).item()) == first
+
+
+def test_random_state_of_another_process_count_is_refused(tmp_path):
+    checkpoints.save_random(tmp_path, 0)
+    with pytest.raises(TrainError, match="number of processes"):
+        checkpoints.load_random(tmp_path, 1)
+
+
+def test_no_file_is_a_pickle(tmp_path):
+    """tf PR#43140 (CVE-2026-1839): rng_state.pth and optimizer.pt run whatever they hold."""
+    write(tmp_path)
+    for path in (tmp_path / "checkpoint-1").iterdir():
+        assert path.suffix in {".safetensors", ".json"}
+        assert path.suffix != ".json" or json.loads(path.read_text()) is not None
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.json", "random-0.safetensors", "complete.json"])
+def test_a_broken_checkpoint_is_passed_over(tmp_path, name):
+    """tf#35782: the newest folder is taken by its number, whole or not."""
+    write(tmp_path, 1)
+    write(tmp_path, 2)
+    broken = tmp_path / "checkpoint-2" / name
+    broken.unlink() if name == "complete.json" else broken.write_bytes(broken.read_bytes()[:-1])
+    found, skipped = checkpoints.newest(tmp_path)
+    assert found == tmp_path / "checkpoint-1"
+    assert len(skipped) == 1 and "checkpoint-2" in skipped[0]
+
+
+def test_an_interrupted_write_leaves_no_checkpoint(tmp_path):
+    (tmp_path / ".writing-checkpoint-3").mkdir()
+    (tmp_path / ".writing-checkpoint-3" / "model.safetensors").write_bytes(b"half")
+    assert checkpoints.newest(tmp_path) == (None, [])
+
+
+def test_prune_keeps_what_is_named(tmp_path):
+    for step in (1, 2, 10):
+        write(tmp_path, step)
+    checkpoints.prune(tmp_path, {"checkpoint-2", "checkpoint-10"})
+    assert sorted(path.name for path in tmp_path.glob("checkpoint-*")) == ["checkpoint-10", "checkpoint-2"]

@@ -1,0 +1,217 @@
+"""FineTuner: runs that must be equivalent are run and compared."""
+
+import json
+
+import points
+import pytest
+import torch
+from hf_ft.data.prepare import prepare
+from hf_ft.errors import TrainError
+from hf_ft.model.freeze import freeze
+from hf_ft.recipe.read import load_recipe
+from hf_ft.run import new_task
+from hf_ft.train.build import build_tuner
+from hf_ft.train.selftest import check_loss_division, probe_step
+from transformers import TrainerCallback, set_seed
+
+
+@pytest.fixture(scope="module")
+def pretrained(tmp_path_factory):
+    return points.saved(tmp_path_factory.mktemp("pretrained"))
+
+
+@pytest.fixture
+def tuner(pretrained, tmp_path):
+    """Build a trainer for the points task; keyword arguments go into `train:`."""
+
+    def build(folder="run", *, callbacks=(), sections=None, data=None, **train):
+        recipe = load_recipe(
+            {
+                "task": "points:Points",
+                "data": {"source": "py:points:rows", "split": {"validation": 20}},
+                "model": {"name": pretrained},
+                "augment": {"noise": 0.1},
+                "train": {
+                    "num_train_epochs": 3,
+                    "global_batch_size": 8,
+                    "learning_rate": 0.02,
+                    "logging_steps": 1,
+                    "disable_tqdm": True,
+                    **train,
+                },
+                **(sections or {}),
+            }
+        )
+        task = new_task(recipe)
+        prepared = prepare(recipe, task, data=data, cache=tmp_path / "cache")
+        set_seed(recipe.seed)
+        loaded = task.load(recipe.model)
+        frozen = freeze(loaded.model, recipe.freeze, loaded.new)
+        (tmp_path / folder).mkdir(exist_ok=True)
+        made, _ = build_tuner(recipe, task, frozen, prepared, tmp_path / folder, callbacks)
+        return made
+
+    return build
+
+
+def losses(tuner):
+    return [line["loss"] for line in tuner.state.log_history if "loss" in line]
+
+
+def weights(tuner):
+    return torch.cat([parameter.detach().flatten() for parameter in tuner.model.parameters()])
+
+
+def no_dropout(tuner):
+    for module in tuner.model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    return tuner
+
+
+@pytest.mark.parametrize("micro", [1, 3, 4])
+def test_accumulation_does_not_change_the_loss_or_the_weights(tuner, micro):
+    """tf#47688: logged losses are multiplied by the accumulation steps; 55 rows in batches of 8 also leave a rest."""
+    whole = no_dropout(tuner("whole"))
+    parts = no_dropout(tuner("parts", per_device_train_batch_size=micro))
+    assert parts.args.gradient_accumulation_steps > 1
+    whole.train()
+    parts.train()
+    assert losses(parts) == pytest.approx(losses(whole), abs=1e-5)
+    assert torch.allclose(weights(parts), weights(whole), atol=1e-5)
+
+
+class StopAt(TrainerCallback):
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_end(self, args, state, control, **kwargs):
+        control.should_save = control.should_training_stop = state.global_step == self.step
+
+
+@pytest.mark.parametrize("step", [3, 7, 10, 14])
+def test_a_resumed_run_is_the_same_run(tuner, tmp_path, step):
+    """tf#39215: with random augmentation and dropout, in mid-epoch and at an epoch's end, in epoch 0 and 1."""
+    straight = tuner("straight")
+    straight.train()
+    stopped = tuner("stopped", callbacks=[StopAt(step)])
+    stopped.train()
+    assert stopped.state.global_step == step
+    resumed = tuner("stopped")
+    torch.manual_seed(999)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "stopped" / "checkpoints" / f"checkpoint-{step}"))
+    assert losses(resumed) == losses(straight)
+    assert torch.equal(weights(resumed), weights(straight))
+
+
+def test_the_best_checkpoint_is_loaded_and_measured_again(tuner):
+    """tf#48805: what is loaded at the end must be what was measured."""
+    trained = tuner(num_train_epochs=6, learning_rate=0.3)
+    trained.train()
+    measured = [line["eval_accuracy"] for line in trained.state.log_history if "eval_accuracy" in line]
+    assert len(measured) == 6 and trained.state.best_metric == max(measured)
+    assert trained.last_evaluation.metrics["accuracy"] == pytest.approx(max(measured), abs=1e-6)
+
+
+def test_a_tampered_best_checkpoint_is_refused(tuner, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    trained = tuner(num_train_epochs=1)
+    trained.train()
+    path = next((tmp_path / "run" / "checkpoints").glob("checkpoint-*/model.safetensors"))
+    save_file({name: -tensor for name, tensor in load_file(path).items()}, path)
+    with pytest.raises(TrainError, match="not the model that was measured"):
+        trained._load_best_model()
+
+
+def test_only_best_and_last_are_kept(tuner, tmp_path):
+    """tf#35070."""
+    trained = tuner(num_train_epochs=6, learning_rate=0.3)
+    trained.train()
+    kept = {path.name for path in (tmp_path / "run" / "checkpoints").iterdir()}
+    assert kept == {"checkpoint-42", f"checkpoint-{trained.state.best_global_step}"}
+
+
+def test_a_nan_stops_the_run_and_names_the_row(tuner, tmp_path):
+    """trl#6702: the Trainer's log hides it, and the step is taken."""
+    probe = tuner("probe")
+    row = probe.train_dataset.ids[5]
+    exploding = tuner("nan", sections={"task": {"name": "points:Points", "explode_at": row}})
+    before = weights(exploding).clone()
+    with pytest.raises(TrainError, match=rf"nan at step \d+ .* row\(s\) {row};"):
+        exploding.train()
+    assert torch.isfinite(weights(exploding)).all()
+    assert before.shape == weights(exploding).shape
+    assert not list((tmp_path / "nan" / "checkpoints").glob("checkpoint-*"))
+
+
+def test_early_stopping(tuner):
+    trained = tuner(num_train_epochs=30, early_stopping_patience=2, learning_rate=1e-9)
+    trained.train()
+    assert trained.state.epoch == 3
+
+
+def test_exponential_schedule_falls_to_its_final_share(tuner):
+    trained = tuner(
+        lr_scheduler_type="exponential", lr_scheduler_kwargs={"final": 0.01}, warmup_steps=0, learning_rate=0.1
+    )
+    trained.train()
+    rates = [line["learning_rate"] for line in trained.state.log_history if "learning_rate" in line]
+    ratios = [b / a for a, b in zip(rates, rates[1:], strict=False)]
+    assert max(ratios) - min(ratios) < 1e-6
+    assert trained.lr_scheduler.get_last_lr()[0] == pytest.approx(0.001)
+
+
+def test_sgd_with_momentum(tuner):
+    trained = tuner(optim="sgd", optim_args="momentum=0.9", num_train_epochs=1)
+    trained.train()
+    assert trained.optimizer.param_groups[0]["momentum"] == 0.9
+
+
+def test_unknown_metric_is_refused_with_those_that_are_measured(tuner):
+    """tf PR#31142: the direction of a metric is declared, never guessed from its name."""
+    with pytest.raises(TrainError, match=r"'surprise' is not measured by points; measured are \['accuracy'"):
+        tuner(sections={"evaluate": {"metric": "surprise", "mode": "max"}}).train()
+
+
+def test_the_self_test_passes_and_notices_a_loss_that_depends_on_the_batch(tuner, monkeypatch):
+    made = tuner()
+    assert check_loss_division(made).passed
+    honest = points.Points.loss
+    monkeypatch.setattr(points.Points, "loss", lambda self, *given: honest(self, *given) / len(given[2]["labels"]))
+    assert not check_loss_division(made).passed
+
+
+def test_the_probe_gives_everything_back(tuner):
+    made = tuner()
+    before, state = weights(made).clone(), torch.get_rng_state()
+    probe = probe_step(made)
+    assert probe.micro_batches == 21
+    assert torch.equal(weights(made), before) and torch.equal(torch.get_rng_state(), state)
+    assert all(parameter.grad is None for parameter in made.model.parameters())
+
+
+def test_nothing_to_learn_is_refused(tuner):
+    """tf#21381."""
+    made = tuner()
+    for parameter in made.model.parameters():
+        parameter.requires_grad_(False)
+    made.model.head.bias.requires_grad_(True)
+    made.task.loss = lambda model, outputs, batch: outputs.logits.sum(-1) * 0.0
+    with pytest.raises(TrainError, match="received a gradient"):
+        probe_step(made)
+
+
+def test_log_holds_every_step(tuner, tmp_path):
+    tuner().train()
+    lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "loss" in line] == list(range(1, 22))
+
+
+def test_balanced_sampling_sees_the_rare_class_as_often(tuner):
+    rows = [row for row in points.rows(300) if row["label"] == "above"][:60]
+    rows += [row for row in points.rows(300) if row["label"] == "below"][:12]
+    sections = {"data": {"source": "unused", "sampler": "balanced", "split": {"validation": 12}}}
+    made = tuner(sections=sections, data=rows, global_batch_size=60)
+    drawn = [row for batch in made.get_train_dataloader() for row in batch["labels"].tolist()]
+    assert 15 <= sum(drawn) <= 45
