@@ -1,0 +1,294 @@
+"""The audit: every row looked at once before any training, and what was found, for a person to read."""
+
+from __future__ import annotations
+
+import csv
+import functools
+import hashlib
+import importlib.metadata
+import inspect
+import json
+import os
+import pickle
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_ft.data.duplicates import Duplicates, find_duplicates
+from hf_ft.data.labels import count_classes
+from hf_ft.data.names import listing
+from hf_ft.errors import DataError
+from hf_ft.task import Inspection
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from hf_ft.task import Row, Task
+
+# Above this share of bad rows, leaving them out would change what is being learned.
+MOST_SKIPPED = 0.01
+# Above this share of a split's rows seen in another split, its figures mean nothing.
+MOST_DUPLICATES = 0.01
+# The largest class may be this many times the smallest before the audit warns.
+IMBALANCE = 10
+_CHUNK = 256
+
+
+@dataclass
+class Findings:
+    """What the audit found.
+
+    Args:
+        errors: what must be corrected before training.
+        warnings: what should be looked at.
+        bad: rows that cannot be used: {"split", "id", "reason"}.
+        skip: split -> positions of the rows to leave out (`on_bad: skip`).
+        counts: split -> number of rows.
+        classes: split -> class -> number of rows; empty where the task has no classes.
+        duplicates: rows that occur twice.
+        fingerprints: split -> hash of ids and contents of all its rows.
+        cached: whether the rows were known from an earlier run and not decoded again.
+    """
+
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+    bad: list[dict[str, str]] = field(default_factory=list)
+    skip: dict[str, list[int]] = field(default_factory=dict)
+    counts: dict[str, int] = field(default_factory=dict)
+    classes: dict[str, dict[str, int]] = field(default_factory=dict)
+    duplicates: list[Duplicates] = field(default_factory=list)
+    fingerprints: dict[str, str] = field(default_factory=dict)
+    cached: bool = False
+
+    def raise_for_errors(self) -> None:
+        """Raise a DataError that lists every error, if there is one."""
+        if self.errors:
+            raise DataError("\n".join(self.errors))
+
+    def table(self) -> RenderableType:
+        """Give the findings for `rich` to print: rows and classes per split, duplicates, warnings, errors."""
+        from rich.console import Group
+        from rich.table import Table
+        from rich.text import Text
+
+        rows = Table(title="Data", title_justify="left")
+        for column in ("split", "rows", "bad", "classes", "smallest", "largest"):
+            rows.add_column(column, justify="left" if column == "split" else "right")
+        bad = Counter(entry["split"] for entry in self.bad)
+        for split, count in self.counts.items():
+            sizes = sorted((size, name) for name, size in self.classes.get(split, {}).items())
+            extremes = [f"{size} {name}" for size, name in (sizes[0], sizes[-1])] if sizes else ["", ""]
+            cells = (split, str(count), str(bad[split]), str(len(sizes) or ""), *extremes)
+            rows.add_row(*(Text(cell) for cell in cells))
+        lines = [Text(f"warning: {line}", style="yellow") for line in self.warnings]
+        lines += [Text(f"error: {line}", style="red") for line in self.errors]
+        return Group(rows, *(lines or [Text("No problem found.", style="green")]))
+
+
+def audit(
+    task: Task,
+    examples: Mapping[str, Any],
+    on_bad: str,
+    cache_dir: str | os.PathLike[str] | None,
+    *,
+    progress: Callable[[int, int], None] | None = None,
+) -> Findings:
+    """Look at every row of every split once, in parallel.
+
+    Args:
+        task: knows how to inspect a row.
+        examples: split -> rows with `len`, `[index] -> Row` and `ids`.
+        on_bad: `error`: a row that cannot be used is an error; `skip`: it is left out, up to 1 % of a split.
+        cache_dir: keeps what was learned of the rows under a hash of their content; None: nothing is kept.
+        progress: called with rows done and rows in all.
+    """
+    findings = Findings(counts={split: len(rows) for split, rows in examples.items()})
+    seen: dict[str, _Seen] = {}
+    done, total = 0, sum(findings.counts.values())
+    for split, rows in examples.items():
+        seen[split] = _inspect_split(
+            task, rows, cache_dir, functools.partial(_advance, progress, done, total)
+        )
+        findings.fingerprints[split] = seen[split].fingerprint
+        done += len(rows)
+    findings.cached = all(one.cached for one in seen.values())
+    inspected = {split: one.inspections for split, one in seen.items()}
+    ids = {split: rows.ids for split, rows in examples.items()}
+    for split, inspections in inspected.items():
+        _judge_bad(findings, split, ids[split], inspections, on_bad)
+    findings.duplicates = find_duplicates(ids, inspected)
+    for found in findings.duplicates:
+        _judge_duplicates(findings, found)
+    if task.class_role is not None:
+        _judge_classes(findings, {split: one.classes for split, one in seen.items()})
+    return findings
+
+
+def _advance(progress: Callable[[int, int], None] | None, before: int, total: int, done: int) -> None:
+    if progress is not None:
+        progress(before + done, total)
+
+
+def write_bad(bad: Sequence[Mapping[str, str]], path: Path) -> None:
+    """Write the bad rows as CSV: split, id, reason."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, ["split", "id", "reason"])
+        writer.writeheader()
+        writer.writerows(bad)
+
+
+# Looking at the rows
+
+
+@dataclass(frozen=True)
+class _Seen:
+    """What was learned of one split: each row's inspection and class, known before or not, hash of it all."""
+
+    inspections: list[Inspection]
+    classes: list[Any]
+    cached: bool
+    fingerprint: str
+
+
+def _inspect_split(
+    task: Task, rows: Any, cache_dir: str | os.PathLike[str] | None, step: Callable[[int], None]
+) -> _Seen:
+    """Inspect all rows of a split, or take what a run before learned of these rows with this code."""
+    stamps, classes = [], []
+    for index in range(len(rows)):
+        row = rows[index]
+        stamps.append(_stamp(row))
+        if task.class_role is not None:
+            classes.append(row.get(task.class_role))
+    state = hashlib.blake2b(b"".join([_code_of(task).encode(), *stamps]), digest_size=16)
+    path = None if cache_dir is None else Path(cache_dir) / f"audit-{state.hexdigest()}.json"
+    cached = path is not None and path.is_file()
+    if path is not None and cached:
+        inspections = [Inspection(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+    else:
+        inspections = _inspect_all(task, rows, step)
+        if path is not None:
+            _keep(path, inspections)
+    step(len(rows))
+    content = hashlib.blake2b(digest_size=16)
+    for name, entry, stamp in zip(rows.ids, inspections, stamps, strict=True):
+        content.update(f"{name}\0{entry.digest or stamp.hex()}\n".encode())
+    return _Seen(inspections, classes, cached, content.hexdigest())
+
+
+def _inspect_all(task: Task, rows: Any, step: Callable[[int], None]) -> list[Inspection]:
+    inspections: list[Inspection] = []
+    # Threads: decoders release the interpreter lock, and no process is forked beside torch.
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for start in range(0, len(rows), _CHUNK):
+            chunk = [rows[index] for index in range(start, min(start + _CHUNK, len(rows)))]
+            inspections += pool.map(task.inspect, chunk)
+            step(len(inspections))
+    return inspections
+
+
+def _keep(path: Path, inspections: Sequence[Inspection]) -> None:
+    """Write the file whole or not at all: several processes may do it at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = path.with_name(f"{path.name}.{os.getpid()}")
+    whole.write_text(json.dumps([asdict(entry) for entry in inspections]), encoding="utf-8")
+    whole.replace(path)
+
+
+def _code_of(task: Task) -> str:
+    """Name all that an inspection depends on besides the row (ds#3297): versions, options, and the code."""
+    kind = type(task)
+    module = inspect.getmodule(kind)
+    source = (
+        inspect.getsource(module)
+        if module is not None and module.__name__ != "__main__"
+        else inspect.getsource(kind)
+    )
+    folder = Path(__file__).parent
+    shared = [(folder / name).read_text(encoding="utf-8") for name in ("audit.py", "images.py", "labels.py")]
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("pillow", "datasets", "numpy")]
+    return "\n".join([kind.__qualname__, repr(task.options), source, *shared, *versions])
+
+
+def _stamp(row: Row) -> bytes:
+    """Hash the content of a row; a file that is only named is stood for by its size and time of change."""
+    return hashlib.blake2b(pickle.dumps(_with_files(row)), digest_size=16).digest()
+
+
+def _with_files(value: Any) -> Any:
+    if isinstance(value, dict):
+        if value.get("bytes", b"") is None and isinstance(value.get("path"), str):
+            return (value["path"], _file_state(value["path"]))
+        return {key: _with_files(inner) for key, inner in value.items()}
+    if isinstance(value, list) and value and isinstance(value[0], (dict, str)):
+        return [_with_files(inner) for inner in value]
+    if isinstance(value, str) and os.path.isabs(value) and len(value) < 4096:
+        return (value, _file_state(value))
+    return value
+
+
+def _file_state(path: str) -> tuple[int, int] | None:
+    if not os.path.isfile(path):
+        return None
+    state = os.stat(path)
+    return state.st_size, state.st_mtime_ns
+
+
+# Judging what was seen
+
+
+def _judge_bad(
+    findings: Findings, split: str, ids: Sequence[str], seen: Sequence[Inspection], on_bad: str
+) -> None:
+    bad = [(index, entry.problem) for index, entry in enumerate(seen) if entry.problem is not None]
+    if not bad:
+        return
+    findings.bad += [{"split": split, "id": ids[index], "reason": str(problem)} for index, problem in bad]
+    first = "; ".join(f"{ids[index]}: {problem}" for index, problem in bad[:3])
+    text = (
+        f"{split}: {len(bad)} of {len(seen)} rows cannot be used ({first}{'; ...' if len(bad) > 3 else ''})"
+    )
+    if on_bad == "error":
+        findings.errors.append(f"{text}. Mend or remove them, or set data.on_bad: skip")
+    elif len(bad) > MOST_SKIPPED * len(seen):
+        findings.errors.append(f"{text}. data.on_bad: skip leaves out at most {MOST_SKIPPED:.0%}")
+    else:
+        findings.skip[split] = [index for index, _ in bad]
+        findings.warnings.append(f"{text}. They are left out (data.on_bad: skip)")
+
+
+def _judge_duplicates(findings: Findings, found: Duplicates) -> None:
+    """Equal rows in two splits make the figures of the smaller one worthless; all others are worth a look."""
+    split, other = found.splits
+    where = "occur again in it" if split == other else f"are in {other} too"
+    pairs = listing([f"{one} = {two}" for one, two in found.examples], 3)
+    text = f"{split}: {found.rows} rows ({found.share:.2%}) {where}, {found.kind}: {pairs}"
+    if found.kind == "equal" and split != other and found.share > MOST_DUPLICATES:
+        findings.errors.append(
+            f"{text}. Figures would be of rows seen in training: remove the duplicates, or keep what belongs "
+            "together in one split with data.split.by"
+        )
+    else:
+        findings.warnings.append(text)
+
+
+def _judge_classes(findings: Findings, classes: Mapping[str, Sequence[Any]]) -> None:
+    """Count the classes of every split; warn of imbalance in train and of classes that a split lacks."""
+    findings.classes = {split: count_classes(values) for split, values in classes.items()}
+    train = findings.classes["train"]
+    most, least = max(train.values()), min(train.values())
+    if most > IMBALANCE * least:
+        rare = [name for name, count in train.items() if most > IMBALANCE * count]
+        findings.warnings.append(
+            f"train: the largest class has {most} rows, the smallest {least} ({most / least:.0f}:1; small: "
+            f"{listing(rare, 5)}). Consider loss.class_weights: balanced or data.sampler: balanced"
+        )
+    for split, counts in findings.classes.items():
+        absent = [name for name in train if name not in counts]
+        if absent:
+            findings.warnings.append(
+                f"{split}: no rows of {listing(absent, 5)}; nothing can be said about them there"
+            )

@@ -1,0 +1,41 @@
+"""The user's cache folder, and how something is put there once, whole, by whichever process comes first."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+
+def cache_folder() -> Path:
+    """Give the folder for what can be made again: `$HF_FT_CACHE`, or `~/.cache/hf_ft`."""
+    return Path(os.environ.get("HF_FT_CACHE") or Path.home() / ".cache" / "hf_ft")
+
+
+def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
+    """Give a folder, built first if it is not there.
+
+    It is built beside its place and moved there by one rename, so that a folder that exists is whole; of two
+    processes that build at once, one is first and the other throws its copy away.
+
+    Args:
+        folder: where it belongs.
+        build: fills the empty folder it is given.
+    """
+    if folder.is_dir():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        build(unfinished)
+        # mkdtemp makes folders that only their owner may read.
+        unfinished.chmod(0o755)
+        unfinished.rename(folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return folder

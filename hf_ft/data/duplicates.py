@@ -1,0 +1,130 @@
+"""Rows that occur twice: equal by their content hash, or nearly equal by their perceptual hash."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations, pairwise
+
+import numpy as np
+
+from hf_ft.task import Inspection
+
+# Bits of 64 in which the perceptual hashes of nearly equal rows may differ.
+NEAR = 3
+_PAIRS_AT_ONCE = 4_000_000
+
+
+@dataclass(frozen=True)
+class Duplicates:
+    """Rows of one split that occur again in it or in another.
+
+    Args:
+        kind: `equal` or `nearly equal`.
+        splits: the split whose rows are counted, and the one they occur in (the same one, within a split).
+        rows: how many rows of the first split there are.
+        share: their share of the first split.
+        examples: up to 20 pairs of row ids, one from each split.
+    """
+
+    kind: str
+    splits: tuple[str, str]
+    rows: int
+    share: float
+    examples: list[tuple[str, str]]
+
+
+def find_duplicates(
+    ids: Mapping[str, Sequence[str]], inspected: Mapping[str, Sequence[Inspection]]
+) -> list[Duplicates]:
+    """Find equal rows within and across splits, and nearly equal ones across splits.
+
+    Args:
+        ids: split -> row ids.
+        inspected: split -> what is known of each row; rows with a problem are passed over.
+
+    Returns:
+        One entry per kind and pair of splits that share rows; across splits the smaller one is counted.
+    """
+    found: list[Duplicates] = []
+    places: dict[str, dict[str, list[str]]] = {split: {} for split in inspected}
+    for split, seen in inspected.items():
+        for name, entry in zip(ids[split], seen, strict=True):
+            if entry.digest is not None and entry.problem is None:
+                places[split].setdefault(entry.digest, []).append(name)
+        again = [names for names in places[split].values() if len(names) > 1]
+        rows = sum(len(names) - 1 for names in again)
+        examples = [(names[1], names[0]) for names in again]
+        found += _entry("equal", split, split, rows, len(seen), examples)
+    for pair in combinations(inspected, 2):
+        small, large = sorted(pair, key=lambda split: len(inspected[split]))
+        shared = places[small].keys() & places[large].keys()
+        examples = [
+            (names[0], places[large][key][0]) for key, names in places[small].items() if key in shared
+        ]
+        rows = sum(len(places[small][key]) for key in shared)
+        found += _entry("equal", small, large, rows, len(inspected[small]), examples)
+        near = _near(inspected[small], inspected[large])
+        examples = [(ids[small][i], ids[large][j]) for i, j in near]
+        found += _entry(
+            "nearly equal", small, large, len({i for i, _ in near}), len(inspected[small]), examples
+        )
+    return found
+
+
+def _entry(
+    kind: str, split: str, other: str, rows: int, of: int, examples: list[tuple[str, str]]
+) -> list[Duplicates]:
+    return [Duplicates(kind, (split, other), rows, rows / of, examples[:20])] if rows else []
+
+
+def _near(a: Sequence[Inspection], b: Sequence[Inspection]) -> list[tuple[int, int]]:
+    """Give the positions of nearly equal rows of two splits, without the equal ones."""
+    rows, hashes = [], []
+    for seen in (a, b):
+        kept = [
+            row for row, entry in enumerate(seen) if entry.perceptual is not None and entry.problem is None
+        ]
+        rows.append(kept)
+        hashes.append(np.array([seen[row].perceptual for row in kept], dtype=np.uint64))
+    first, second = near_pairs(hashes[0], hashes[1], NEAR)
+    pairs = [(rows[0][i], rows[1][j]) for i, j in zip(first.tolist(), second.tolist(), strict=True)]
+    return [(i, j) for i, j in pairs if a[i].digest is None or a[i].digest != b[j].digest]
+
+
+def near_pairs(a: np.ndarray, b: np.ndarray, distance: int) -> tuple[np.ndarray, np.ndarray]:
+    """Find all pairs of 64-bit hashes that differ in at most `distance` bits.
+
+    Two hashes that differ in at most 3 bits agree in at least one of four bands of 16 bits, so only pairs
+    that share a band are compared.
+
+    Args:
+        a: uint64 [N].
+        b: uint64 [M].
+        distance: largest number of bits that may differ, 0 to 3.
+
+    Returns:
+        Positions in a and in b of each pair, once each, in order.
+
+    Raises:
+        ValueError: the distance is not 0 to 3.
+    """
+    if not 0 <= distance <= 3:
+        raise ValueError(f"distance must be 0 to 3, found {distance}")
+    found: list[np.ndarray] = [np.empty((2, 0), dtype=np.int64)]
+    for shift in (0, 16, 32, 48):
+        band_a, band_b = ((hashes >> np.uint64(shift)) & np.uint64(0xFFFF) for hashes in (a, b))
+        order = np.argsort(band_b, kind="stable")
+        low = np.searchsorted(band_b[order], band_a, side="left")
+        counts = np.searchsorted(band_b[order], band_a, side="right") - low
+        # A crowded band is compared in pieces, so that memory stays bounded.
+        pieces = np.searchsorted(np.cumsum(counts), np.arange(_PAIRS_AT_ONCE, counts.sum(), _PAIRS_AT_ONCE))
+        for start, stop in pairwise([0, *pieces.tolist(), len(a)]):
+            size = counts[start:stop]
+            left = np.repeat(np.arange(start, stop), size)
+            within = np.arange(size.sum()) - np.repeat(np.cumsum(size) - size, size)
+            right = order[np.repeat(low[start:stop], size) + within]
+            close = np.bitwise_count(a[left] ^ b[right]) <= distance
+            found.append(np.stack([left[close], right[close]]))
+    pairs = np.unique(np.concatenate(found, axis=1), axis=1)
+    return pairs[0], pairs[1]

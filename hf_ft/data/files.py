@@ -1,0 +1,226 @@
+"""Files of rows: CSV, TSV, JSON lines, JSON and Parquet, read without guessing text away."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import json
+import os
+import re
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_ft.data.folders import media_kind
+from hf_ft.data.names import listing
+from hf_ft.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+    from pandas import DataFrame, Series
+
+FORMATS = {
+    ".csv": "csv",
+    ".tsv": "csv",
+    ".jsonl": "json",
+    ".ndjson": "json",
+    ".json": "json",
+    ".parquet": "parquet",
+}
+# A number that text could not have been: `007`, `1_000` and `1e5 m` stay text.
+_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
+_DECIMAL = re.compile(r"[-+]?((0|[1-9][0-9]{0,14})(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
+# What stands for a missing number in a column that otherwise holds numbers; in a column of text these are
+# text.
+_MISSING = {"", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"}
+
+
+def format_of(path: str) -> str | None:
+    """Give the format of a file of rows by its suffix: `csv`, `json`, `parquet`, or None."""
+    return FORMATS.get(os.path.splitext(path)[1].casefold())
+
+
+def read_files(paths: Sequence[str]) -> Dataset:
+    """Read files of one format as one data set, in the order given.
+
+    CSV columns become numbers only when every value is written as a plain number; names such as `no`, `NA`,
+    `007` and `2016-01-04` stay the text they are. A text column that holds nothing but names of media files
+    is resolved against the folder of its file, so that a table may lie beside its images.
+
+    Raises:
+        DataError: a file cannot be read, or the files do not fit together.
+    """
+    from datasets import concatenate_datasets, load_dataset
+
+    formats = {path: format_of(path) for path in paths}
+    unknown = [path for path, kind in formats.items() if kind is None]
+    if unknown:
+        raise DataError(f"data.source: cannot read {listing(unknown, 3)}; expected {', '.join(FORMATS)}.")
+    if len(set(formats.values())) > 1:
+        raise DataError(
+            f"data.source: files of several formats for one split: {listing(paths)}; keep one format."
+        )
+    missing = [path for path in paths if not os.path.isfile(path)]
+    if missing:
+        raise DataError(f"data.source: there is no file {listing(missing, 3)}.")
+    kind = formats[paths[0]]
+    try:
+        if kind == "parquet":
+            return load_dataset("parquet", data_files={"train": list(paths)}, split="train")
+        if kind == "csv":
+            import pandas
+
+            frame = pandas.concat([_read_csv(path) for path in paths], ignore_index=True)
+            return from_frame(_numbers(frame))
+        return (
+            concatenate_datasets([_read_json(path) for path in paths])
+            if len(paths) > 1
+            else _read_json(paths[0])
+        )
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"data.source: cannot read {listing(paths, 3)}: {_cause(error)}") from error
+
+
+def _cause(error: BaseException) -> str:
+    """Give the first line of what went wrong underneath; `datasets` wraps the useful message."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return str(error).strip().split("\n")[0]
+
+
+def _read_csv(path: str) -> DataFrame:
+    import pandas
+
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        try:
+            first = file.readline()
+        except UnicodeDecodeError as error:
+            raise DataError(f"data.source: {path} is not UTF-8 ({error}); save it as UTF-8.") from error
+    delimiter = max(",;\t", key=first.count)
+    header = next(csv.reader([first], delimiter=delimiter), [])
+    if not header:
+        raise DataError(f"data.source: {path} is empty; expected a header line with the column names.")
+    twice = sorted({name for name in header if header.count(name) > 1})
+    if twice:
+        raise DataError(
+            f"data.source: {path} has several columns named {listing(twice)}; give each its own name."
+        )
+    with warnings.catch_warnings():
+        # pandas only warns when a line has more fields than the header, and then drops them.
+        warnings.simplefilter("error", pandas.errors.ParserWarning)
+        try:
+            frame = pandas.read_csv(
+                path, sep=delimiter, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig"
+            )
+        except (pandas.errors.ParserError, pandas.errors.ParserWarning, UnicodeDecodeError) as error:
+            raise DataError(
+                f"data.source: cannot read {path}: {error}; expected {len(header)} columns."
+            ) from error
+    return _resolve_media(frame, os.path.dirname(path))
+
+
+def _resolve_media(frame: DataFrame, folder: str) -> DataFrame:
+    for name in frame.columns:
+        if (
+            len(frame)
+            and frame[name].map(lambda value: isinstance(value, str) and bool(media_kind(value))).all()
+        ):
+            frame[name] = frame[name].map(
+                lambda value: value if "://" in value else os.path.join(folder, value)
+            )
+    return frame
+
+
+def _numbers(frame: DataFrame) -> DataFrame:
+    for name in frame.columns:
+        frame[name] = _number(frame[name])
+    return frame
+
+
+def _number(column: Series) -> Series:
+    """Turn a column of text into numbers if all that is given in it is plain numbers."""
+    written = column.fillna("").str.strip()
+    missing = written.isin(_MISSING)
+    given = written[~missing]
+    if given.empty:
+        return column
+    if given.map(lambda text: bool(_INTEGER.fullmatch(text))).all():
+        return written.mask(missing, None).astype("Int64" if missing.any() else "int64")
+    if given.map(lambda text: bool(_DECIMAL.fullmatch(text))).all():
+        return written.mask(missing, "nan").astype("float64")
+    return column
+
+
+def _read_json(path: str) -> Dataset:
+    """Read JSON lines or a list of objects with `json`: Arrow's reader would make dates of date-like text."""
+    with open(path, encoding="utf-8-sig") as file:
+        text = file.read()
+    if text.lstrip().startswith("["):
+        records = json.loads(text)
+    else:
+        records = []
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                try:
+                    records.append(json.loads(line))
+                except json.JSONDecodeError as error:
+                    raise DataError(
+                        f"data.source: {path}, line {number}: {error}; expected one object a line."
+                    ) from error
+    return from_records(records, path, folder=os.path.dirname(path))
+
+
+def from_records(records: Sequence[Any], name: str, folder: str | None = None) -> Dataset:
+    """Make a data set of dicts; a key that some of them lack is missing there.
+
+    Raises:
+        DataError: a record is not a dict, or the values of a column do not fit together.
+    """
+    import pyarrow
+    from datasets import Dataset
+
+    for number, record in enumerate(records, start=1):
+        if not isinstance(record, dict):
+            raise DataError(
+                f"data.source: {name}: record {number} is {type(record).__name__}, expected an object."
+            )
+    keys = list(dict.fromkeys(key for record in records for key in record))
+    columns = {key: [record.get(key) for record in records] for key in keys}
+    if folder is not None:
+        for key, values in columns.items():
+            if values and all(isinstance(value, str) and media_kind(value) for value in values):
+                columns[key] = [value if "://" in value else os.path.join(folder, value) for value in values]
+    for key, values in columns.items():
+        try:
+            pyarrow.array([value for value in values if isinstance(value, (str, int, float, bool))])
+        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
+            raise DataError(f"data.source: {name}: column {key!r} mixes types ({error}).") from error
+    return Dataset.from_dict(columns)
+
+
+def from_frame(frame: DataFrame) -> Dataset:
+    """Make a data set of a pandas DataFrame, without its index."""
+    from datasets import Dataset
+
+    return Dataset.from_pandas(frame, preserve_index=False)
+
+
+def download(address: str) -> str:
+    """Fetch an https address once into the cache of `datasets` and give the local path.
+
+    Raises:
+        DataError: the address cannot be fetched.
+    """
+    from datasets import DownloadManager
+
+    try:
+        local = str(DownloadManager().download(address))
+    except (OSError, ValueError) as error:
+        raise DataError(f"data.source: cannot fetch {address}: {_cause(error)}") from error
+    # The cache names files by hash; the suffix tells the format.
+    suffix = Path(address.split("?")[0]).suffix
+    link = Path(local).with_name(Path(local).name + suffix)
+    with contextlib.suppress(FileExistsError):
+        os.link(local, link)
+    return str(link)

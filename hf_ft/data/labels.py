@@ -1,0 +1,170 @@
+"""The one label map of a run: class names in id order, learned from the training rows and applied by name."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+from hf_ft.data.names import hint, listing, natural_key
+from hf_ft.errors import DataError
+
+
+@dataclass(frozen=True)
+class LabelMap:
+    """Class names in id order.
+
+    Every split, the model's config and the metrics use this one map, and rows reach it by name only, never by
+    an id that some file happened to use (optimum PR#197, ds PR#2457, tf#28589).
+
+    Args:
+        names: K class names; the position is the id.
+    """
+
+    names: tuple[str, ...]
+
+    @classmethod
+    def fit(cls, values: Sequence[Any], ids: Sequence[str]) -> LabelMap:
+        """Learn the names from the training labels: numbers in numeric order, else natural order.
+
+        Args:
+            values: one label per row (text, whole number or bool), or a list of labels per row.
+            ids: the row ids, for messages.
+
+        Raises:
+            DataError: a label is missing or empty, two names differ only in case, spaces or Unicode form
+                ("Stop", "stop "), or there are fewer than two classes.
+        """
+        rows = _names_of_rows("train", values, ids)
+        first: dict[str, str] = {}
+        for name, row in rows:
+            first.setdefault(name, row)
+        twins: dict[str, list[str]] = {}
+        for name in first:
+            twins.setdefault(_folded(name), []).append(name)
+        lines = [
+            ", ".join(f"{name!r} (row {first[name]})" for name in group)
+            for group in twins.values()
+            if len(group) > 1
+        ]
+        if lines:
+            raise DataError(
+                "train: labels that differ only in case, spaces or Unicode form: "
+                + "; ".join(lines)
+                + ". Write each class in one spelling."
+            )
+        if len(first) < 2:
+            raise DataError(
+                f"train: found {len(first)} class ({listing(first)}); a classifier needs at least two."
+            )
+        return cls(tuple(sorted(first, key=_order(first))))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def id(self, name: Any) -> int:
+        """Give the id of a class name.
+
+        Raises:
+            DataError: there is no such class; the message names the nearest one.
+        """
+        text = name_of(name)
+        if text is None or text not in self.ids:
+            raise DataError(
+                f"there is no class {name!r}{hint(str(text), self.names)} Classes: {listing(self.names)}"
+            )
+        return self.ids[text]
+
+    @cached_property
+    def ids(self) -> dict[str, int]:
+        """Name -> id."""
+        return {name: index for index, name in enumerate(self.names)}
+
+    def check(self, split: str, values: Sequence[Any], ids: Sequence[str]) -> None:
+        """Make sure that every label of another split is one of these classes.
+
+        Raises:
+            DataError: labels are missing, or unknown in train; each is named with its count, a row, and the
+                class it is
+                probably meant to be.
+        """
+        known = set(self.names)
+        unknown: dict[str, list[str]] = {}
+        for name, row in _names_of_rows(split, values, ids):
+            if name not in known:
+                unknown.setdefault(name, []).append(row)
+        if not unknown:
+            return
+        spelled = {_folded(name): name for name in self.names}
+        lines = []
+        for name, rows in unknown.items():
+            twin = spelled.get(_folded(name))
+            meant = f", a twin of {twin!r} in train" if twin else hint(name, self.names)
+            lines.append(f"{name!r} in {len(rows)} rows (first: {rows[0]}){meant}")
+        raise DataError(
+            f"{split}: labels that train does not have: {'; '.join(lines)}. Classes: {listing(self.names)}"
+        )
+
+    def to_json(self) -> list[str]:
+        """Give the map as JSON: the names in id order."""
+        return list(self.names)
+
+    @classmethod
+    def from_json(cls, names: Sequence[str]) -> LabelMap:
+        """Take back what `to_json` gave."""
+        return cls(tuple(names))
+
+    @property
+    def config(self) -> dict[str, Mapping[Any, Any]]:
+        """The two entries of a model's configuration."""
+        return {"id2label": dict(enumerate(self.names)), "label2id": self.ids}
+
+
+def name_of(value: Any) -> str | None:
+    """Give a label as text: numbers and bools by their usual spelling; None where there is no label."""
+    if value is None or (isinstance(value, float) and value != value):
+        return None
+    if isinstance(value, float) and value.is_integer():
+        return str(int(value))
+    return str(value) if str(value).strip() else None
+
+
+def count_classes(values: Sequence[Any]) -> dict[str, int]:
+    """Count the rows of each class, largest first; where rows have several labels, each counts."""
+    names = (str(name_of(value)) for value, _ in _flat(values, [""] * len(values)))
+    return dict(Counter(names).most_common())
+
+
+def _names_of_rows(split: str, values: Sequence[Any], ids: Sequence[str]) -> list[tuple[str, str]]:
+    """Give (name, row id) for every label; a list of labels gives several, an empty list none."""
+    pairs = [(name_of(value), row) for value, row in _flat(values, ids)]
+    missing = [row for name, row in pairs if name is None]
+    if missing:
+        raise DataError(
+            f"{split}: {len(missing)} rows have no label: {listing(missing, 5)}. Label or remove them."
+        )
+    return [(name, row) for name, row in pairs if name is not None]
+
+
+def _flat(values: Sequence[Any], ids: Sequence[str]) -> Iterator[tuple[Any, str]]:
+    for value, row in zip(values, ids, strict=True):
+        if isinstance(value, (list, tuple)):
+            yield from ((inner, row) for inner in value)
+        else:
+            yield value, row
+
+
+def _folded(name: str) -> str:
+    """Give the form under which twins are equal."""
+    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+
+
+def _order(names: Mapping[str, str]) -> Any:
+    try:
+        numbers = {name: float(name) for name in names}
+    except ValueError:
+        return natural_key
+    return lambda name: (numbers[name], name)

@@ -1,0 +1,309 @@
+"""Where rows come from: every kind of `data.source`, read into `datasets.Dataset`s with plain columns.
+
+Plain means: media are left undecoded as {"bytes", "path"}, and class labels are names, so that two splits
+whose label ids are in a different order cannot be mixed up (ds PR#2457).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import glob
+import importlib
+import os
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from io import StringIO
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_ft.data.files import download, format_of, from_frame, from_records, read_files
+from hf_ft.data.folders import ROW_ID, read_class_folders, visible
+from hf_ft.data.names import hint, listing, natural_key, split_of
+from hf_ft.errors import DataError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+    from hf_ft.recipe.schema import DataSection
+
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
+
+
+def read_source(section: DataSection) -> dict[str, Dataset]:
+    """Read `data.source`, whatever its kind, under the split names that it uses itself.
+
+    Returns:
+        Split name -> rows. Image, audio and video columns are undecoded {"bytes", "path"}; ClassLabel columns
+        hold names, with None where the label was -1.
+
+    Raises:
+        DataError: nothing can be read there; the message lists what was found.
+    """
+    with _quiet():
+        if isinstance(section.source, str):
+            found = _read_one(section.source, section)
+        else:
+            found = {split: _read_split(split, path, section) for split, path in section.source.items()}
+        empty = [split for split, rows in found.items() if not len(rows)]
+        if empty or not found:
+            raise DataError(
+                f"data.source: {section.source!r} gives no rows in {listing(empty) or 'any split'}."
+            )
+        return {str(split): _plain(rows) for split, rows in found.items()}
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the progress bars of `datasets` off the terminal, and leave the setting as it was."""
+    from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    before = are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if not before:
+            enable_progress_bars()
+
+
+def _read_split(split: str, source: str, section: DataSection) -> Dataset:
+    """Read the one split that `data.source` gives by name."""
+    found = _read_one(source, section)
+    if split in found:
+        rows = found[split]
+    elif len(found) == 1:
+        rows = next(iter(found.values()))
+    else:
+        raise DataError(
+            f"data.source.{split}: {source!r} holds the splits {listing(found)} and none of them is "
+            f"{split!r}; name "
+            "one file or folder."
+        )
+    if ROW_ID in rows.column_names:
+        ids = [f"{split}/{name}" for name in rows[ROW_ID]]
+        rows = rows.remove_columns(ROW_ID).add_column(ROW_ID, ids)
+    return rows
+
+
+def _read_one(source: str, section: DataSection) -> dict[str, Dataset]:
+    if source.startswith("sample:"):
+        from hf_ft.data.samples import sample_data
+
+        return sample_data(source.removeprefix("sample:"))
+    if source.startswith("py:"):
+        return _read_python(source)
+    if source.startswith(("https://", "http://")):
+        return {"train": read_files([download(source)])}
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return _read_folder(path, section)
+    if path.is_file():
+        return {"train": read_files([str(path)])}
+    if glob.has_magic(source):
+        files = sorted(glob.glob(str(path), recursive=True), key=natural_key)
+        if not files:
+            raise DataError(f"data.source: no file matches {source!r} (looked from {os.getcwd()}).")
+        return _read_many(files, Path(os.path.commonpath([os.path.dirname(file) for file in files])))
+    if _HUB_ID.fullmatch(source) and format_of(source) is None:
+        return _read_hub(source, section)
+    raise DataError(
+        f"data.source: there is no file or folder {source!r} (looked from {os.getcwd()}){_sibling(path)}"
+    )
+
+
+def _sibling(path: Path) -> str:
+    parent = path.parent
+    return hint(path.name, [entry.name for entry in parent.iterdir()]) if parent.is_dir() else ""
+
+
+def _read_folder(root: Path, section: DataSection) -> dict[str, Dataset]:
+    if _declares_configs(root):
+        return _load(str(root), section, revision=None)
+    files = [
+        str(path)
+        for path in sorted(root.rglob("*"), key=lambda path: natural_key(str(path)))
+        if path.is_file()
+        and format_of(path.name)
+        and not any(part[0] == "." for part in path.relative_to(root).parts)
+    ]
+    if section.config is not None:
+        raise DataError(
+            f"data.config: {root} declares no configurations in a README.md; remove data.config, or name a "
+            "file."
+        )
+    if files:
+        return _read_many(files, root)
+    if not visible(root):
+        raise DataError(f"data.source: the folder {root} is empty.")
+    return read_class_folders(root)
+
+
+def _declares_configs(root: Path) -> bool:
+    """Tell whether the folder's README.md has a YAML header with `configs:`, as data sets on the Hub have."""
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    readme = root / "README.md"
+    if not readme.is_file():
+        return False
+    header = re.match(r"---\r?\n(.*?\n)---\s*(\n|$)", readme.read_text(encoding="utf-8"), re.DOTALL)
+    if header is None:
+        return False
+    try:
+        declared = YAML(typ="safe").load(StringIO(header[1]))
+    except YAMLError as error:
+        raise DataError(f"data.source: the header of {readme} is not YAML: {error}") from error
+    return isinstance(declared, dict) and "configs" in declared
+
+
+def _read_many(files: Sequence[str], root: Path) -> dict[str, Dataset]:
+    """Sort files into splits by the words of their names (`test-00001.parquet`, `val/part.csv`)."""
+    groups: dict[str, list[str]] = {}
+    for file in files:
+        words = re.split(r"[\W_]+", str(Path(file).relative_to(root)))
+        named = {split for word in words if (split := split_of(word))}
+        if len(named) > 1:
+            raise DataError(
+                f"data.source: {file} is named like several splits; write source: {{train: ..., test: ...}}."
+            )
+        groups.setdefault(next(iter(named), ""), []).append(file)
+    unnamed = groups.pop("", [])
+    if unnamed and groups:
+        raise DataError(
+            f"data.source: it is not clear which split {listing(unnamed, 3)} belongs to, beside files for "
+            f"{listing(groups)}; write source: {{train: ..., test: ...}}."
+        )
+    return {split: read_files(paths) for split, paths in (groups or {"train": unnamed}).items()}
+
+
+def _read_hub(source: str, section: DataSection) -> dict[str, Dataset]:
+    try:
+        return _load(source, section, section.revision)
+    except (OSError, RuntimeError) as error:
+        if "script" in str(error):
+            raise DataError(
+                f"data.source: {source!r} is defined by a Python script, which `datasets` no longer runs. "
+                "The Hub keeps "
+                "a Parquet copy of many such sets: set data.revision: refs/convert/parquet"
+            ) from error
+        raise DataError(
+            f"data.source: {source!r} is not a file or folder here (looked from {os.getcwd()}) and could "
+            "not be read "
+            f"from the Hub: {str(error).strip()}"
+        ) from error
+
+
+def _load(source: str, section: DataSection, revision: str | None) -> dict[str, Dataset]:
+    from datasets import load_dataset
+
+    try:
+        return dict(load_dataset(source, name=section.config, revision=revision))
+    except ValueError as error:
+        raise DataError(
+            f"data.source: cannot read {source!r} with data.config {section.config!r}: {error}"
+        ) from error
+
+
+def _read_python(source: str) -> dict[str, Dataset]:
+    """Call `py:package.module:function` and take what it returns."""
+    module_name, _, name = source.removeprefix("py:").partition(":")
+    if not module_name or not name:
+        raise DataError(f"data.source: {source!r} is not of the form py:package.module:function")
+    try:
+        module = importlib.import_module(module_name)
+    except ImportError as error:
+        raise DataError(
+            f"data.source: cannot import {module_name!r} ({error}); is it on PYTHONPATH?"
+        ) from error
+    if name not in vars(module):
+        raise DataError(f"data.source: {module_name} has no function {name!r}{hint(name, vars(module))}")
+    made = vars(module)[name]()
+    return as_datasets(made, source)
+
+
+def as_datasets(made: Any, name: str) -> dict[str, Dataset]:
+    """Take rows in any of the usual shapes: Dataset, DataFrame, list of dicts, or a dict of these by split.
+
+    Raises:
+        DataError: it is something else.
+    """
+    import pandas
+    from datasets import Dataset
+
+    if isinstance(made, Mapping):
+        return {str(split): as_datasets(rows, f"{name}[{split!r}]")["train"] for split, rows in made.items()}
+    if isinstance(made, Dataset):
+        return {"train": made}
+    if isinstance(made, pandas.DataFrame):
+        return {"train": from_frame(made)}
+    if isinstance(made, list):
+        return {"train": from_records(made, name)}
+    raise DataError(
+        f"data.source: {name} gave {type(made).__name__}; expected a Dataset, a DataFrame, a list of dicts, "
+        "or a dict "
+        "of these by split."
+    )
+
+
+def _plain(rows: Dataset) -> Dataset:
+    """Leave media undecoded and turn class ids into class names."""
+    from datasets import Audio, Image, Video
+
+    features = {name: _undecoded(feature, (Image, Audio, Video)) for name, feature in rows.features.items()}
+    changed = {name: feature for name, feature in features.items() if feature != rows.features[name]}
+    for name, feature in changed.items():
+        rows = rows.cast_column(name, feature)
+    for name, feature in rows.features.items():
+        if _has_classes(feature):
+            order = rows.column_names
+            values = [_named(value, feature) for value in rows[name]]
+            rows = rows.remove_columns(name).add_column(name, values, feature=_name_feature(feature))
+            rows = rows.select_columns(order)
+    return rows
+
+
+def _undecoded(feature: Any, media: tuple[type, ...]) -> Any:
+    from datasets import LargeList, List
+
+    if isinstance(feature, media):
+        return type(feature)(**{"decode": False})
+    if isinstance(feature, (List, LargeList)):
+        return type(feature)(_undecoded(feature.feature, media))
+    if isinstance(feature, dict):
+        return {name: _undecoded(inner, media) for name, inner in feature.items()}
+    return feature
+
+
+def _has_classes(feature: Any) -> bool:
+    from datasets import ClassLabel, LargeList, List
+
+    if isinstance(feature, (List, LargeList)):
+        return _has_classes(feature.feature)
+    if isinstance(feature, dict):
+        return any(_has_classes(inner) for inner in feature.values())
+    return isinstance(feature, ClassLabel)
+
+
+def _named(value: Any, feature: Any) -> Any:
+    from datasets import ClassLabel
+
+    if value is None:
+        return None
+    if isinstance(feature, ClassLabel):
+        # -1 is how `datasets` writes "no label".
+        return None if value == -1 else feature.names[value]
+    if isinstance(feature, dict):
+        return {name: _named(value[name], inner) for name, inner in feature.items()}
+    return [_named(inner, feature.feature) for inner in value] if _has_classes(feature) else value
+
+
+def _name_feature(feature: Any) -> Any:
+    from datasets import ClassLabel, LargeList, List, Value
+
+    if isinstance(feature, ClassLabel):
+        return Value("string")
+    if isinstance(feature, (List, LargeList)):
+        return type(feature)(_name_feature(feature.feature))
+    if isinstance(feature, dict):
+        return {name: _name_feature(inner) for name, inner in feature.items()}
+    return feature

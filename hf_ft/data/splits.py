@@ -1,0 +1,275 @@
+"""Train, validation and test: given by the source, or drawn once from the seed."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from hf_ft.data.columns import map_columns
+from hf_ft.data.draws import draw_groups, draw_latest, draw_rows, sample
+from hf_ft.data.folders import ROW_ID
+from hf_ft.data.labels import count_classes, name_of
+from hf_ft.data.names import hint, listing, split_of
+from hf_ft.data.table import Table
+from hf_ft.errors import DataError
+
+if TYPE_CHECKING:
+    import numpy as np
+    from datasets import Dataset
+
+    from hf_ft.data.draws import Draw
+    from hf_ft.recipe.schema import DataSection, SplitSection
+    from hf_ft.task import Role
+
+
+@dataclass
+class Splits:
+    """The splits of a run.
+
+    Args:
+        tables: `train`, `validation` and, where there is one, `test`, in this order.
+        info: how each came to be, sizes, class counts, columns, seed, a hash of the row ids: JSON, for
+            data.json.
+    """
+
+    tables: dict[str, Table]
+    info: dict[str, Any] = field(default_factory=dict)
+
+
+def make_splits(
+    sources: Mapping[str, Dataset],
+    section: DataSection,
+    roles: Mapping[str, Role],
+    seed: int,
+    class_role: str | None,
+) -> Splits:
+    """Make the splits of a run from the splits of its source.
+
+    A split that the source gives is used as it is, and what the recipe says about drawing it is not needed.
+    Otherwise it is drawn from train: test first, then validation, both as parts of all training rows of the
+    source.
+
+    Args:
+        sources: split name of the source -> rows.
+        section: the recipe's `data:`.
+        roles: the task's roles.
+        seed: decides every draw.
+        class_role: the role whose classes keep their proportions, or None.
+
+    Raises:
+        DataError: columns, ids, splits or groups are not as the recipe says, or there are too few rows.
+    """
+    chosen, unused = _assign(sources, section.split)
+    tables = {split: _table(sources[name], name, split, section, roles) for split, name in chosen.items()}
+    info: dict[str, Any] = {
+        "seed": seed,
+        "columns": tables["train"].columns,
+        "by": section.split.by,
+        "unused": unused,
+        "splits": {},
+        "notes": [],
+    }
+    origin = {split: f"given by the source as {name!r}" for split, name in chosen.items()}
+    train, total = tables["train"], len(tables["train"])
+    for split in ("test", "validation"):
+        amount = getattr(section.split, split)
+        if split in tables or amount is None:
+            continue
+        key = f"data.split.{split}"
+        rows = _rows(amount, total, len(train), key)
+        (kept, drawn), notes = _draw(train, rows, section.split, seed, class_role, key)
+        tables[split], train = train.select(drawn.tolist()), train.select(kept.tolist())
+        info["notes"] += notes
+        origin[split] = f"drawn from train: asked {amount}, got {len(drawn)} of {total} rows"
+    if "validation" not in tables:
+        raise DataError(
+            "data.split.validation is null and the source gives no validation split; the best checkpoint "
+            "is chosen on "
+            "validation: set data.split.validation: 0.1"
+        )
+    tables["train"], notes = _limit(train, section, seed, class_role)
+    info["notes"] += notes
+    tables = {split: tables[split] for split in ("train", "validation", "test") if split in tables}
+    _check_ids(tables, section.id)
+    if section.split.by not in (None, "time"):
+        _check_groups(tables, str(section.split.by))
+    for split, table in tables.items():
+        info["splits"][split] = {"origin": origin[split], "rows": len(table), "ids": hash_ids(table.ids)}
+        if class_role is not None and table.has(class_role):
+            info["splits"][split]["classes"] = count_classes(table.column(class_role))
+    return Splits(tables, info)
+
+
+def hash_ids(ids: Sequence[str]) -> str:
+    """Hash row ids, order included: equal exactly where two runs used the same rows."""
+    return hashlib.blake2b("\n".join(ids).encode(), digest_size=16).hexdigest()
+
+
+def _assign(sources: Mapping[str, Dataset], split: SplitSection) -> tuple[dict[str, str], list[str]]:
+    """Decide which split of the source becomes train, validation and test."""
+    usual: dict[str, str] = {}
+    for name in sources:
+        canonical = split_of(name)
+        # `validation` itself goes before `val`, whatever their order in the source.
+        if canonical and (canonical not in usual or name == canonical):
+            usual[canonical] = name
+    if "train" not in usual:
+        raise DataError(
+            f"data.source: found the splits {listing(sources)} and none is called train; say which one it "
+            "is with "
+            "source: {train: ...}"
+        )
+    chosen = {"train": usual["train"]}
+    for key in ("validation", "test"):
+        wanted = getattr(split, key)
+        if not isinstance(wanted, str):
+            continue
+        name = wanted if wanted in sources else usual.get(split_of(wanted) or "", "")
+        if not name:
+            raise DataError(
+                f"data.split.{key}: the source has no split {wanted!r}{hint(wanted, sources)} "
+                f"Splits found: {listing(sources)}"
+            )
+        if name in chosen.values():
+            raise DataError(
+                f"data.split.{key}: the split {name!r} of the source is already used for another purpose."
+            )
+        chosen[key] = name
+    for key in ("validation", "test"):
+        if key not in chosen and key in usual and usual[key] not in chosen.values():
+            chosen[key] = usual[key]
+    return chosen, [name for name in sources if name not in chosen.values()]
+
+
+def _table(rows: Dataset, name: str, split: str, section: DataSection, roles: Mapping[str, Role]) -> Table:
+    columns = map_columns(rows.column_names, roles, section.columns, split)
+    if section.id is not None:
+        if section.id not in rows.column_names:
+            raise DataError(
+                f"data.id: {split} has no column {section.id!r}{hint(section.id, rows.column_names)} "
+                f"Found columns: {listing(rows.column_names)}"
+            )
+        ids = [str(value) for value in rows[section.id]]
+    elif ROW_ID in rows.column_names:
+        ids = [str(value) for value in rows[ROW_ID]]
+    else:
+        ids = [f"{name}/{index}" for index in range(len(rows))]
+    return Table(rows, columns, ids)
+
+
+def _check_ids(tables: Mapping[str, Table], column: str | None) -> None:
+    counts = Counter(row for table in tables.values() for row in table.ids)
+    twice = [f"{row} ({count} times)" for row, count in counts.items() if count > 1]
+    if twice:
+        raise DataError(
+            f"data.id: the values of {column or ROW_ID!r} do not name the rows uniquely: {listing(twice, 5)}"
+        )
+
+
+def _check_groups(tables: Mapping[str, Table], by: str) -> None:
+    groups = {split: set(map(str, _groups(table, by))) for split, table in tables.items()}
+    names = list(groups)
+    lines = [
+        f"{first} and {second} share {len(shared)} ({listing(sorted(shared), 3)})"
+        for position, first in enumerate(names)
+        for second in names[position + 1 :]
+        if (shared := groups[first] & groups[second])
+    ]
+    if lines:
+        raise DataError(
+            f"data.split.by: values of {by!r} occur in several of the splits that the source gives: "
+            f"{'; '.join(lines)}. Give only train as the source, so that whole groups are drawn, or remove "
+            "data.split.by."
+        )
+
+
+def _groups(table: Table, by: str) -> list[Any]:
+    if not table.has(by):
+        names = table.dataset.column_names
+        raise DataError(
+            f"data.split.by: there is no column {by!r}{hint(by, names)} Found columns: {listing(names)}"
+        )
+    values = table.column(by)
+    missing = [row for row, value in zip(table.ids, values, strict=True) if value is None]
+    if missing:
+        raise DataError(f"data.split.by: {len(missing)} rows have no {by!r}: {listing(missing, 5)}")
+    return values
+
+
+def _rows(amount: float | int, total: int, left: int, key: str) -> int:
+    rows = amount if isinstance(amount, int) else max(1, round(amount * total))
+    if rows >= left:
+        raise DataError(
+            f"{key}: {amount} of the training rows is {rows}, but only {left} are there to draw from."
+        )
+    return rows
+
+
+def _draw(
+    table: Table, rows: int, split: SplitSection, seed: int, class_role: str | None, key: str
+) -> tuple[Draw, list[str]]:
+    """Draw about `rows` rows; gives the draw, and what is to be said about it."""
+    if split.by == "time":
+        return draw_latest(_times(table), rows), []
+    classes, notes = _classes(table, class_role, split.stratify)
+    if split.by is not None:
+        groups = [str(value) for value in _groups(table, split.by)]
+        return draw_groups(rows, groups, classes, seed, key), notes
+    single = [name for name, count in Counter(classes).items() if count == 1]
+    if single:
+        notes.append(f"{key}: classes with one row stay where they are: {listing(single)}")
+    return draw_rows(len(table), rows, classes, seed, key), notes
+
+
+def _classes(table: Table, class_role: str | None, stratify: bool) -> tuple[list[str] | None, list[str]]:
+    """Give the class of each row, or None where proportions cannot or shall not be kept; and notes."""
+    if class_role is None or not stratify or not table.has(class_role):
+        return None, []
+    values = table.column(class_role)
+    if any(isinstance(value, (list, tuple)) for value in values):
+        return None, ["rows have several labels each: drawn without keeping class proportions"]
+    return [str(name_of(value)) for value in values], []
+
+
+def _times(table: Table) -> np.ndarray:
+    """Give the timestamps of the rows as numbers that sort in time order."""
+    import numpy as np
+    import pandas
+
+    if not table.has("timestamp"):
+        names = table.dataset.column_names
+        raise DataError(
+            "data.split.by: time needs a column for the time: name one `timestamp`, or set "
+            "data.columns.timestamp. "
+            f"Found columns: {listing(names)}"
+        )
+    values = pandas.Series(table.column("timestamp"))
+    if not pandas.api.types.is_numeric_dtype(values):
+        try:
+            values = pandas.to_datetime(values, utc=True)
+        except ValueError as error:
+            raise DataError(f"data.split.by: time: cannot read a timestamp: {error}") from error
+    missing = [table.ids[index] for index in np.flatnonzero(values.isna())]
+    if missing:
+        raise DataError(f"data.split.by: time: {len(missing)} rows have no timestamp: {listing(missing, 5)}")
+    kind = "float64" if pandas.api.types.is_float_dtype(values) else "int64"
+    return np.asarray(values.astype(kind))
+
+
+def _limit(train: Table, section: DataSection, seed: int, class_role: str | None) -> tuple[Table, list[str]]:
+    """Take the seeded sample of the training rows; with `by: time` the latest ones, which stay a series."""
+    if section.limit is None:
+        return train, []
+    asked, total = section.limit, len(train)
+    rows = asked if isinstance(asked, int) else max(1, round(asked * total))
+    if rows >= total:
+        return train, [f"data.limit: {asked} keeps all {total} training rows"]
+    if section.split.by == "time":
+        kept = draw_latest(_times(train), rows)[1][-rows:]
+        return train.select(kept.tolist()), [f"data.limit: the latest {rows} of {total} training rows"]
+    classes, notes = _classes(train, class_role, section.split.stratify)
+    kept = sample(total, rows, classes, seed, "data.limit")
+    return train.select(kept.tolist()), [*notes, f"data.limit: a sample of {rows} of {total} training rows"]
