@@ -311,7 +311,7 @@ def get_task(name: str) -> type[Task]:
     known = list_tasks()
     if name not in known:
         near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
+        hint = f"; did you mean {near[0]!r}?" if near else "."
         raise RecipeError(f"task: there is no task {name!r}{hint} Known tasks: {', '.join(known)}")
     module = importlib.import_module(f"hf_ft.tasks.{name.replace('-', '_')}")
     return next(

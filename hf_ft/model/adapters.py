@@ -1,0 +1,246 @@
+"""Every PEFT method that changes layers, on every model, with a head that learns and is saved.
+
+PEFT guesses the head's name and knows targets for language models only. Here the head is known from loading, and
+targets are found in the module tree: PEFT's own defaults where it has them, else the linear layers of the body, else
+(in a convolutional network) the convolutions of its blocks.
+"""
+
+from __future__ import annotations
+
+import copy
+import difflib
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from hf_ft.errors import ModelError
+from hf_ft.model.parts import Part
+
+if TYPE_CHECKING:
+    from torch import nn
+
+CONV_METHODS = ("lora", "dora", "loha", "lokr", "oft", "boft", "hra", "ia3")
+
+# Methods whose training needs calls or a loss term that only a loop written for them makes.
+OWN_LOOP = {
+    "adalora": "its ranks are allocated and its orthogonality term is added by a training loop written for it, so here "
+    "it would quietly be something else; take lora or dora",
+}
+
+
+def check_method(name: str | None) -> None:
+    """Refuse what is no PEFT method that changes layers.
+
+    Raises:
+        ModelError: unknown, or a method that works on prompts; the message says why and what is near.
+    """
+    from hf_ft.recipe.arguments import peft_methods, unusable_method, usable_methods
+
+    if name in OWN_LOOP:
+        raise ModelError(f"freeze.strategy: {name} cannot be used: {OWN_LOOP[name]}")
+    if name in usable_methods():
+        return
+    if name in peft_methods():
+        raise ModelError(f"freeze.strategy: PEFT's {name} cannot be used: it {unusable_method(name)}")
+    known = ["full", "head", "last", "patterns", *usable_methods()]
+    near = difflib.get_close_matches(str(name), known, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ModelError(f"freeze.strategy: there is no strategy {name!r}{hint}; known: {', '.join(known)}")
+
+
+def wrap(
+    model: nn.Module, method: str, options: Mapping[str, Any], parts: Sequence[Part]
+) -> tuple[Any, list[str], list[str]]:
+    """Put an adapter on the body of a model and let its whole head learn.
+
+    Args:
+        model: the model.
+        method: name of a PEFT method; `dora` is LoRA with use_dora.
+        options: fields of the method's configuration (`r`, `lora_alpha`, `target_modules`, ...).
+        parts: the parts of the model.
+
+    Returns:
+        The PeftModel, the names of the adapted modules, and notes.
+
+    Raises:
+        ModelError: an option is unknown, nothing of the body can be adapted, or PEFT refuses the layers.
+    """
+    import peft
+
+    heads = [part.name for part in parts if part.kind == "head"]
+    config = _config(method, options)
+    kind = peft.mapping.PEFT_TYPE_TO_TUNER_MAPPING[config.peft_type]
+    targets, origin = _targets(model, method, config, kind, parts)
+    config.target_modules = targets
+    if method == "ia3":
+        config.feedforward_modules = _feedforward(model, config, targets)
+    config.modules_to_save = [*(config.modules_to_save or []), *heads] or None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # PEFT warns of merging and tied weights; both are checked after saving
+        try:
+            wrapped = peft.get_peft_model(model, config)
+        except (ValueError, TypeError, RuntimeError, NotImplementedError, KeyError, AttributeError) as error:
+            raise ModelError(_refusal(method, model, targets, error)) from error
+    _check_heads(wrapped, heads)
+    adapted = sorted(getattr(wrapped.base_model, "targeted_module_names", targets))
+    learn = sum(weight.numel() for weight in wrapped.parameters() if weight.requires_grad)
+    saved = sum(
+        weight.numel() for name, weight in wrapped.named_parameters() if weight.requires_grad and "modules_to_save" in name
+    )
+    total = sum(weight.numel() for weight in wrapped.parameters())
+    added = learn - saved
+    return wrapped, adapted, [
+        f"{method}: adapted {len(adapted)} modules ({origin}), {added:,} parameters ({100 * added / total:.2f} %)"
+    ]
+
+
+def merged(model: Any) -> Any:
+    """Give a plain float32 copy of an adapted model, its adapter merged into its weights; the original is unchanged.
+
+    Raises:
+        ModelError: the method cannot merge into these layers.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+    from peft.utils import ModulesToSaveWrapper
+
+    try:
+        plain = copy.deepcopy(model).float().merge_and_unload(safe_merge=True)
+    except (ValueError, TypeError, RuntimeError, NotImplementedError, AttributeError) as error:
+        raise ModelError(f"this adapter cannot be merged into its model: {error}") from error
+    left = [name for name, module in plain.named_modules() if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper)]
+    if left:
+        raise ModelError(f"this adapter cannot be merged into its model: {', '.join(left[:5])} are still wrapped")
+    return plain.eval()
+
+
+def _config(method: str, options: Mapping[str, Any]) -> Any:
+    from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
+    from peft.utils import PeftType
+
+    from hf_ft.recipe.arguments import method_arguments
+
+    known = method_arguments(method)
+    for key in sorted(set(options) - set(known)):
+        near = difflib.get_close_matches(key, sorted(known), n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"it has: {', '.join(sorted(known))}"
+        raise ModelError(f"freeze.{key}: PEFT's {method} has no such option; {hint}")
+    values = {**options, **({"use_dora": True} if method == "dora" else {})}
+    name = "lora" if method == "dora" else method
+    try:
+        return PEFT_TYPE_TO_CONFIG_MAPPING[PeftType(name.upper())](**values)
+    except (ValueError, TypeError) as error:
+        raise ModelError(f"freeze: PEFT refuses these options of {method}: {error}") from error
+
+
+def _targets(
+    model: nn.Module, method: str, config: Any, tuner: Any, parts: Sequence[Part]
+) -> tuple[list[str], str]:
+    body = [
+        (name, module)
+        for name, module in model.named_modules()
+        if name and not any(part.kind == "head" and part.holds(name) for part in parts)
+    ]
+    asked = config.target_modules
+    if asked is not None and asked != "all-linear":
+        return _asked(config, asked, body), "as asked"
+    # PEFT's own defaults for this kind of model
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    usual = getattr(tuner, "target_module_mapping", {}).get(kind) if asked is None else None
+    if usual is not None:
+        config.target_modules = usual
+        found = _selected(config, body)
+        if found:
+            return found, "PEFT's default for " + str(kind)
+    config.target_modules = None
+    found, origin = _by_type(method, body, parts)
+    if not found:
+        raise ModelError(
+            f"freeze.strategy: {method} finds nothing in the body of {type(model).__name__} that it could adapt; name "
+            f"layers in freeze.target_modules, or choose head, last or full"
+        )
+    return found, origin
+
+
+def _by_type(method: str, body: Sequence[tuple[str, nn.Module]], parts: Sequence[Part]) -> tuple[list[str], str]:
+    from torch import nn
+
+    if method == "ln_tuning":
+        norms = (nn.LayerNorm, nn.RMSNorm)
+        return [name for name, module in body if isinstance(module, norms)], "layer norms of the body"
+    blocks = [part for part in parts if part.kind == "block"]
+    within = [(name, module) for name, module in body if any(part.holds(name) for part in blocks)]
+    linear, convolutions = _of(within, nn.Linear), _of(within, nn.Conv2d)
+    if _size(linear) >= _size(convolutions):
+        return [name for name, _ in _of(body, nn.Linear)], "linear layers of the body"
+    if method not in CONV_METHODS:
+        raise ModelError(
+            f"freeze.strategy: PEFT's {method} cannot adapt the convolutions that make up this network (peft#3193); "
+            f"these can: {', '.join(CONV_METHODS)}"
+        )
+    # A depthwise or grouped kernel has no low rank to find, and most methods cannot merge into one.
+    whole = [name for name, module in convolutions if module.groups == 1]
+    return whole, f"convolutions of the blocks, without {len(convolutions) - len(whole)} grouped ones"
+
+
+def _of(modules: Sequence[tuple[str, nn.Module]], kind: type[nn.Module]) -> list[tuple[str, Any]]:
+    return [(name, module) for name, module in modules if isinstance(module, kind)]
+
+
+def _size(modules: Sequence[tuple[str, nn.Module]]) -> int:
+    return sum(weight.numel() for _, module in modules for weight in module.parameters())
+
+
+def _asked(config: Any, asked: Any, body: Sequence[tuple[str, nn.Module]]) -> list[str]:
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    names = [name for name, _ in body]
+    for pattern in [asked] if isinstance(asked, str) else sorted(asked):
+        alone = copy.copy(config)
+        alone.target_modules = pattern if isinstance(asked, str) else [pattern]
+        if not any(check_target_module_exists(alone, name) for name in names):
+            near = difflib.get_close_matches(pattern, {name.rpartition(".")[2] for name in names}, n=3, cutoff=0.4)
+            raise ModelError(
+                f"freeze.target_modules: {pattern!r} names no module of the body"
+                + (f"; near: {', '.join(near)}" if near else f"; it has, for example: {', '.join(names[:8])}")
+            )
+    return _selected(config, body)
+
+
+def _selected(config: Any, body: Sequence[tuple[str, nn.Module]]) -> list[str]:
+    """Names that PEFT's own rule selects, outside the head; written out in full, so that nothing else can match."""
+    from peft.tuners.tuners_utils import check_target_module_exists
+
+    found = [name for name, _ in body if check_target_module_exists(config, name)]
+    for key in ("layers_to_transform", "layers_pattern", "exclude_modules"):
+        if getattr(config, key, None) is not None:
+            setattr(config, key, None)  # already applied
+    return found
+
+
+def _feedforward(model: nn.Module, config: Any, targets: Sequence[str]) -> list[str]:
+    """IA3 scales the input of feed-forward layers and the output of all others."""
+    from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as USUAL
+
+    kind = getattr(getattr(model, "config", None), "model_type", None)
+    asked = config.feedforward_modules
+    names = USUAL.get(kind, []) if asked is None else [asked] if isinstance(asked, str) else sorted(asked)
+    found = [target for target in targets if any(target == name or target.endswith(f".{name}") for name in names)]
+    if asked is not None and not found:
+        raise ModelError(f"freeze.feedforward_modules: {names} names none of the adapted modules: {list(targets)[:8]}")
+    return found
+
+
+def _check_heads(wrapped: Any, heads: Sequence[str]) -> None:
+    from peft.utils import ModulesToSaveWrapper
+
+    kept = {name for name, module in wrapped.get_base_model().named_modules() if isinstance(module, ModulesToSaveWrapper)}
+    if not set(heads) <= kept:
+        raise ModelError(f"the adapter does not save the head {sorted(set(heads) - kept)}; it saves {sorted(kept)}")
+
+
+def _refusal(method: str, model: nn.Module, targets: Sequence[str], error: Exception) -> str:
+    reason = " ".join(str(error).split())[:400]
+    return (
+        f"freeze.strategy: PEFT's {method} cannot adapt {', '.join(targets[:3])} of {type(model).__name__}: {reason}. "
+        f"Change the method's options (freeze.target_modules, sizes), or take lora"
+    )
