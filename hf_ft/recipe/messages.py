@@ -27,17 +27,21 @@ EXPECTED = {
     "model_attributes_type": "a mapping of keys and values",
     "none_required": "null",
     "finite_number": "a finite number",
-    "greater_than": "a number above {gt:g}",
-    "greater_than_equal": "at least {ge:g}",
-    "less_than": "a number below {lt:g}",
-    "less_than_equal": "at most {le:g}",
-    "multiple_of": "a multiple of {multiple_of:g}",
-    "too_short": "at least {min_length} entries",
-    "too_long": "at most {max_length} entries",
+    "greater_than": "a number above {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than": "a number below {lt}",
+    "less_than_equal": "at most {le}",
+    "multiple_of": "a multiple of {multiple_of}",
+    "too_short": "a list of at least {min_length}",
+    "too_long": "a list of at most {max_length}",
     "string_too_short": "at least {min_length} characters",
     "string_too_long": "at most {max_length} characters",
     "string_pattern_mismatch": "text that matches {pattern}",
 }
+
+
+# Sections that people write as one word -> the key they mean.
+MAIN_KEYS: dict[str | int, str] = {"data": "source", "model": "name", "evaluate": "metric"}
 
 
 def explain(error: ValidationError, value: Any, model: type[Recipe], task: str) -> Iterator[tuple[Path, str]]:
@@ -67,8 +71,7 @@ def explain_one(path: Path, items: list[Any], value: Any, model: type[Recipe], t
     if kind == "extra_forbidden":
         return unknown_key(path, value, model, task)
     if kind == "missing":
-        description = field_description(model, path)
-        return f"missing; expected: {description}" if description else "missing"
+        return missing(path, model)
     if kind == "hf_ft":
         return str(context["message"])
     if kind in ("value_error", "assertion_error"):
@@ -78,7 +81,7 @@ def explain_one(path: Path, items: list[Any], value: Any, model: type[Recipe], t
         names = [name for item in items for name in literal_values(item)]
         return f"found {describe(found)}; expected {one_of(names, found)}"
     expected = list(dict.fromkeys(expectation(item) for item in items))
-    return f"found {describe(found)}; expected {alternatives(expected)}{advice(found, expected)}"
+    return f"found {describe(found)}; expected {alternatives(expected)}{advice(path, found, expected)}"
 
 
 def expectation(item: Any) -> str:
@@ -86,7 +89,9 @@ def expectation(item: Any) -> str:
     if item["type"] == "literal_error":
         return one_of(literal_values(item), None)
     if item["type"] in EXPECTED:
-        return EXPECTED[item["type"]].format(**item.get("ctx", {}))
+        context = item.get("ctx", {})
+        bounds = {key: f"{v:g}" if isinstance(v, float) and abs(v) < 1e6 else v for key, v in context.items()}
+        return EXPECTED[item["type"]].format(**bounds)
     return str(item["msg"])
 
 
@@ -129,10 +134,14 @@ def describe(value: Any) -> str:
     return f"a Python {type(value).__name__}"
 
 
-def advice(found: Any, expected: list[str]) -> str:
+def advice(path: Path, found: Any, expected: list[str]) -> str:
     """Add the usual cause of a wrong type."""
     wants = " ".join(expected)
     if isinstance(found, str):
+        if "a mapping" in wants and path[-1] in MAIN_KEYS:
+            return f"; write {path[-1]}: {{{MAIN_KEYS[path[-1]]}: {found}}}"
+        if "a list" in wants:
+            return f"; write [{found}]"
         if ("number" in wants or "at least" in wants) and re.fullmatch(r"[-+]?[\d.]+([eE][-+]?\d+)?", found):
             return "; remove the quotes"
         if "true or false" in wants and found.lower() in ("yes", "on", "no", "off", "true", "false"):
@@ -258,11 +267,11 @@ def section_model(model: type[BaseModel], path: Path) -> type[BaseModel]:
     return model
 
 
-def field_description(model: type[Recipe], path: Path) -> str | None:
-    """Give the docstring of the field at a path, without its final stop."""
-    field = section_model(model, path[:-1]).model_fields.get(str(path[-1]))
-    text = field.description if field else None
-    if text is None and field is not None:
-        inner = inner_model(section_model(model, path[:-1]), str(path[-1]))
-        text = f"a section, {(inner.__doc__ or '').splitlines()[0]}" if inner else None
-    return text.rstrip(".") if text else None
+def missing(path: Path, model: type[Recipe]) -> str:
+    """Say what should stand where nothing does, in the words of the schema."""
+    parent, name = section_model(model, path[:-1]), str(path[-1])
+    section, description = inner_model(parent, name), parent.model_fields[name].description
+    if section is not None and not description:
+        text = (section.__doc__ or name).partition("\n")[0].rstrip(".")
+        return f"missing section ({text[0].lower()}{text[1:]})"
+    return f"missing; expected: {description.rstrip('.')}" if description else "missing"

@@ -104,6 +104,7 @@ ALIASES: dict[str, str] = {
     "momentum": "train.optim_args: momentum=0.9",
     "patience": "train.early_stopping_patience",
     "num_workers": "train.dataloader_num_workers",
+    "<<": "the keys out; YAML 1.2 has no merge key",
     "dataset": "data.source",
     "data_dir": "data.source",
     "train_file": "data.source",

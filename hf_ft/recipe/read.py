@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from hf_ft.errors import RecipeError
 from hf_ft.recipe.arguments import peft_methods, unusable_method, usable_methods
 from hf_ft.recipe.build import STRATEGIES, recipe_model
-from hf_ft.recipe.messages import explain
+from hf_ft.recipe.messages import describe, explain
 from hf_ft.recipe.names import REMOTE_CODE, REMOTE_CODE_ADVICE, SECRET_ADVICE, SECRETS
 from hf_ft.recipe.schema import Recipe
 from hf_ft.recipe.yaml_text import MAXIMUM_DEPTH, Document, Path, read_yaml
@@ -74,7 +74,7 @@ def check_document(document: Document) -> Recipe:
 def message(document: Document, path: Path, text: str) -> str:
     """Write one line: place, path, text."""
     key = ".".join(map(str, path))
-    return f"{document.place(path)}: {key}: {text}" if key else f"{document.place(path)}: {text}"
+    return TOKEN.sub("hf_...", f"{document.place(path)}: {key}: {text}")
 
 
 def read_document(source: str | FilePath | Mapping[str, Any] | Recipe) -> Document:
@@ -146,19 +146,22 @@ def apply_override(document: Document, override: str) -> None:
         raise RecipeError(
             f"override {override}: expected key.path=value, for instance train.learning_rate=1e-4"
         )
-    parsed = read_yaml(text, f"override {override}")
+    shown = key if path[-1].lower() in SECRETS else TOKEN.sub("hf_...", override)
+    try:
+        parsed = read_yaml(text, "")
+    except RecipeError as error:
+        raise RecipeError(f"override {shown}: {str(error).lstrip(':0123456789 ')}") from error
     target = document.value
     for depth, part in enumerate(path[:-1], start=1):
         if target.get(part) is None:
             target[part] = {}
+            document.overrides.setdefault(path[:depth], shown)
         if not isinstance(target[part], dict):
             parent = ".".join(path[:depth])
-            raise RecipeError(
-                f"override {override}: {parent} is not a mapping, so nothing can be set inside it"
-            )
+            raise RecipeError(f"override {shown}: {parent} is not a mapping, so nothing can be set inside it")
         target = target[part]
     target[path[-1]] = parsed.value
-    document.overrides[path] = override
+    document.overrides[path] = shown
     # What the override replaces no longer counts, and what is wrong with its own text does.
     document.problems = [item for item in document.problems if item[0][: len(path)] != path]
     document.problems += [((*path, *inner), text) for inner, text in parsed.problems]
@@ -179,7 +182,8 @@ def find_task(value: dict[str, Any], problems: list[tuple[Path, str]]) -> tuple[
         problems.append((("task",), f"missing; expected the name of a task: {', '.join(list_tasks())}"))
         value.setdefault("task", {})
     else:
-        problems.append((("task",), "expected the name of a task, or {name: ..., <options of the task>}"))
+        shape = "expected the name of a task, or {name: ..., <options of the task>}"
+        problems.append((("task",), f"found {describe(section if name is None else name)}; {shape}"))
     return None, "task"
 
 
@@ -189,18 +193,18 @@ def find_strategy(value: dict[str, Any], problems: list[tuple[Path, str]]) -> st
     strategy = section.get("strategy", "full") if isinstance(section, dict) else "full"
     path, known = ("freeze", "strategy"), (*STRATEGIES, *usable_methods())
     if not isinstance(strategy, str):
-        problems.append((path, f"expected the name of a strategy: {', '.join(STRATEGIES)}, or a PEFT method"))
+        expected = f"expected the name of a strategy: {', '.join(STRATEGIES)}, or a PEFT method"
+        problems.append((path, f"found {describe(strategy)}; {expected}"))
         return None
     if strategy in known:
         return strategy
     if strategy in peft_methods():
-        problems.append(
-            (path, f"{strategy} {unusable_method(strategy)}; methods that work: {', '.join(known)}")
-        )
+        advice = "use lora, dora, ia3, vera, oft, ..."
+        problems.append((path, f"{strategy} {unusable_method(strategy)}; {advice}"))
         return None
     near = difflib.get_close_matches(strategy.lower(), (*known, *peft_methods()), n=1, cutoff=0.5)
-    hint = f"; did you mean {near[0]}?" if near else ""
-    problems.append((path, f"there is no strategy {strategy!r}{hint} Known: {', '.join(known)}"))
+    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+    problems.append((path, f"there is no strategy {strategy!r}; {hint}"))
     return None
 
 

@@ -8,6 +8,7 @@ here imports torch or transformers.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -161,7 +162,7 @@ class TrainSection(Section):
     learning_rate: PositiveFloat | None = None
     """null: the default of the strategy and the optimizer, printed with its reason."""
     lr_scheduler_type: str = "cosine"
-    """cosine | linear | constant | exponential (lr_scheduler_kwargs: {final: 0.01}) | the Trainer's others."""
+    """cosine | linear | constant | exponential (lr_scheduler_kwargs: {final: 0.01}) | any of the Trainer."""
     warmup_steps: NonNegativeFloat = 0.1
     """Below 1 a share of all steps, otherwise a number of steps."""
     weight_decay: NonNegativeFloat = 0.01
@@ -233,7 +234,7 @@ class Recipe(Section):
 
     task: Any
     """The task's name, or {name: ..., <options of the task>}."""
-    name: Annotated[str, Field(pattern=r"^[\w-][\w.-]*$")]
+    name: str
     """What the run is called; default: the file's name."""
     output_dir: str
     """The run folder; default: runs/<name>."""
@@ -246,6 +247,13 @@ class Recipe(Section):
     loss: Any
     train: TrainSection = TrainSection()
     evaluate: EvaluateSection = EvaluateSection()
+
+    @field_validator("name")
+    @classmethod
+    def _names_a_folder(cls, value: str) -> str:
+        if not re.fullmatch(r"[\w-][\w.-]*", value):
+            raise problem(f"found {value!r}, which cannot name a run; use letters, digits, `_`, `-` and `.`")
+        return value
 
     @field_validator("output_dir")
     @classmethod

@@ -33,6 +33,9 @@ NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 LEADING_ZERO = re.compile(r"[-+]?0[0-9][0-9_]*(\.[0-9]*)?")
 DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt ].*)?")
 
+# Problems that the parser notices at the end of the text and a person wants to see at their beginning.
+NEVER_CLOSED = re.compile("quoted scalar|flow sequence|flow mapping|simple key")
+
 Path = tuple[str | int, ...]
 
 
@@ -82,7 +85,8 @@ def read_yaml(text: str, label: str) -> Document:
         bound_depth(text, label)
         node = YAML(typ="safe", pure=True).compose(text)
     except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        opened = error.context_mark is not None and NEVER_CLOSED.search(f"{error.context} {error.problem}")
+        mark = error.context_mark if opened else error.problem_mark
         raise RecipeError(f"{label}:{mark.line + 1 if mark else 1}: {explain_syntax(error, text)}") from error
     except YAMLError as error:
         raise RecipeError(f"{label}: not YAML: {str(error).splitlines()[0]}") from error
