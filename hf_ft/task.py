@@ -133,6 +133,12 @@ class Task:
     # The metric that picks the best checkpoint by default, and the direction of every metric the task computes.
     main_metric: ClassVar[str]
     greater_is_better: ClassVar[Mapping[str, bool]]
+    # Metrics shown beside the main one.
+    headline_metrics: ClassVar[tuple[str, ...]] = ()
+    # What the trivial answer of `baseline` is, in words.
+    baseline_name: str = ""
+    # What a user hands to the Predictor, for the lines of code in the report.
+    example_input: ClassVar[Any] = "input"
     # Batch keys that are for the loss and not for the model.
     targets: ClassVar[tuple[str, ...]] = ("labels",)
     # The role whose classes stratify the splits and are counted by the audit; None where there are no classes.
@@ -262,6 +268,14 @@ class Task:
     def decode(self, result: Any) -> dict[str, Any]:
         """Give what a person reads of a result: label and score, boxes, text, a number with its unit."""
         raise NotImplementedError
+
+    def describe(self, result: Any) -> str:
+        """Give a result as one short line, for the list of worst rows."""
+        return ", ".join(f"{value:.3g}" if isinstance(value, float) else str(value) for value in self.decode(result).values())
+
+    def thumbnail(self, row: Row) -> str | None:
+        """Give a row as a small picture, a `data:image/...` address, or None where there is nothing to see."""
+        return None
 
     def decode_reference(self, reference: Any) -> Any:
         """Give a reference as a person reads it: a class name, a number."""
