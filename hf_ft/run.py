@@ -73,6 +73,7 @@ def finetune(
 
     from hf_ft.data.prepare import prepare
     from hf_ft.deliver import folder, report
+    from hf_ft.deliver.content import report_content
     from hf_ft.deliver.story import Story
     from hf_ft.evaluate.final import with_interval_and_baseline
     from hf_ft.model.freeze import freeze
@@ -114,9 +115,8 @@ def finetune(
 
     story.room("evaluate")
     model = tuner.finished_model()
-    evaluations = {"validation": tuner.last_evaluation}
-    if "test" in data_ready.rows:
-        evaluations["test"] = tuner.evaluate_rows(data_ready.encoded(task, "test"))
+    splits = [split for split in data_ready.rows if split != "train"]
+    evaluations = {split: tuner.evaluate_finished(data_ready.encoded(task, split)) for split in splits}
     for evaluation in evaluations.values():
         with_interval_and_baseline(
             evaluation, task, recipe.evaluate, metric=metric, rows=data_ready.rows, seed=recipe.seed
@@ -134,7 +134,10 @@ def finetune(
 
         story.room("report")
         story.room("")
-        content = report.content(run_folder.path, recipe, task, data_ready, evaluations, frozen, items, story.seconds)
+        final = evaluations[data_ready.final_split]
+        content = report_content(
+            run_folder.path, recipe, task, data_ready, final, metric, frozen, items, story.seconds, notes
+        )
         report.write_report(run_folder.path, content)
         story.table(report.result_table(content))
         story.lines([f"done: {run_folder.path}"])
@@ -184,10 +187,11 @@ def new_task(recipe: Recipe) -> Task:
 
 
 def main() -> None:
-    """`python -m hf_ft.run RECIPE [key=value ...]`."""
-    from hf_ft.cli import app
+    """`python -m hf_ft.run RECIPE [key=value ...]`: the verb `run` of the command line."""
+    from hf_ft import cli
 
-    app(["run", *sys.argv[1:]])
+    sys.argv.insert(1, "run")
+    cli.main()
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ class Task:
     # role name -> Role, inputs first.
     roles: ClassVar[Mapping[str, Role]]
     # The metric that picks the best checkpoint by default, and the direction of every metric the task computes.
-    main_metric: ClassVar[str]
+    main_metric: str
     greater_is_better: ClassVar[Mapping[str, bool]]
     # Metrics shown beside the main one.
     headline_metrics: ClassVar[tuple[str, ...]] = ()
@@ -142,7 +142,7 @@ class Task:
     # Batch keys that are for the loss and not for the model.
     targets: ClassVar[tuple[str, ...]] = ("labels",)
     # The role whose classes stratify the splits and are counted by the audit; None where there are no classes.
-    class_role: ClassVar[str | None] = None
+    class_role: str | None = None
     # The task's own recipe keys: inside `task:`, and the sections `augment:` and `loss:`.
     Options: ClassVar[type[Section]] = Empty
     Augment: ClassVar[type[Section]] = Empty
@@ -215,6 +215,21 @@ class Task:
         """Mix two encoded training items (mixup, cutmix). Called only where `mixes` is true."""
         raise NotImplementedError
 
+    def lengths(self, rows: Any) -> list[int] | None:
+        """Give the length of each row (tokens, steps), or None where all are of one length.
+
+        Training puts rows of like length into one batch, and evaluation goes from the longest to the shortest.
+        """
+        return None
+
+    def notes(self, rows: Mapping[str, Any]) -> list[str]:
+        """Say what was decided about the data and what the model will not see of it; called after `load`.
+
+        Args:
+            rows: split -> raw rows.
+        """
+        return []
+
     @property
     def random(self) -> bool:
         """Whether `encode` changes training rows at random, and so needs generators."""
@@ -252,6 +267,14 @@ class Task:
         raise NotImplementedError
 
     # Evaluation
+
+    def calibrate(self, validation: Evaluation) -> list[str]:
+        """Choose on the validation rows what turns scores into answers (thresholds); called once, after training.
+
+        Returns:
+            What was chosen, one line each; empty where nothing was, and the figures of validation stand as they are.
+        """
+        return []
 
     def references(self, rows: Any) -> list[Any]:
         """Give what the results of these rows are compared with, in order. Must not decode media."""

@@ -62,6 +62,7 @@ class ImageClassification(Task):
     """One label per image, softmax over the classes of the training split."""
 
     name = "image-classification"
+    baseline_name = "always the most frequent class of train"
     summary = "one picture in, one class out (ViT, ResNet, ConvNeXt, Swin, timm, ...)"
     auto_class = "AutoModelForImageClassification"
     roles = {
@@ -71,6 +72,8 @@ class ImageClassification(Task):
     main_metric = "accuracy"
     greater_is_better = CLASSIFICATION_DIRECTIONS
     class_role = "label"
+    headline_metrics = ("balanced_accuracy", "macro_f1", "roc_auc")
+    example_input = "picture.png"
     Options, Augment, Loss = Options, Augment, Loss
 
     label_map: LabelMap
@@ -253,15 +256,32 @@ class ImageClassification(Task):
         """The class by name."""
         return self.label_map.names[reference]
 
+    def describe(self, result: dict[str, Any]) -> str:
+        """The class and its probability."""
+        return f"{self.label_map.names[result['class']]} ({result['scores'][result['class']]:.0%})"
+
+    def thumbnail(self, row: Row) -> str:
+        """The picture, at most 96 pixels wide."""
+        from hf_ft.data.images import open_image, thumbnail
+
+        return thumbnail(open_image(row["image"], row["id"]))
+
     def difference(self, a: dict[str, Any], b: dict[str, Any]) -> float:
         """Largest difference between two rows of logits."""
         return float(abs(a["logits"] - b["logits"]).max())
 
     def figures(self, evaluation: Evaluation) -> list[Figure]:
         """Confusion matrix, classes from worst to best, and how far the probabilities can be believed."""
-        from hf_ft.evaluate import figures
+        import numpy as np
 
-        return figures.classification(evaluation, self.labels())
+        from hf_ft.evaluate.figures import confusion_figure, per_class_figure, reliability_figure
+
+        scores = np.stack([result["scores"] for result in evaluation.results])
+        return [
+            confusion_figure(evaluation.metrics["confusion"], self.labels()),
+            per_class_figure(evaluation.metrics["per_class"]),
+            reliability_figure(scores, evaluation.references),
+        ]
 
     # Prediction
 

@@ -59,6 +59,7 @@ class FineTuner(Trainer):
     ):
         self.task, self.plan, self.recipe, self.groups = task, plan, recipe, groups
         self.last_evaluation: Evaluation | None = None
+        self.loaded_best = False
         if recipe.train.early_stopping_patience is not None:
             stopping = EarlyStoppingCallback(
                 recipe.train.early_stopping_patience, recipe.train.early_stopping_threshold
@@ -83,6 +84,8 @@ class FineTuner(Trainer):
         rows = self.train_dataset
         weights = None
         if self.recipe.data.sampler == "balanced":
+            if self.task.class_role is None:
+                raise TrainError("data.sampler: balanced needs classes, and the target is a number; write shuffle")
             weights = balanced_weights(rows.rows.column(self.task.class_role))
         self.sampler = GlobalBatchSampler(
             len(rows),
@@ -92,6 +95,7 @@ class FineTuner(Trainer):
             rank=self.accelerator.process_index,
             seed=self.args.seed,
             weights=weights,
+            lengths=rows.lengths,
             drop_last=self.args.dataloader_drop_last,
         )
         return DataLoader(
@@ -214,6 +218,13 @@ class FineTuner(Trainer):
             progress=f"evaluate {rows.split}",
         )
 
+    def evaluate_finished(self, rows: EncodedRows) -> Evaluation:
+        """Evaluate the finished model in fp32, as it is saved; not again where that has just been done."""
+        same = self.last_evaluation is not None and self.last_evaluation.split == rows.split
+        if same and self.loaded_best and not (self.args.bf16 or self.args.fp16):
+            return self.last_evaluation
+        return self.evaluate_rows(rows)
+
     def finished_model(self) -> torch.nn.Module:
         """Give the trained model without what the Trainer wrapped around it, autocast included."""
         return self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)
@@ -259,6 +270,7 @@ class FineTuner(Trainer):
         checkpoints.load_weights(self.model, folder)
         name = self.args.metric_for_best_model.removeprefix("eval_")
         self.last_evaluation = self.evaluate_rows(self.eval_dataset)
+        self.loaded_best = True
         again = self.last_evaluation.metrics[name]
         if abs(again - self.state.best_metric) > 1e-4 * max(1.0, abs(self.state.best_metric)):
             raise TrainError(

@@ -1,0 +1,145 @@
+"""Gather what the report shows from a finished run."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_ft.deliver.report import Check, Headline, ReportContent, WorstRow
+from hf_ft.evaluate.figures import learning_curve_figure
+
+if TYPE_CHECKING:
+    from hf_ft.data.prepare import Prepared
+    from hf_ft.model.freeze import Frozen
+    from hf_ft.recipe.schema import Recipe
+    from hf_ft.task import Evaluation, Task
+    from hf_ft.verify import Item
+
+WORST_ROWS = 12
+
+
+def report_content(
+    folder: Path,
+    recipe: Recipe,
+    task: Task,
+    data: Prepared,
+    evaluation: Evaluation,
+    metric: str,
+    frozen: Frozen,
+    items: Sequence[Item],
+    seconds: Mapping[str, float],
+    train_notes: Sequence[str],
+) -> ReportContent:
+    """Put the content of the report together.
+
+    Args:
+        folder: the run folder, with log.jsonl and environment.json.
+        recipe: the resolved recipe.
+        task: the fitted task.
+        data: the rows and what the audit found.
+        evaluation: of the split that is reported.
+        metric: the main metric.
+        frozen: the model and what of it learned.
+        items: the gate.
+        seconds: room -> seconds.
+        train_notes: what was decided for training.
+    """
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    environment = json.loads((folder / "environment.json").read_text())
+    scalars = {name: value for name, value in evaluation.metrics.items() if isinstance(value, float)}
+    counts = frozen.counts()
+    learning, total = sum(row[1] for row in counts), sum(row[2] for row in counts)
+    return ReportContent(
+        name=recipe.name,
+        task=task.name,
+        model=recipe.model.name,
+        data=str(recipe.data.source),
+        split=evaluation.split,
+        rows=len(evaluation.ids),
+        headlines=_headlines(task, evaluation, metric),
+        selected_on="validation",
+        confidence=recipe.evaluate.confidence,
+        baseline=task.baseline_name,
+        recipe=_told_apart(recipe),
+        recipe_text=recipe.to_yaml(),
+        splits={split: len(rows) for split, rows in data.rows.items()},
+        data_facts={split: about["origin"] for split, about in data.info["splits"].items()},
+        warnings=[*recipe.warnings, *data.findings.warnings, *evaluation.metrics.get("notes", [])],
+        model_facts={
+            "strategy": frozen.strategy,
+            "parameters": f"{total:,}",
+            "trainable": f"{learning:,} ({learning / total:.1%})",
+            **({"batch norms held in eval mode": frozen.norms_in_eval} if frozen.norms_in_eval else {}),
+        },
+        train_facts={f"decision {index}": note for index, note in enumerate(train_notes, 1)},
+        metrics=scalars,
+        directions=task.greater_is_better,
+        per_class=evaluation.metrics.get("per_class", []),
+        curve=learning_curve_figure(log, metric, _best_step(log, metric, task)),
+        figures=task.figures(evaluation),
+        worst=_worst(task, data.rows[evaluation.split], evaluation),
+        checks=[Check(item.name, item.passed, item.detail) for item in items],
+        timing=dict(seconds),
+        environment={**environment["packages"], "python": environment["python"], "device": environment["device"]},
+        usage=[
+            "from hf_ft import Predictor",
+            f'predictor = Predictor.load("{folder}")',
+            f"predictor({task.example_input!r})",
+        ],
+    )
+
+
+def _headlines(task: Task, evaluation: Evaluation, metric: str) -> list[Headline]:
+    names = [metric, *(name for name in task.headline_metrics if name != metric and name in evaluation.metrics)]
+    return [
+        Headline(
+            name,
+            evaluation.metrics[name],
+            evaluation.intervals.get(name),
+            evaluation.baseline.get(name),
+            task.greater_is_better.get(name, True),
+        )
+        for name in names
+    ]
+
+
+def _told_apart(recipe: Recipe) -> dict[str, Any]:
+    """Give the lines of the recipe that a user wrote, flat."""
+
+    def flat(section: Any, path: str) -> dict[str, Any]:
+        found: dict[str, Any] = {}
+        for name in section.model_fields_set:
+            value = getattr(section, name)
+            inner = flat(value, f"{path}{name}.") if hasattr(value, "model_fields_set") else {f"{path}{name}": value}
+            found |= inner
+        return found
+
+    return dict(sorted(flat(recipe, "").items()))
+
+
+def _best_step(log: Sequence[Mapping[str, Any]], metric: str, task: Task) -> int | None:
+    measured = [(line[f"eval_{metric}"], line["step"]) for line in log if f"eval_{metric}" in line]
+    if not measured:
+        return None
+    best = max if task.greater_is_better.get(metric, True) else min
+    # The first of equals, as the Trainer chooses.
+    value = best(value for value, _ in measured)
+    return next(step for found, step in measured if found == value)
+
+
+def _worst(task: Task, rows: Any, evaluation: Evaluation) -> list[WorstRow]:
+    if evaluation.losses is None:
+        return []
+    order = sorted(range(len(evaluation.ids)), key=lambda index: -evaluation.losses[index])[:WORST_ROWS]
+    return [
+        WorstRow(
+            evaluation.ids[index],
+            str(task.decode_reference(evaluation.references[index])),
+            task.describe(evaluation.results[index]),
+            evaluation.losses[index],
+            task.thumbnail(rows[index]),
+        )
+        for index in order
+    ]
