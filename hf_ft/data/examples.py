@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,6 +35,11 @@ class EncodedRows:
         self.split = split
         self.seed = seed
         self.train = train
+
+    @cached_property
+    def lengths(self) -> list[int] | None:
+        """Length of each row as the task counts it, or None where all rows are of one length."""
+        return self.task.lengths(self.rows)
 
     def __len__(self) -> int:
         return len(self.rows)

@@ -8,9 +8,15 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 from torch.utils.data import Sampler
 
+from hf_ft.errors import DataError
+
 # (epoch, row, real): the epoch travels with the index, so that augmentation can be seeded by it in any worker process;
 # a row that is not real only keeps the processes in step and weighs nothing.
 Index = tuple[int, int, bool]
+
+# Global batches that are sorted by length together: enough that rows of a batch are of like length, few enough that
+# the order stays random.
+LENGTH_CHUNK = 50
 
 
 class GlobalBatchSampler(Sampler[list[Index]]):
@@ -27,6 +33,8 @@ class GlobalBatchSampler(Sampler[list[Index]]):
         rank: this process.
         seed: with the epoch, decides the order.
         weights: probability of each row [rows] to be drawn, with replacement; None: every row once an epoch.
+        lengths: length of each row [rows] (tokens, steps): rows of like length then share a global batch, which saves
+            padding. The batches keep their size and come in random order; None: rows are not sorted.
         drop_last: leave out the last global batch where it is not full.
     """
 
@@ -40,11 +48,13 @@ class GlobalBatchSampler(Sampler[list[Index]]):
         rank: int = 0,
         seed: int = 0,
         weights: Sequence[float] | None = None,
+        lengths: Sequence[int] | None = None,
         drop_last: bool = False,
     ):
         self.rows, self.global_batch_size, self.accumulation = rows, global_batch_size, accumulation
         self.processes, self.rank, self.seed, self.drop_last = processes, rank, seed, drop_last
         self.weights = None if weights is None else np.asarray(weights, dtype=float) / np.sum(weights)
+        self.lengths = None if lengths is None else np.asarray(lengths)
         self.epoch = 0
 
     @property
@@ -60,8 +70,23 @@ class GlobalBatchSampler(Sampler[list[Index]]):
         """Give the rows of an epoch in the order in which they are visited, int [rows]."""
         rng = np.random.default_rng((self.seed, epoch))
         if self.weights is None:
-            return rng.permutation(self.rows)
-        return rng.choice(self.rows, size=self.rows, p=self.weights)
+            order = rng.permutation(self.rows)
+        else:
+            order = rng.choice(self.rows, size=self.rows, p=self.weights)
+        return order if self.lengths is None else self._by_length(order, self.lengths, rng)
+
+    def _by_length(self, order: np.ndarray, lengths: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """Sort within chunks of global batches, then shuffle the batches; a last batch that is not full stays last."""
+        full = self.rows // self.global_batch_size * self.global_batch_size
+        chunk = LENGTH_CHUNK * self.global_batch_size
+        parts = [order[start : min(start + chunk, full)] for start in range(0, full, chunk)]
+        batches = [
+            batch
+            for part in parts
+            for batch in np.split(part[np.argsort(lengths[part], kind="stable")], len(part) // self.global_batch_size)
+        ]
+        shuffled = [batches[index] for index in rng.permutation(len(batches))]
+        return np.concatenate([*shuffled, order[full:]])
 
     def __iter__(self) -> Iterator[list[Index]]:
         order = self.order(self.epoch)
@@ -86,10 +111,15 @@ class EvalBatchSampler(Sampler[list[Index]]):
         batch_size: rows per batch and process.
         processes: number of processes.
         rank: this process.
+        lengths: length of each row [rows]: the longest rows then come first, so that padding is little and memory is
+            found wanting at once; None: in the order of the split.
     """
 
-    def __init__(self, rows: int, *, batch_size: int, processes: int = 1, rank: int = 0):
+    def __init__(
+        self, rows: int, *, batch_size: int, processes: int = 1, rank: int = 0, lengths: Sequence[int] | None = None
+    ):
         self.rows, self.batch_size, self.processes, self.rank = rows, batch_size, processes, rank
+        self.order = range(rows) if lengths is None else np.argsort(-np.asarray(lengths), kind="stable").tolist()
 
     def __len__(self) -> int:
         return math.ceil(self.rows / (self.batch_size * self.processes))
@@ -98,12 +128,21 @@ class EvalBatchSampler(Sampler[list[Index]]):
         stride = self.batch_size * self.processes
         for start in range(0, self.rows, stride):
             first = start + self.rank * self.batch_size
-            share = range(first, min(first + self.batch_size, self.rows))
+            share = self.order[first : min(first + self.batch_size, self.rows)]
             yield [(0, row, True) for row in share] or [(0, 0, False)]
 
 
 def balanced_weights(classes: Sequence[object]) -> list[float]:
-    """Give each row the weight 1 / (size of its class), so that classes are drawn equally often."""
+    """Give each row the weight 1 / (size of its class), so that classes are drawn equally often.
+
+    Raises:
+        DataError: rows have several classes each.
+    """
+    if any(isinstance(value, (list, tuple)) for value in classes):
+        raise DataError(
+            "data.sampler: balanced needs one class a row, and here rows have lists of labels; write shuffle, and "
+            "loss: {class_weights: balanced} against rare labels"
+        )
     values, inverse, counts = np.unique(np.asarray(classes, dtype=str), return_inverse=True, return_counts=True)
     del values
     return (1.0 / counts[inverse]).tolist()

@@ -54,7 +54,11 @@ def evaluate_rows(
     state = PartialState()
     device = device or next(model.parameters()).device
     sampler = EvalBatchSampler(
-        len(rows), batch_size=batch_size, processes=state.num_processes, rank=state.process_index
+        len(rows),
+        batch_size=batch_size,
+        processes=state.num_processes,
+        rank=state.process_index,
+        lengths=rows.lengths,
     )
     loader = DataLoader(rows, batch_sampler=sampler, collate_fn=rows.collate, num_workers=workers)
     was_training = model.training

@@ -4,6 +4,7 @@ import itertools
 
 import pytest
 from hf_ft.data.sampler import EvalBatchSampler, GlobalBatchSampler, balanced_weights
+from hf_ft.errors import DataError
 
 
 def global_batches(rows, size, accumulation, processes, **options):
@@ -73,3 +74,55 @@ def test_evaluation_deals_every_row_once(rows, batch, processes):
     assert all(len(one) <= batch and one for share in shares for one in share)
     seen = sorted(row for share in shares for one in share for _, row, real in one if real)
     assert seen == list(range(rows))
+
+
+LENGTHS = [(row * 37) % 101 for row in range(203)]
+
+
+def test_rows_of_like_length_share_a_batch_and_every_row_is_still_visited_once():
+    sampler = GlobalBatchSampler(203, global_batch_size=8, seed=3, lengths=LENGTHS)
+    order = sampler.order(0)
+    assert sorted(order) == list(range(203))
+    batches = [order[start : start + 8] for start in range(0, 200, 8)]
+    spread = [max(LENGTHS[row] for row in batch) - min(LENGTHS[row] for row in batch) for batch in batches]
+    assert max(spread) <= 12 < 101
+    longest = [max(LENGTHS[row] for row in batch) for batch in batches]
+    assert longest != sorted(longest), "the batches themselves must come in random order"
+    assert (order == sampler.order(0)).all() and (order != sampler.order(1)).any()
+
+
+def test_the_short_last_batch_is_not_made_of_the_longest_rows():
+    sampler = GlobalBatchSampler(203, global_batch_size=8, seed=3, lengths=LENGTHS)
+    last = [LENGTHS[row] for epoch in range(40) for row in sampler.order(epoch)[200:]]
+    assert 35 < sum(last) / len(last) < 65
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_batches_by_length_are_the_same_however_they_are_divided(processes):
+    """tf#47688, with rows sorted by length."""
+    whole = global_batches(203, 8, 1, 1, lengths=LENGTHS)
+    assert global_batches(203, 8, 2, processes, lengths=LENGTHS) == whole
+    assert sorted(itertools.chain(*whole)) == list(range(203))
+
+
+def test_drawn_rows_are_sorted_by_length_too():
+    weights = balanced_weights(["a"] * 200 + ["b"] * 3)
+    sampler = GlobalBatchSampler(203, global_batch_size=8, seed=3, weights=weights, lengths=LENGTHS)
+    order = sampler.order(0)
+    assert len(order) == 203 and sum(row >= 200 for row in order) > 50
+    spread = [max(LENGTHS[row] for row in b) - min(LENGTHS[row] for row in b) for b in order[:200].reshape(-1, 8)]
+    assert max(spread) <= 30
+
+
+def test_balanced_drawing_refuses_rows_with_several_classes():
+    with pytest.raises(DataError, match=r"data\.sampler: balanced needs one class a row"):
+        balanced_weights([["a"], ["a", "b"]])
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_evaluation_by_length_starts_with_the_longest_and_deals_every_row_once(processes):
+    lengths = [3, 9, 1, 9, 5]
+    samplers = [EvalBatchSampler(5, batch_size=2, processes=processes, rank=r, lengths=lengths) for r in range(processes)]
+    assert [row for _, row, _ in next(iter(samplers[0]))] == [1, 3]
+    seen = sorted(row for sampler in samplers for batch in sampler for _, row, real in batch if real)
+    assert seen == [0, 1, 2, 3, 4]
