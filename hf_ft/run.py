@@ -134,6 +134,7 @@ def finetune(
 
         story.room("report")
         story.room("")
+        folder.write_json(run_folder.path / "timing.json", story.seconds)
         final = evaluations[data_ready.final_split]
         content = report_content(
             run_folder.path, recipe, task, data_ready, final, metric, frozen, items, story.seconds, notes

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.data.audit import Findings, audit, write_bad
+from hf_ft.data.cache import cache_folder
 from hf_ft.data.examples import EncodedRows
 from hf_ft.data.sources import as_datasets, read_source
 from hf_ft.data.splits import make_splits

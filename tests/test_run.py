@@ -1,0 +1,230 @@
+"""The whole flow, on small pictures and on a task of a user's own."""
+
+import json
+import subprocess
+import sys
+
+import points
+import pytest
+import tiny
+from hf_ft import Predictor, check, finetune
+from hf_ft.errors import DataError, RecipeError, VerifyError
+from PIL import Image, ImageDraw
+
+
+def draw_signs(folder, per_class=12, names=("stop", "yield", "停")):
+    """Write small pictures of three shapes, one folder a class."""
+    for kind, name in enumerate(names):
+        (folder / name).mkdir(parents=True)
+        for index in range(per_class):
+            image = Image.new("RGB", (40, 40), (20 * (index % 5), 60, 10 * index))
+            place = (6 + index % 4, 6, 30 + index % 3, 30)
+            pen = ImageDraw.Draw(image)
+            if kind == 0:
+                pen.ellipse(place, fill="red")
+            elif kind == 1:
+                pen.rectangle(place, fill="yellow")
+            else:
+                pen.line((5, 5 + index, 35, 30), fill="white", width=4)
+            image.save(folder / name / f"{index}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def signs(tmp_path_factory):
+    return draw_signs(tmp_path_factory.mktemp("signs"))
+
+
+@pytest.fixture(scope="module")
+def vit(tmp_path_factory):
+    return tiny.saved(tiny.vit(), tmp_path_factory.mktemp("vit"), tiny.image_processor())
+
+
+def recipe(signs, vit, folder, **sections):
+    return {
+        "task": "image-classification",
+        "name": "signs",
+        "output_dir": str(folder / "run"),
+        "data": {"source": str(signs), "split": {"validation": 9, "test": 9}},
+        "model": {"name": vit},
+        "train": {"num_train_epochs": 2, "global_batch_size": 6, "disable_tqdm": True},
+        **sections,
+    }
+
+
+@pytest.fixture(scope="module")
+def run(signs, vit, tmp_path_factory):
+    return finetune(recipe(signs, vit, tmp_path_factory.mktemp("runs"), augment={"policy": "light", "mixup": 0.2}))
+
+
+def test_a_run_leaves_everything_a_user_needs(run):
+    found = {str(path.relative_to(run.folder)) for path in run.folder.rglob("*") if path.is_file()}
+    needed = {
+        "recipe.yaml",
+        "data.json",
+        "environment.json",
+        "log.jsonl",
+        "results.json",
+        "timing.json",
+        "predictions.parquet",
+        "report.html",
+        "verify.json",
+        "model/config.json",
+        "model/model.safetensors",
+        "model/preprocessor_config.json",
+        "model/task.json",
+    }
+    assert needed <= found
+    assert all(item["passed"] for item in json.loads((run.folder / "verify.json").read_text()))
+    assert len(json.loads((run.folder / "verify.json").read_text())) == 7
+
+
+def test_the_saved_folder_is_plain_hugging_face(run):
+    from transformers import pipeline
+
+    classify = pipeline("image-classification", model=str(run.folder / "model"))
+    answers = classify(Image.new("RGB", (50, 50), "red"))
+    assert {answer["label"] for answer in answers} == {"stop", "yield", "停"}
+
+
+def test_the_predictor_gives_what_the_evaluation_gave(run):
+    import pandas
+
+    predicted = pandas.read_parquet(run.folder / "predictions.parquet").set_index("id")
+    assert len(predicted) == 9 and set(predicted.columns) >= {"truth", "label", "score", "loss"}
+    source = str(run.recipe.data.source)
+    answers = Predictor.load(run.folder)([f"{source}/{row_id}" for row_id in predicted.index])
+    for answer, (_, row) in zip(answers, predicted.iterrows(), strict=True):
+        assert answer["label"] == row["label"] and answer["score"] == pytest.approx(row["score"], abs=1e-4)
+
+
+def test_the_resolved_recipe_runs_again_and_nothing_is_overwritten(run):
+    again = finetune(run.folder / "recipe.yaml")
+    assert again.folder.name == "run-2" and (run.folder / "report.html").exists()
+    assert again.results == run.results
+
+
+def test_two_runs_have_the_same_head(run, signs, vit, tmp_path):
+    """tf#11965: the seed is set before the head is made."""
+    other = finetune(recipe(signs, vit, tmp_path, augment={"policy": "light", "mixup": 0.2}))
+    assert other.results["headline"] == run.results["headline"]
+
+
+@pytest.mark.parametrize("strategy", [{"strategy": "head"}, {"strategy": "last", "n": 1}, {"strategy": "lora", "r": 4}])
+def test_every_strategy_goes_through_the_gate(signs, vit, tmp_path, strategy):
+    done = finetune(recipe(signs, vit, tmp_path, freeze=strategy))
+    items = {item["name"]: item for item in json.loads((done.folder / "verify.json").read_text())}
+    assert items["frozen"]["passed"] and "unchanged" in items["frozen"]["detail"]
+
+
+def test_a_resnet_under_lora_is_saved_with_its_statistics(signs, tmp_path):
+    """peft#1732: BatchNorm statistics are not part of an adapter; peft#3193: convolutions as targets."""
+    resnet = tiny.saved(tiny.resnet(), tmp_path / "resnet", tiny.image_processor())
+    done = finetune(recipe(signs, resnet, tmp_path, freeze={"strategy": "lora", "r": 2}))
+    assert (done.folder / "adapter").is_dir()
+
+
+def test_sabotage_of_the_saved_model_fails_the_gate(signs, vit, tmp_path, monkeypatch):
+    from hf_ft.model import save
+    from safetensors.torch import load_file, save_file
+
+    honest = save.save_model
+
+    def sabotaged(frozen, task, folder):
+        honest(frozen, task, folder)
+        path = folder / "model" / "model.safetensors"
+        tensors = load_file(path)
+        save_file({name: t * 1.01 for name, t in tensors.items()}, path, metadata={"format": "pt"})
+
+    monkeypatch.setattr(save, "save_model", sabotaged)
+    with pytest.raises(VerifyError, match="reload: .* gives other outputs than the trained model"):
+        finetune(recipe(signs, vit, tmp_path))
+
+
+def test_a_task_of_ones_own_goes_the_whole_way(tmp_path, monkeypatch):
+    from pathlib import Path
+
+    # The fresh process of the gate must find the task's module, as it would for a user's installed package.
+    monkeypatch.setenv("PYTHONPATH", str(Path(points.__file__).parent))
+    done = finetune(
+        {
+            "task": "points:Points",
+            "output_dir": str(tmp_path / "run"),
+            "data": {"source": "py:points:rows", "split": {"validation": 20, "test": 10}},
+            "model": {"name": points.saved(tmp_path / "pretrained")},
+            "train": {"learning_rate": 0.02, "global_batch_size": 8, "disable_tqdm": True},
+        }
+    )
+    assert done.results["headline"]["value"] > done.results["headline"]["baseline"]
+    assert done.predictor()([[0.0, 3.0]])[0]["label"] == "above"
+
+
+def test_check_finds_without_training(signs, vit, tmp_path):
+    findings = check(recipe(signs, vit, tmp_path))
+    assert findings.errors == [] and any("min of training ahead" in note for note in findings.notes)
+    assert not (tmp_path / "run").exists()
+
+
+def test_check_reports_a_broken_picture(signs, vit, tmp_path):
+    """ds#6470: one broken file kills a run in its sixth hour."""
+    broken = draw_signs(tmp_path / "signs")
+    (broken / "stop" / "3.png").write_bytes(b"not a picture")
+    findings = check(recipe(broken, vit, tmp_path))
+    assert any("stop/3.png" in error for error in findings.errors)
+    with pytest.raises(DataError, match=r"stop/3\.png"):
+        finetune(recipe(broken, vit, tmp_path))
+
+
+def test_an_unfinished_run_of_another_recipe_is_not_continued(signs, vit, tmp_path, monkeypatch):
+    """tf#22580."""
+    from hf_ft.train.trainer import FineTuner
+
+    monkeypatch.setattr(FineTuner, "_finalize_training", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        finetune(recipe(signs, vit, tmp_path))
+    monkeypatch.undo()
+    changed = recipe(signs, vit, tmp_path)
+    changed["train"] = {**changed["train"], "learning_rate": 0.5}
+    with pytest.raises(RecipeError, match=r"train.learning_rate: None then, 0.5 now"):
+        finetune(changed)
+    done = finetune(recipe(signs, vit, tmp_path))
+    assert done.folder == tmp_path / "run"
+
+
+def test_a_run_in_memory(vit, signs, tmp_path):
+    rows = [
+        {"img": Image.open(path), "kind": path.parent.name} for path in sorted(signs.rglob("*.png"))
+    ]
+    given = recipe(signs, vit, tmp_path)
+    given["data"] = {"source": "memory", "columns": {"image": "img", "label": "kind"}, "split": {"validation": 9}}
+    done = finetune(given, data=rows)
+    assert done.results["headline"]["split"] == "validation"
+
+
+@pytest.mark.multi_process
+def test_two_processes_give_what_one_gives(signs, vit, tmp_path):
+    """tf#47688: with two processes the loss is doubled; 18 rows in batches of 5 do not divide either."""
+    results, weights = [], []
+    for name, launch in {
+        "one": [sys.executable, "-m", "hf_ft.run"],
+        "two": [
+            *(sys.executable, "-m", "accelerate.commands.launch", "--config_file"),
+            *("accelerate_configs/cpu_2proc.yaml", "-m", "hf_ft.run"),
+        ],
+    }.items():
+        content = recipe(signs, vit, tmp_path)
+        content["output_dir"] = str(tmp_path / name)
+        content["model"] = {"name": vit, "config": {"hidden_dropout_prob": 0.0}}
+        content["train"] |= {"global_batch_size": 5, "logging_steps": 1}
+        path = tmp_path / f"{name}.yaml"
+        path.write_text(json.dumps(content))
+        done = subprocess.run([*launch, str(path)], capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stderr[-3000:]
+        log = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
+        results.append([line.get("loss", line.get("eval_loss")) for line in log if "loss" in line or "eval_loss" in line])
+        from safetensors.torch import load_file
+
+        weights.append(load_file(tmp_path / name / "model" / "model.safetensors"))
+    assert "over 2 process(es)" in (tmp_path / "two" / "verify.json").read_text()
+    assert results[1] == pytest.approx(results[0], abs=1e-5)
+    assert all((weights[0][name] - tensor).abs().max() < 1e-5 for name, tensor in weights[1].items())
