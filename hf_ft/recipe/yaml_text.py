@@ -20,6 +20,7 @@ from hf_ft.errors import RecipeError
 
 MAXIMUM_DEPTH = 20
 MAXIMUM_VALUES = 20_000
+MAXIMUM_DIGITS = 100
 
 WORDS = {
     **dict.fromkeys(("", "~", "null", "Null", "NULL"), None),
@@ -205,7 +206,9 @@ class Reader:
             self.document.problems.append((path, f"found {text}, a number with a leading zero; {advice}"))
         elif text in WORDS:
             return WORDS[text]
-        elif WHOLE.fullmatch(text) and len(text) <= 100:
+        elif len(text) > MAXIMUM_DIGITS:
+            return text
+        elif WHOLE.fullmatch(text):
             return int(text)
         elif BASED.fullmatch(text):
             return int(text, 0)

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from toy import PlainTask, ToyTask
+
+from hf_ft.recipe import json_schema, load_recipe, recipe_model
+from hf_ft.recipe.messages import all_places, section_model
+from hf_ft.recipe.starter import starter
+from hf_ft.task import get_task, list_tasks
+
+TASKS = [
+    ("toy:ToyTask", ToyTask),
+    ("toy:PlainTask", PlainTask),
+    *((name, get_task(name)) for name in list_tasks()),
+]
+
+
+@pytest.mark.parametrize(("name", "task"), TASKS)
+def test_a_starter_is_a_valid_recipe_of_defaults(tmp_path, name, task):
+    path = tmp_path / "mine.yaml"
+    path.write_text(starter(task, name), encoding="utf-8")
+    found = load_recipe(path)
+    plain = load_recipe(
+        {
+            "task": name,
+            "name": "mine",
+            "data": {"source": "path/to/data"},
+            "model": {"name": "path/or/hub-id"},
+        }
+    )
+    assert found == plain
+
+
+@pytest.mark.parametrize(("name", "task"), TASKS)
+def test_taking_the_marks_away_leaves_a_valid_recipe(tmp_path, name, task):
+    """What stands behind a `#` is a key of the schema with its default, in its place."""
+    keys = {place.rpartition(".")[2] for place in all_places(recipe_model(task))}
+    lines = []
+    for line in starter(task, name).splitlines():
+        key = re.fullmatch(r"( *)# ((?: {2})*)(\w+):( \S.*)?", line)
+        if key and key[3] in keys and key[3] not in ("n", "patterns", "name", "output_dir"):
+            lines.append(f"{key[1]}{key[2]}{key[3]}:{key[4] or ''}")
+        elif not line.lstrip().startswith("#"):
+            lines.append(line)
+    path = tmp_path / "mine.yaml"
+    path.write_text("\n".join(lines), encoding="utf-8")
+    recipe = load_recipe(path)
+    assert "by" in recipe.data.split.model_fields_set
+    assert recipe == load_recipe(
+        {
+            "task": name,
+            "name": "mine",
+            "data": {"source": "path/to/data"},
+            "model": {"name": "path/or/hub-id"},
+        }
+    )
+
+
+@pytest.mark.parametrize(("name", "task"), TASKS)
+def test_every_field_is_explained(name, task):
+    """The docstring of a field is what init and schema print, so none may lack one."""
+    model = recipe_model(task)
+    passed_on = {f"train.{key}" for key in model.model_fields["train"].default.passed_on}
+    for place in all_places(model):
+        path = tuple(place.split("."))
+        owner = section_model(model, path[:-1])
+        explained = owner.model_fields[path[-1]].description or section_model(model, path) is not owner
+        assert explained or place in passed_on, place
+
+
+def test_the_json_schema_names_every_key():
+    schema = json_schema(ToyTask)
+    assert schema["required"] == ["task", "data", "model"]
+    assert schema["additionalProperties"] is False
+    assert set(schema["properties"]) >= {
+        "task",
+        "data",
+        "model",
+        "freeze",
+        "augment",
+        "loss",
+        "train",
+        "evaluate",
+    }
+    train = schema["$defs"]["TrainSection"]["properties"]
+    assert {"learning_rate", "optim", "global_batch_size"} <= set(train)
+    assert "seed" not in train and "hub_token" not in train
+    assert "exponential" in train["lr_scheduler_type"]["enum"]
+    assert schema["$defs"]["ToyAugment"]["properties"]["policy"]["enum"] == ["none", "light"]
+    assert "r" in schema["$defs"]["Freeze_lora"]["properties"]
+    assert schema["properties"]["task"]["anyOf"][1] == {"type": "string"}
+    assert schema["$defs"]["DataSection"]["properties"]["source"]["description"].startswith("Hub id")
+
+
+def test_the_json_schema_without_a_task_leaves_its_sections_open():
+    assert "type" not in json_schema()["properties"]["augment"]
