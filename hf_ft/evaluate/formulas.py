@@ -24,17 +24,31 @@ def roc_area(ranks: np.ndarray, positive: np.ndarray, weight: np.ndarray) -> flo
     return float((above * (np.cumsum(below) - below / 2)).sum() / (above.sum() * below.sum()))
 
 
+def average_precision(ranks: np.ndarray, positive: np.ndarray, weight: np.ndarray) -> float:
+    """Average precision: the sum of precisions, each times the recall that its score adds.
+
+    Args:
+        ranks: rank of each row's score, equal scores sharing one, int [N].
+        positive: whether the row has the label, bool [N].
+        weight: how often the row counts, [N].
+    """
+    found = np.cumsum(np.bincount(ranks, weights=weight * positive)[::-1])
+    given = np.cumsum(np.bincount(ranks, weights=weight)[::-1])
+    return float((np.diff(found, prepend=0.0) * ratio(found, given)).sum() / found[-1])
+
+
 # Classification from a confusion matrix, int [K, K], rows the truth
 
 
-def _ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
-    ratio: np.ndarray = np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
-    return ratio
+def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
+    """Divide element by element; 0 where the whole is 0."""
+    quotient: np.ndarray = np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
+    return quotient
 
 
 def _precision_recall_f1(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     hits, truth, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
-    return _ratio(hits, predicted), _ratio(hits, truth), _ratio(2 * hits, truth + predicted)
+    return ratio(hits, predicted), ratio(hits, truth), ratio(2 * hits, truth + predicted)
 
 
 def per_class(confusion: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
@@ -110,10 +124,25 @@ def _explained(remaining: np.ndarray, truth: np.ndarray) -> float:
     return float((1 - remaining / truth.var(axis=0)).mean())
 
 
+def _pearson(predicted: np.ndarray, truth: np.ndarray) -> float:
+    if any((values.min(axis=0) == values.max(axis=0)).any() for values in (predicted, truth)):
+        return float("nan")
+    a, b = predicted - predicted.mean(axis=0), truth - truth.mean(axis=0)
+    return float(((a * b).sum(axis=0) / np.sqrt((a**2).sum(axis=0) * (b**2).sum(axis=0))).mean())
+
+
+def _spearman(predicted: np.ndarray, truth: np.ndarray) -> float:
+    from scipy.stats import rankdata
+
+    return _pearson(rankdata(predicted, axis=0), rankdata(truth, axis=0))
+
+
 FROM_VALUES: dict[str, Callable[[np.ndarray, np.ndarray], float]] = {
     "mae": lambda predicted, truth: float(np.abs(predicted - truth).mean()),
     "rmse": lambda predicted, truth: float(np.sqrt(((predicted - truth) ** 2).mean(axis=0)).mean()),
     "mape": _mape,
     "r2": _r2,
     "explained_variance": _explained_variance,
+    "pearson": _pearson,
+    "spearman": _spearman,
 }

@@ -35,6 +35,8 @@ REGRESSION_DIRECTIONS = {
     "mape": False,
     "r2": True,
     "explained_variance": True,
+    "pearson": True,
+    "spearman": True,
     "mase": False,
 }
 
@@ -57,14 +59,14 @@ class ClassificationMetrics:
     def __init__(self, labels: Sequence[str], extra: Sequence[str] = ()):
         self.labels = list(labels)
         self.extra = [ExtraMetric(name) for name in extra]
-        self._classes = _Column(np.int64, ())
-        self._references = _Column(np.int64, ())
-        self._scores = _Column(np.float32, (len(self.labels),))
+        self._classes = Column(np.int64, ())
+        self._references = Column(np.int64, ())
+        self._scores = Column(np.float32, (len(self.labels),))
         self._ranks: list[np.ndarray] = []
 
     def update(self, results: Sequence[Any], references: Sequence[Any]) -> None:
         """Take in B results and their B references."""
-        _same_length(results, references)
+        same_length(results, references)
         if not len(results):
             return
         self._ranks = []
@@ -123,7 +125,7 @@ class ClassificationMetrics:
 
     def _arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         predicted, truth, scores = self._classes.array(), self._references.array(), self._scores.array()
-        _check_finite(self._scores)
+        check_finite(self._scores)
         return predicted, truth, scores
 
     def _confusion(self, rows: np.ndarray | None) -> np.ndarray:
@@ -194,12 +196,12 @@ class RegressionMetrics:
         if extra and len(self.targets) > 1:
             raise RecipeError(f"evaluate.extra: works with one target, and there are {len(self.targets)}")
         self.extra = [ExtraMetric(name) for name in extra]
-        self._values = _Column(np.float64, (len(self.targets),))
-        self._references = _Column(np.float64, (len(self.targets),))
+        self._values = Column(np.float64, (len(self.targets),))
+        self._references = Column(np.float64, (len(self.targets),))
 
     def update(self, results: Sequence[Any], references: Sequence[Any]) -> None:
         """Take in B results and their B references."""
-        _same_length(results, references)
+        same_length(results, references)
         if len(results):
             self._values.add([result["value"] for result in results])
             self._references.add(references)
@@ -268,11 +270,11 @@ class RegressionMetrics:
 
     def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
         predicted, truth = self._values.array(), self._references.array()
-        _check_finite(self._values)
+        check_finite(self._values)
         return predicted, truth
 
 
-class _Column:
+class Column:
     """Rows of one dtype and shape that arrive in batches and are read as one array [N, ...]."""
 
     def __init__(self, dtype: type, shape: tuple[int, ...]):
@@ -295,12 +297,12 @@ class _Column:
         return self.chunks[0]
 
 
-def _same_length(results: Sequence[Any], references: Sequence[Any]) -> None:
+def same_length(results: Sequence[Any], references: Sequence[Any]) -> None:
     if len(results) != len(references):
         raise DataError(f"{len(results)} results came with {len(references)} references; expected one each")
 
 
-def _check_finite(column: _Column) -> None:
+def check_finite(column: Column) -> None:
     if column.not_finite:
         raise TrainError(
             f"{column.not_finite} of {len(column.array())} results are not finite (NaN or infinite): the "

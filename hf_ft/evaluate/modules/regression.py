@@ -3,10 +3,11 @@
 import datasets
 import evaluate
 import numpy
+import scipy.stats
 import sklearn.metrics
 
-_DESCRIPTION = """MAE, RMSE, MAPE, R2, explained variance, and MASE where the scale of a naive error is
-given."""
+_DESCRIPTION = """MAE, RMSE, MAPE, R2, explained variance, Pearson's and Spearman's correlation, and MASE where the scale
+of a naive error is given."""
 
 _INPUTS = """
 Args:
@@ -19,6 +20,7 @@ Returns:
     mape: a fraction, over the rows whose reference is not 0; None where all are 0.
     zeros: rows left out of mape because their reference is 0.
     r2, explained_variance: None where the references do not vary.
+    pearson, spearman: None where the references or the predictions do not vary.
     mase: mae / scale (Hyndman and Koehler 2006), with `scale` alone.
 """
 
@@ -40,6 +42,7 @@ class Regression(evaluate.Metric):
         truth = numpy.asarray(references)
         counted = truth != 0
         varies = truth.min() < truth.max()
+        both = varies and predicted.min() < predicted.max()
         mae = float(sklearn.metrics.mean_absolute_error(truth, predicted))
         values = {
             "mae": mae,
@@ -54,5 +57,7 @@ class Regression(evaluate.Metric):
             "explained_variance": (
                 float(sklearn.metrics.explained_variance_score(truth, predicted)) if varies else None
             ),
+            "pearson": float(scipy.stats.pearsonr(truth, predicted).statistic) if both else None,
+            "spearman": float(scipy.stats.spearmanr(truth, predicted).statistic) if both else None,
         }
         return values if scale is None else {**values, "mase": mae / scale}

@@ -1,0 +1,246 @@
+"""Multi-label classification: its metrics, the score of a trivial answer, and thresholds chosen on validation rows."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hf_ft.errors import DataError, RecipeError
+from hf_ft.evaluate.extra import load_shipped
+from hf_ft.evaluate.formulas import average_precision, ratio, roc_area
+from hf_ft.evaluate.metrics import Column, check_finite, same_length
+
+# metric -> whether a greater value is better.
+MULTILABEL_DIRECTIONS = {
+    "loss": False,
+    "micro_f1": True,
+    "macro_f1": True,
+    "weighted_f1": True,
+    "samples_f1": True,
+    "macro_precision": True,
+    "macro_recall": True,
+    "subset_accuracy": True,
+    "hamming_loss": False,
+    "map": True,
+    "roc_auc": True,
+}
+# Below this many rows with a label, its own best threshold is chance: it shares one with the other rare labels.
+FEWEST_POSITIVES = 10
+
+
+class MultilabelMetrics:
+    """Metrics of multi-label classification.
+
+    A result is `{"scores": float32 [K]}` with a probability for each label, a reference the list of the ids of the
+    row's labels, which may be empty. A label is given to a row whose score reaches the label's threshold.
+
+    Args:
+        labels: the K label names, in id order.
+        thresholds: float [K].
+        extra: further metrics; refused, since those of the Hub take one class a row.
+
+    Raises:
+        RecipeError: a further metric is asked for.
+    """
+
+    def __init__(self, labels: Sequence[str], thresholds: Sequence[float], extra: Sequence[str] = ()):
+        if extra:
+            raise RecipeError(
+                f"evaluate.extra: {extra[0]!r} cannot be measured on several labels a row; there are "
+                f"{', '.join(MULTILABEL_DIRECTIONS)}"
+            )
+        self.labels = list(labels)
+        self.thresholds = np.asarray(thresholds, dtype=np.float32)
+        self._references = Column(np.bool_, (len(self.labels),))
+        self._scores = Column(np.float32, (len(self.labels),))
+        self._ranks: list[np.ndarray] = []
+
+    def update(self, results: Sequence[Any], references: Sequence[Any]) -> None:
+        """Take in B results and their B references."""
+        same_length(results, references)
+        if not len(results):
+            return
+        self._ranks = []
+        self._references.add([indicator(ids, len(self.labels)) for ids in references])
+        self._scores.add([result["scores"] for result in results])
+
+    def compute(self) -> dict[str, Any]:
+        """Give every metric over all rows seen.
+
+        Returns:
+            The scalars of MULTILABEL_DIRECTIONS but for `loss` (`map` and `roc_auc` only where they are defined), and
+            the tables `per_class` (label, support, threshold, precision, recall, f1) and `notes`.
+
+        Raises:
+            TrainError: scores are not finite.
+        """
+        given, truth, scores = self._arrays()
+        values = load_shipped("multilabel").compute(
+            predictions=given.astype(int), references=truth.astype(int), prediction_scores=scores
+        )
+        absent = values.pop("absent")
+        metrics: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
+        metrics["per_class"] = self._per_label(given, truth)
+        metrics["notes"] = self._notes(absent)
+        return metrics
+
+    def value(self, name: str, rows: np.ndarray | None = None) -> float:
+        """Give one metric over the rows seen, or over a selection of them (indices, repeats allowed).
+
+        Returns:
+            The value; NaN where it is undefined on these rows.
+
+        Raises:
+            RecipeError: there is no such metric.
+            TrainError: scores are not finite.
+        """
+        given, truth, _ = self._arrays()
+        if name in ("map", "roc_auc"):
+            return self._ranking(name, rows)
+        if rows is not None:
+            given, truth = given[rows], truth[rows]
+        if name == "subset_accuracy":
+            return float((given == truth).all(axis=1).mean())
+        if name == "hamming_loss":
+            return float((given != truth).mean())
+        hits, predicted, support = (given & truth).sum(axis=0), given.sum(axis=0), truth.sum(axis=0)
+        if name == "micro_f1":
+            return float(ratio(2 * hits.sum(keepdims=True), (predicted + support).sum(keepdims=True))[0])
+        if name == "macro_f1":
+            return float(ratio(2 * hits, predicted + support).mean())
+        if name == "weighted_f1":
+            return float(ratio(2 * hits, predicted + support) @ support / support.sum()) if support.any() else 0.0
+        if name == "samples_f1":
+            sizes = given.sum(axis=1) + truth.sum(axis=1)
+            return float(ratio(2 * (given & truth).sum(axis=1), sizes).mean())
+        if name == "macro_precision":
+            return float(ratio(hits, predicted).mean())
+        if name == "macro_recall":
+            return float(ratio(hits, support).mean())
+        raise RecipeError(
+            f"evaluate.metric: there is no metric {name!r}; found: {', '.join(MULTILABEL_DIRECTIONS)}"
+        )
+
+    def _arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        scores, truth = self._scores.array(), self._references.array()
+        check_finite(self._scores)
+        return scores >= self.thresholds, truth, scores
+
+    def _ranking(self, name: str, rows: np.ndarray | None) -> float:
+        """Mean over labels of what depends on the order of the scores alone; ranks are found once."""
+        truth, scores = self._references.array(), self._scores.array()
+        if not self._ranks:
+            self._ranks = [np.unique(column, return_inverse=True)[1] for column in scores.T]
+        weight = np.bincount(np.arange(len(truth)) if rows is None else rows, minlength=len(truth))
+        support = weight @ truth
+        counted = np.flatnonzero((support > 0) & (support < weight.sum()))
+        if not len(counted):
+            return float("nan")
+        formula = average_precision if name == "map" else roc_area
+        return float(np.mean([formula(self._ranks[label], truth[:, label], weight) for label in counted]))
+
+    def _per_label(self, given: np.ndarray, truth: np.ndarray) -> list[dict[str, Any]]:
+        hits, predicted, support = (given & truth).sum(axis=0), given.sum(axis=0), truth.sum(axis=0)
+        columns = zip(
+            self.labels,
+            support,
+            self.thresholds,
+            ratio(hits, predicted),
+            ratio(hits, support),
+            ratio(2 * hits, predicted + support),
+            strict=True,
+        )
+        names = ("label", "support", "threshold", "precision", "recall", "f1")
+        kinds = (str, int, float, float, float, float)
+        return [
+            {name: kind(value) for name, kind, value in zip(names, kinds, row, strict=True)} for row in columns
+        ]
+
+    def _notes(self, absent: Sequence[int]) -> list[str]:
+        if not absent:
+            return []
+        named = ", ".join(self.labels[label] for label in absent[:5]) + (", ..." if len(absent) > 5 else "")
+        return [f"map and roc_auc leave out {len(absent)} of {len(self.labels)} labels, true of no row or of all: {named}"]
+
+
+def indicator(ids: Sequence[int], labels: int) -> np.ndarray:
+    """Turn label ids into a bool [K] that is True at each of them.
+
+    Raises:
+        DataError: an id is out of range.
+    """
+    wrong = [label for label in ids if not 0 <= label < labels]
+    if wrong:
+        raise DataError(f"a reference has the label id {wrong[0]}; expected 0 to {labels - 1}")
+    row = np.zeros(labels, dtype=bool)
+    row[list(ids)] = True
+    return row
+
+
+def prior_baseline(
+    train_labels: Sequence[Sequence[int]], references: Sequence[Sequence[int]], labels: Sequence[str]
+) -> dict[str, float]:
+    """Score the answer that is always the most frequent label of the training rows, and every label of more than half.
+
+    Its scores are the labels' frequencies among the training rows, the same for every row.
+
+    Args:
+        train_labels: label ids of each training row.
+        references: label ids of each row to score on.
+        labels: label names, in id order.
+
+    Returns:
+        metric -> value.
+
+    Raises:
+        DataError: there are no training rows.
+    """
+    if not len(train_labels):
+        raise DataError("the frequencies of the labels need training rows, and there are none")
+    prior = np.mean([indicator(ids, len(labels)) for ids in train_labels], axis=0)
+    # A label is given where its score reaches this: the frequent ones always, the others never.
+    metrics = MultilabelMetrics(labels, np.where(prior >= min(0.5, prior.max()), 0.0, 2.0).tolist())
+    metrics.update([{"scores": prior}] * len(references), references)
+    return {name: value for name, value in metrics.compute().items() if isinstance(value, float)}
+
+
+def tune_thresholds(scores: np.ndarray, truth: np.ndarray, rarest: int = FEWEST_POSITIVES) -> list[float]:
+    """Choose for each label the threshold with the best F1 on these rows.
+
+    The per-label search is the SCut of Yang (2001), "A study of thresholding strategies for text categorization", which
+    warns of what happens to rare labels: a few rows decide. Labels with fewer than `rarest` positive rows therefore
+    share the one threshold that gives all of them together the best micro-F1. A threshold lies half-way between two
+    scores; of equally good ones, the one nearest to 0.5 is taken.
+
+    Args:
+        scores: probabilities, float [N, K].
+        truth: bool [N, K].
+        rarest: positive rows below which a label is rare.
+
+    Returns:
+        K thresholds.
+    """
+    rare = truth.sum(axis=0) < rarest
+    thresholds = np.empty(scores.shape[1])
+    if rare.any():
+        thresholds[rare] = _best_threshold(scores[:, rare].ravel(), truth[:, rare].ravel())
+    for label in np.flatnonzero(~rare):
+        thresholds[label] = _best_threshold(scores[:, label], truth[:, label])
+    return [float(threshold) for threshold in thresholds]
+
+
+def _best_threshold(scores: np.ndarray, truth: np.ndarray) -> float:
+    """Give the cut between two different scores that has the best F1; 0.5 where nothing is true."""
+    if not truth.any():
+        return 0.5
+    order = np.argsort(-scores, kind="stable")
+    ordered = scores[order].astype(np.float64)
+    last = np.append(ordered[:-1] > ordered[1:], True)  # a cut must not part equal scores
+    hits = np.cumsum(truth[order])[last]
+    given = np.flatnonzero(last) + 1
+    f1 = 2 * hits / (given + truth.sum())
+    cuts = (ordered[last] + np.append(ordered[1:], 0.0)[last]) / 2
+    best = np.flatnonzero(np.isclose(f1, f1.max(), rtol=0, atol=1e-12))
+    return float(cuts[best[np.argmin(np.abs(cuts[best] - 0.5))]])
