@@ -42,7 +42,6 @@ BOUNDS: dict[str, Any] = {
     "torch_empty_cache_steps": Field(ge=1),
     "logging_steps": Field(gt=0),
     "eval_steps": Field(gt=0),
-    "save_steps": Field(gt=0),
     "eval_delay": Field(ge=0),
     "eval_accumulation_steps": Field(ge=1),
     "per_device_eval_batch_size": Field(ge=1),

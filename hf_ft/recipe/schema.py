@@ -172,9 +172,7 @@ class TrainSection(Section):
     compile: bool = False
     """Compile the model with torch.compile."""
     eval_strategy: Literal["no", "steps", "epoch"] = "epoch"
-    """When the validation split is evaluated."""
-    save_strategy: Literal["no", "steps", "epoch", "best"] = "epoch"
-    """When a checkpoint is written."""
+    """When the validation split is evaluated, and a checkpoint written: each has its measure."""
     early_stopping_patience: PositiveInt | None = None
     """Stop after this many evaluations without a better main metric; null: never."""
     early_stopping_threshold: NonNegativeFloat = 0.0

@@ -826,8 +826,23 @@ BAD: list[tuple[str, str, str]] = [
     ),
     (
         ALL,
-        "train: {save_strategy: always}\n",
-        "r.yaml:4: train.save_strategy: found the text 'always'; expected one of no, steps, epoch, best",
+        "train: {save_strategy: epoch}\n",
+        "r.yaml:4: train.save_strategy: not a key of a recipe: a checkpoint is written at each evaluation; write train.eval_strategy",
+    ),
+    (
+        ALL,
+        "train: {save_steps: 100}\n",
+        "r.yaml:4: train.save_steps: not a key of a recipe: a checkpoint is written at each evaluation; write train.eval_steps",
+    ),
+    (
+        ALL,
+        "train: {logging_strategy: always}\n",
+        "r.yaml:4: train.logging_strategy: found the text 'always'; expected one of no, steps, epoch",
+    ),
+    (
+        ALL,
+        "train: {accelerator_config: {split_batches: true}}\n",
+        "r.yaml:4: train.accelerator_config: not a key of a recipe: the engine deals the rows out to the processes itself; remove the key",
     ),
     (
         ALL,

@@ -34,7 +34,6 @@ def test_defaults_of_a_minimal_recipe():
         "warmup_steps": 0.1,
         "weight_decay": 0.01,
         "eval_strategy": "epoch",
-        "save_strategy": "epoch",
     }
     assert recipe.warnings == []
 
