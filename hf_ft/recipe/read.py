@@ -13,7 +13,7 @@ from pydantic import ValidationError
 from hf_ft.errors import RecipeError
 from hf_ft.recipe.arguments import peft_methods, unusable_method, usable_methods
 from hf_ft.recipe.build import STRATEGIES, recipe_model
-from hf_ft.recipe.messages import describe, explain
+from hf_ft.recipe.messages import describe, explain, one_of
 from hf_ft.recipe.names import REMOTE_CODE, REMOTE_CODE_ADVICE, SECRET_ADVICE, SECRETS
 from hf_ft.recipe.schema import Recipe
 from hf_ft.recipe.yaml_text import MAXIMUM_DEPTH, Document, Path, read_yaml
@@ -40,6 +40,16 @@ def load_recipe(source: str | FilePath | Mapping[str, Any] | Recipe, overrides: 
 
     Raises:
         RecipeError: the recipe cannot be used; the message holds every error, one line each.
+
+    Examples:
+        >>> recipe = load_recipe(
+        ...     {"task": "image-classification", "data": {"source": "photos"}, "model": {"name": "my-vit"}},
+        ...     ["freeze.strategy=lora", "freeze.r=16"],
+        ... )
+        >>> recipe.freeze.method_options
+        {'r': 16}
+        >>> recipe.train.global_batch_size
+        32
     """
     document = read_document(source)
     if not isinstance(document.value, dict):
@@ -65,6 +75,7 @@ def check_document(document: Document) -> Recipe:
     except ValidationError as error:
         known = {path for path, text in problems if not text.startswith("given twice")}
         problems += [(path, text) for path, text in explain(error, value, model, name) if path not in known]
+    problems += wrong_metric(value, task_class)
     if problems:
         problems.sort(key=lambda item: document.line(item[0]))
         raise RecipeError("\n".join(message(document, path, text) for path, text in problems))
@@ -206,6 +217,26 @@ def find_strategy(value: dict[str, Any], problems: list[tuple[Path, str]]) -> st
     hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
     problems.append((path, f"there is no strategy {strategy!r}; {hint}"))
     return None
+
+
+def wrong_metric(value: dict[str, Any], task_class: type[Task] | None) -> Iterator[tuple[Path, str]]:
+    """Find a main metric whose direction would be a guess, or is given the wrong way round (tf#31142)."""
+    section = value.get("evaluate")
+    if task_class is None or not isinstance(section, dict):
+        return
+    directions, mode = task_class.greater_is_better, section.get("mode")
+    metric = section.get("metric") or task_class.main_metric
+    if not isinstance(metric, str):
+        return
+    if metric not in directions and mode is None:
+        advice = "for one of evaluate.extra, write evaluate.mode: min or max"
+        yield (
+            ("evaluate", "metric"),
+            f"found the metric {metric!r}; expected {one_of(directions, metric)}; {advice}",
+        )
+    if metric in directions and mode in ("min", "max") and directions[metric] != (mode == "max"):
+        better = "more" if directions[metric] else "less"
+        yield ("evaluate", "mode"), f"found {mode}, and of {metric} {better} is better; remove the key"
 
 
 def fill_names(value: dict[str, Any], label: str, task: str) -> None:

@@ -139,6 +139,8 @@ def explain_syntax(error: MarkedYAMLError, text: str) -> str:
         return "found a `{` that is never closed, or an entry without a comma"
     if "could not find expected ':'" in found:
         return "found a key without `:`"
+    if "block mapping" in (error.context or "") or "<document start>" in found:
+        return "found what does not continue the lines above; look at its indentation and at quotes before it"
     return f"not YAML: {'; '.join(part for part in (error.context, found) if part)}"
 
 

@@ -73,6 +73,21 @@ BAD: list[tuple[str, str, str]] = [
         "train: num_train_epochs: 3\n",
         "r.yaml:4: found a second `:` or a wrong indentation; put text that holds `: ` in quotes",
     ),
+    (
+        ALL,
+        "train:\n   optim: sgd\n  seed: 3\n",
+        "r.yaml:6: found what does not continue the lines above; look at its indentation and at quotes before it",
+    ),
+    (
+        ALL,
+        " seed: 3\n",
+        "r.yaml:4: found what does not continue the lines above; look at its indentation and at quotes before it",
+    ),
+    (
+        ALL,
+        "name: 'a' b\n",
+        "r.yaml:4: found what does not continue the lines above; look at its indentation and at quotes before it",
+    ),
     (ALL, "name: @home\n", "r.yaml:4: found '@' at the start of a value; put the text in quotes"),
     (
         ALL,
@@ -1014,8 +1029,23 @@ BAD: list[tuple[str, str, str]] = [
     (ALL, "evaluate: {metric: [accuracy, f1]}\n", "r.yaml:4: evaluate.metric: found a list; expected text"),
     (
         ALL,
+        "evaluate: {metric: acuracy}\n",
+        "r.yaml:4: evaluate.metric: found the metric 'acuracy'; expected accuracy; for one of evaluate.extra, write evaluate.mode: min or max",
+    ),
+    (
+        ALL,
         "evaluate: {mode: maximum}\n",
         "r.yaml:4: evaluate.mode: found the text 'maximum'; expected one of min, max; did you mean max?",
+    ),
+    (
+        ALL,
+        "evaluate: {mode: min}\n",
+        "r.yaml:4: evaluate.mode: found min, and of accuracy more is better; remove the key",
+    ),
+    (
+        ALL,
+        "evaluate: {metric: accuracy, mode: min}\n",
+        "r.yaml:4: evaluate.mode: found min, and of accuracy more is better; remove the key",
     ),
     (
         ALL,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import random
 from pathlib import Path
 
 import pytest
@@ -276,3 +277,72 @@ def test_byte_order_mark_and_windows_line_ends(tmp_path):
     )
     with pytest.raises(RecipeError, match=r"windows.yaml:4: seed: found the text 'x'"):
         load_recipe(path)
+
+
+def test_a_metric_from_elsewhere_needs_its_direction():
+    recipe = load_recipe(
+        MINIMAL | {"evaluate": {"metric": "mine", "mode": "max", "extra": ["metrics/mine.py"]}}
+    )
+    assert (recipe.evaluate.metric, recipe.evaluate.mode) == ("mine", "max")
+    assert load_recipe(MINIMAL | {"evaluate": {"metric": "accuracy", "mode": "max"}}).evaluate.mode == "max"
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_damaged_recipes_are_errors_of_recipes(tmp_path, seed):
+    """Whatever a file holds, the reader answers with a recipe or a RecipeError, never with a crash."""
+    rng = random.Random(seed)
+    tokens = [
+        "{",
+        "}",
+        "[",
+        "]",
+        ": ",
+        "- ",
+        "\n",
+        "\n  ",
+        "'",
+        '"',
+        "&a ",
+        "*a",
+        "!!str ",
+        "| ",
+        "#",
+        "~",
+        "010",
+        "\t",
+    ]
+    tokens += [
+        "\x00",
+        "\ufeff",
+        "---\n",
+        "<<: ",
+        "1e999",
+        "9" * 200,
+        "lora",
+        "strategy",
+        "train",
+        "2016-01-01",
+    ]
+    good = load_recipe(MINIMAL | {"freeze": {"strategy": "lora", "r": 4}, "augment": "light"}).to_yaml()
+    refused = 0
+    for _ in range(100):
+        text = good
+        for _ in range(rng.randint(1, 5)):
+            at = rng.randrange(len(text))
+            cut = at + rng.choice([0, 0, rng.randint(1, 8)])
+            text = text[:at] + rng.choice([*tokens, ""]) + text[cut:]
+        try:
+            load_recipe(recipe_file(tmp_path, text))
+        except RecipeError as error:
+            assert str(error)
+            refused += 1
+    assert refused > 50
+
+
+def test_the_examples_in_the_docstrings():
+    import doctest
+
+    from hf_ft.recipe import read
+
+    assert doctest.testmod(read).attempted == 3
+    assert doctest.testmod(read).failed == 0
