@@ -1,7 +1,7 @@
 """report.html: one self-contained page that a person reads to judge a run, and the table for the terminal.
 
-The page needs no network and runs no script; its own security policy forbids both. Labels, row ids and messages are
-text of strangers and are escaped by the template.
+The page needs no network and runs no script; its own security policy forbids both. Labels, row ids and
+messages are text of strangers and are escaped by the template.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
 
 # Metrics that are shares of rows and read best as a percentage.
 _SHARES = ("accuracy", "precision", "recall", "f1", "mape")
-_SECONDS = ((86400, "d"), (3600, "h"), (60, "min"))
+# Two units of a duration, as seconds and name, and the seconds from which they are too small.
+_UNITS = ((1, "s", 60, "min", 3600), (60, "min", 3600, "h", 86400), (3600, "h", 86400, "d", float("inf")))
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,15 @@ class Headline:
 
 @dataclass(frozen=True)
 class WorstRow:
-    """A row with a high loss: its id, truth, prediction and loss; `thumbnail` is a `data:image/...` address or None."""
+    """A row with a high loss.
+
+    Args:
+        id: of the row.
+        truth: as a person reads it.
+        prediction: as a person reads it.
+        loss: of the row.
+        thumbnail: a small picture as a base64 `data:image/...` address, or None.
+    """
 
     id: str
     truth: str
@@ -143,7 +152,7 @@ def write_report(run_folder: Path, content: ReportContent) -> Path:
         The path of the page.
 
     Raises:
-        DataError: there is no headline metric, a thumbnail is not a data address, or two figures share a name.
+        DataError: there is no headline metric, a thumbnail is no data address, or two figures share a name.
     """
     _check(content)
     figures = [*([content.curve] if content.curve else []), *content.figures]
@@ -189,19 +198,27 @@ def result_table(content: ReportContent) -> Table:
 
 
 def show(name: str, value: float) -> str:
-    """Give a metric's value as a person reads it: shares in percent, the rest with four significant digits."""
+    """Give a metric's value as a person reads it: shares in percent, the rest with four digits."""
     if name.endswith(_SHARES):
         return f"{100 * value:.1f} %"
     return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
 
 
+def show_name(name: str) -> str:
+    """Give a metric's name as a person reads it: `macro_f1` is macro F1, `roc_auc` is ROC-AUC."""
+    plain = re.sub(r"\b(f1|mcc|mae|rmse|mape|mase|r2)\b", lambda found: found[0].upper(), _plain(name))
+    return plain.replace("roc auc", "ROC-AUC")
+
+
 def show_seconds(seconds: float) -> str:
     """Give a duration as a person reads it: 3.2 s, 4 min 10 s, 2 h 5 min."""
-    for (size, unit), (smaller, small_unit) in zip(_SECONDS, (*_SECONDS[1:], (1, "s")), strict=True):
-        if seconds >= size:
-            whole = round(seconds / smaller) * smaller
-            return f"{whole // size:.0f} {unit} {whole % size // smaller:.0f} {small_unit}"
-    return f"{seconds:.1f} s"
+    if round(seconds, 1) < 60:
+        return f"{seconds:.1f} s"
+    small, small_unit, large, large_unit, _ = next(
+        unit for unit in _UNITS if round(seconds / unit[0]) * unit[0] < unit[4]
+    )
+    count = round(seconds / small)
+    return f"{count * small // large} {large_unit} {count % (large // small)} {small_unit}"
 
 
 def _check(content: ReportContent) -> None:
@@ -231,11 +248,7 @@ def _render(content: ReportContent) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {
-        "svg": _svg,
-        "seconds": show_seconds,
-        "plain": lambda name: name.replace("_", " "),
-    }
+    environment.filters |= {"svg": _svg, "seconds": show_seconds, "plain": _plain, "metric": show_name}
     failed = [check.item for check in content.checks if not check.ok]
     return environment.get_template("report.html.j2").render(
         content=content,
@@ -262,6 +275,10 @@ def _svg(figure: Figure) -> Any:
     # Ids are only unique within one figure, and the page has several.
     drawn = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{slug}-", drawn).replace(INK, "currentColor")
     return Markup(drawn)
+
+
+def _plain(name: str) -> str:
+    return name.replace("_", " ")
 
 
 def _slug(name: str) -> str:

@@ -1,7 +1,7 @@
 """Figures about an evaluation and a training run, drawn with matplotlib and without its global state.
 
-All ink is `INK` on a transparent ground, so that a page can recolour it for a dark screen, and every colour stands out
-on light and on dark. Names go through `lettering`: any script, never read as a formula.
+All ink is `INK` on a transparent ground, so that a page can recolour it for a dark screen; the other colours
+stand out on light and on dark. Names go through `lettering`: any script, never read as a formula.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_ft.evaluate.lettering import Lettering, lettering
+from hf_ft.evaluate.lettering import lettering
 from hf_ft.task import Figure
 
 INK = "#1b1d21"
@@ -99,8 +99,8 @@ def per_class_figure(
 def reliability_figure(scores: np.ndarray, references: Sequence[int], name: str = "reliability") -> Figure:
     """Draw how often the model is right against how sure it is, and how sure it is how often.
 
-    The expected calibration error is that of Guo et al. 2017, "On calibration of modern neural networks", over 15 bins
-    of equal width.
+    The expected calibration error is that of Guo et al. 2017, "On calibration of modern neural networks",
+    over 15 bins of equal width.
 
     Args:
         scores: probabilities, float [N, K].
@@ -116,16 +116,16 @@ def reliability_figure(scores: np.ndarray, references: Sequence[int], name: str 
     mean_right = np.bincount(bins, weights=right, minlength=15)[filled] / count[filled]
     error = float(np.abs(mean_sure - mean_right) @ count[filled] / len(sure))
 
-    figure, (above, below) = _figure(4.6, 5.2, rows=2, heights=(3, 1.4))
-    above.plot([0, 1], [0, 1], color=INK, alpha=0.35, linewidth=1, linestyle=(0, (4, 3)))
-    above.plot(mean_sure, mean_right, color=GOOD, linewidth=1.6, marker="o", markersize=4)
-    above.set(xlim=(0, 1.01), ylim=(0, 1.03), ylabel="share right")
+    figure, (left, counted) = _figure(6.8, 3.0, columns=2)
+    left.plot([0, 1], [0, 1], color=INK, alpha=0.35, linewidth=1, linestyle=(0, (4, 3)))
+    left.plot(mean_sure, mean_right, color=GOOD, linewidth=1.6, marker="o", markersize=4)
+    left.set(xlim=(0, 1.01), ylim=(0, 1.03), xlabel="score of the predicted class", ylabel="share right")
     parts = [sure[right], sure[~right]]
-    below.hist(parts, bins=edges, stacked=True, color=[GOOD, BAD], label=["right", "wrong"], rwidth=0.9)
-    below.set(xlim=(0, 1.01), xlabel="score of the predicted class", ylabel="rows")
-    below.legend(frameon=False, fontsize=8, labelcolor=INK, loc="upper left")
-    _bare(above)
-    _bare(below)
+    counted.hist(parts, bins=edges, stacked=True, color=[GOOD, BAD], label=["right", "wrong"], rwidth=0.9)
+    counted.set(xlim=(0, 1.01), xlabel="score of the predicted class", ylabel="rows")
+    counted.legend(frameon=False, fontsize=8, labelcolor=INK, loc="upper left")
+    _bare(left)
+    _bare(counted)
     caption = (
         f"A calibrated model follows the dashed line. Expected calibration error {error:.3f} over 15 bins."
     )
@@ -147,9 +147,7 @@ def learning_curve_figure(
         name: name of the figure.
     """
     wanted = None if metric in (None, "loss") else f"eval_{metric}"
-    figure, axes = _figure(
-        6.6, 4.4 if wanted else 2.9, rows=2 if wanted else 1, heights=(1.5, 1) if wanted else (1,)
-    )
+    figure, axes = _figure(6.6, 4.4, rows=2, heights=(1.5, 1)) if wanted else _figure(6.6, 2.9)
     panels = list(axes) if wanted else [axes]
     for key, colour, text in (("loss", GOOD, "training"), ("eval_loss", BAD, "validation")):
         _line(panels[0], log, key, colour, text)
@@ -224,14 +222,16 @@ def scatter_figure(
     return Figure(name, figure, f"A right prediction lies on the dashed line. {letters.note}".strip())
 
 
-def _figure(width: float, height: float, rows: int = 1, heights: Sequence[float] = (1,)) -> tuple[Any, Any]:
+def _figure(
+    width: float, height: float, rows: int = 1, columns: int = 1, heights: Sequence[float] | None = None
+) -> tuple[Any, Any]:
     """Give a figure on a transparent ground and its axes (one, or an array of them; none for no rows)."""
     from matplotlib.figure import Figure as Canvas
 
     figure = Canvas(figsize=(width, height), layout="constrained", facecolor="none", dpi=110)
     if not rows:
         return figure, None
-    return figure, figure.subplots(rows, 1, sharex=rows > 1, gridspec_kw={"height_ratios": heights})
+    return figure, figure.subplots(rows, columns, sharex=rows > 1, height_ratios=heights)
 
 
 def _bare(axes: Any) -> None:

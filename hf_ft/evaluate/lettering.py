@@ -1,7 +1,8 @@
-"""Class names in any script on a figure: fonts that have the glyphs, or a readable spelling and a word about it."""
+"""Class names in any script on a figure: fonts that have the glyphs, or a readable spelling and a note."""
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import re
 import unicodedata
@@ -12,6 +13,8 @@ from typing import Any
 _LONGEST = 28
 # Ships with matplotlib, so it is always there.
 _DEFAULT = "DejaVu Sans"
+# Control characters, private and unassigned code points, line separators.
+_INVISIBLE = ("Cc", "Cn", "Co", "Cs", "Zl", "Zp")
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,7 @@ class Lettering:
     Args:
         families: font families, tried in this order for each glyph.
         note: a sentence for the caption where characters are spelled out, or "".
-        missing: characters that no installed font has.
+        missing: characters that cannot be drawn.
     """
 
     families: tuple[str, ...]
@@ -29,7 +32,7 @@ class Lettering:
     missing: frozenset[str]
 
     def spell(self, text: str, longest: int = _LONGEST) -> str:
-        """Give the text as it is drawn: missing and control characters as `U+4E2D`, long texts without their middle."""
+        """Give the text as it is drawn: missing characters as `U+4E2D`, long texts without their middle."""
         drawn = "".join(_code(letter) if letter in self.missing else letter for letter in text)
         drawn = " ".join(drawn.split())
         half = longest // 2
@@ -43,26 +46,26 @@ class Lettering:
 
 def lettering(texts: Iterable[str]) -> Lettering:
     """Choose installed fonts that together have every character of these texts."""
-    wanted = {letter for text in texts for letter in text}
-    missing = {
-        letter for letter in wanted if unicodedata.category(letter)[0] == "C" or letter in "\u2028\u2029"
-    }
-    needed = {ord(letter) for letter in wanted - missing}
+    # The ellipsis is what `spell` puts in.
+    wanted = {letter for text in texts for letter in text} | {"…"}
+    invisible = {letter for letter in wanted if unicodedata.category(letter) in _INVISIBLE}
+    needed = {ord(letter) for letter in wanted - invisible}
     families = []
     for family, path in _families().items():
         found = needed & _glyphs(path) if needed else set()
-        if found or family == _DEFAULT:
+        if found:
             families.append(family)
             needed -= found
-    return Lettering(tuple(families), _note(needed), frozenset(missing | {chr(code) for code in needed}))
+    return Lettering(tuple(families), _note(needed), frozenset(invisible | {chr(code) for code in needed}))
 
 
 def _note(without: set[int]) -> str:
     if not without:
         return ""
     return (
-        f"No installed font has {len(without)} of the characters in these names; they are spelled as code points "
-        f"({_code(chr(min(without))).strip()}). A font of that script (fonts-noto-cjk, fonts-noto-core) would draw them."
+        f"No installed font has {len(without)} of the characters in these names; they are spelled as code "
+        f"points, like {_code(chr(min(without))).strip()}. Fonts of their scripts (fonts-noto-cjk, "
+        f"fonts-noto-core) would draw them."
     )
 
 
@@ -72,22 +75,19 @@ def _code(letter: str) -> str:
 
 @functools.cache
 def _families() -> dict[str, str]:
-    """Installed families and a file of each, Noto and plain sans-serif first, as they read best on a figure."""
+    """Installed families and a file of each; Noto and plain sans-serif first, as they read best."""
     from matplotlib.font_manager import findSystemFonts, fontManager
 
     # matplotlib remembers its list of fonts, and does not notice one that was installed since.
     for path in sorted(set(findSystemFonts()) - {font.fname for font in fontManager.ttflist}):
-        fontManager.addfont(path)
+        # A font that is broken or a bitmap is no use here, and no reason to stop.
+        with contextlib.suppress(OSError, RuntimeError, NotImplementedError):
+            fontManager.addfont(path)
     # Last Resort draws every character as a box, and colour bitmaps cannot be drawn as outlines.
-    files = {
-        font.name: font.fname
-        for font in fontManager.ttflist
-        if not re.search("Last ?Resort|Emoji", font.name)
-    }
-    order = sorted(
-        files, key=lambda name: (name != _DEFAULT, "Noto Sans" not in name, "Sans" not in name, name)
-    )
-    return {name: files[name] for name in order}
+    fonts = [font for font in fontManager.ttflist if not re.search("Last ?Resort|Emoji", font.name)]
+    files = {font.name: font.fname for font in fonts}
+    order = sorted((name != _DEFAULT, "Noto Sans" not in name, "Sans" not in name, name) for name in files)
+    return {name: files[name] for *_, name in order}
 
 
 @functools.cache
