@@ -15,6 +15,7 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
+    rich_markup_mode=None,
 )
 
 RecipeFile = Annotated[str, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
@@ -29,7 +30,10 @@ TaskName = Annotated[str, typer.Argument(help="image-classification, ..., or pac
 
 @app.command()
 def run(recipe: RecipeFile, overrides: Overrides = None) -> None:
-    """Fine-tune: recipe -> data -> model -> train -> evaluate -> save -> verify -> report."""
+    """Fine-tune a model and verify it.
+
+    recipe -> data -> model -> train -> evaluate -> save -> verify -> report
+    """
     from hf_ft.recipe import load_recipe
 
     loaded = load_recipe(recipe, overrides or ())
@@ -46,7 +50,7 @@ def check(
         bool, typer.Option("--schema-only", help="Check the recipe alone, not its data.")
     ] = False,
 ) -> None:
-    """Check a recipe, its data and its model before anything is trained."""
+    """Check a recipe, its data and its model."""
     from rich.console import Console
 
     from hf_ft.recipe import load_recipe
@@ -70,7 +74,10 @@ def schema(
     task: Annotated[str | None, typer.Argument(help="Narrow the schema to this task.")] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
 ) -> None:
-    """Write the JSON schema of recipes, with which editors complete and check them."""
+    """Write the JSON schema of recipes.
+
+    With it, editors complete and check recipes.
+    """
     import json
 
     from hf_ft.recipe import json_schema
