@@ -36,7 +36,7 @@ def map_columns(
         DataError: a role or column does not exist; every problem is listed, with the columns found.
     """
     problems = [
-        f"data.columns.{role}: the task has no such role{hint(role, roles)} Roles: {listing(roles)}"
+        f"data.columns.{role}: the task has no such role{hint(role, roles)} (roles: {listing(roles)})"
         for role in given
         if role not in roles
     ]

@@ -72,7 +72,7 @@ def sample_data(name: str) -> dict[str, Dataset]:
     }
     if name not in known:
         raise DataError(
-            f"data.source: there is no data sample {name!r}{hint(name, known)} Data samples: {listing(known)}"
+            f"data.source: there is no data sample {name!r}{hint(name, known)} (there are: {listing(known)})"
         )
     return known[name]()
 
@@ -86,8 +86,7 @@ def sample_model(name: str) -> str:
     known = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2", "minilm")
     if name not in known:
         raise ModelError(
-            f"model.name: there is no model sample {name!r}{hint(name, known)} Model samples: "
-            f"{listing(known)}"
+            f"model.name: there is no model sample {name!r}{hint(name, known)} (there are: {listing(known)})"
         )
     if name == "minilm":
         return str(_minilm())

@@ -257,8 +257,9 @@ def _plain(rows: Dataset) -> Dataset:
         if _has_classes(feature):
             order = rows.column_names
             values = [_named(value, feature) for value in rows[name]]
-            rows = rows.remove_columns(name).add_column(name, values, feature=_name_feature(feature))
-            rows = rows.select_columns(order)
+            # Under another name first: a table that loses its only column loses its rows.
+            rows = rows.add_column(f"{name} by name", values, feature=_name_feature(feature))
+            rows = rows.remove_columns(name).rename_column(f"{name} by name", name).select_columns(order)
     return rows
 
 

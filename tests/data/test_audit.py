@@ -1,0 +1,167 @@
+import csv
+import io
+
+import numpy as np
+import pytest
+from datasets import Dataset, Features, Value
+from PIL import Image
+from rich.console import Console
+
+from hf_ft.data.audit import audit, write_bad
+from hf_ft.data.images import content_digest, open_image, perceptual_hash
+from hf_ft.data.table import Table
+from hf_ft.errors import DataError
+from hf_ft.task import Inspection, Task
+
+
+class Pictures(Task):
+    """Inspects pictures, and counts how often."""
+
+    class_role = "label"
+    looked = 0
+
+    def inspect(self, row):
+        Pictures.looked += 1
+        try:
+            image = open_image(row["image"], row["id"])
+        except DataError as error:
+            return Inspection(problem=str(error))
+        return Inspection(digest=content_digest(image), perceptual=perceptual_hash(image))
+
+
+def png(seed):
+    pixels = np.random.default_rng(seed).integers(256, size=(8, 8, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(pixels).resize((32, 32)).save(file, "PNG")
+    return file.getvalue()
+
+
+def table(split, files, labels=None, paths=False):
+    features = {"image": {"bytes": Value("binary"), "path": Value("string")}, "label": Value("string")}
+    images = [{"bytes": None, "path": str(file)} if paths else {"bytes": file, "path": "x"} for file in files]
+    labels = labels or ["a", "b"] * (len(files) // 2) + ["a"] * (len(files) % 2)
+    rows = Dataset.from_dict({"image": images, "label": labels}, features=Features(features))
+    return Table(rows, {"image": "image", "label": "label"}, [f"{split}/{row}" for row in range(len(files))])
+
+
+def look(examples, tmp_path, on_bad="error"):
+    return audit(Pictures(), examples, on_bad, tmp_path / "cache")
+
+
+def shown(findings):
+    console = Console(width=200, file=io.StringIO())
+    console.print(findings.table())
+    return console.file.getvalue()
+
+
+def test_good_data(tmp_path):
+    examples = {"train": table("train", [png(seed) for seed in range(20)])}
+    examples["test"] = table("test", [png(seed) for seed in range(50, 54)])
+    findings = look(examples, tmp_path)
+    findings.raise_for_errors()
+    assert (findings.errors, findings.warnings, findings.bad, findings.duplicates) == ([], [], [], [])
+    assert findings.counts == {"train": 20, "test": 4} and findings.classes["train"] == {"a": 10, "b": 10}
+    text = shown(findings)
+    assert "train" in text and "10 a" in text and "No problem found." in text
+
+
+def test_bad_rows_are_named_and_stop_the_run(tmp_path):
+    """ds#6470: one broken file must be met before training, not in hour 6."""
+    examples = {"train": table("train", [png(0), png(1)[:100], b"", *map(png, range(2, 9))])}
+    findings = look(examples, tmp_path)
+    assert [entry["id"] for entry in findings.bad] == ["train/1", "train/2"]
+    with pytest.raises(
+        DataError, match=r"train: 2 of 10 rows cannot be used \(train/1: .*data\.on_bad: skip"
+    ):
+        findings.raise_for_errors()
+    assert "error: train: 2 of 10" in shown(findings)
+    write_bad(findings.bad, tmp_path / "bad.csv")
+    with open(tmp_path / "bad.csv", newline="") as file:
+        assert [row["id"] for row in csv.DictReader(file)] == ["train/1", "train/2"]
+
+
+def test_bad_rows_are_left_out_up_to_one_percent(tmp_path):
+    files = [png(seed) for seed in range(200)]
+    one, four = list(files), list(files)
+    one[7] = b"broken"
+    four[:4] = [b"broken"] * 4
+    findings = look({"train": table("train", one)}, tmp_path, "skip")
+    assert findings.errors == [] and findings.skip == {"train": [7]} and "left out" in findings.warnings[0]
+    findings = look({"train": table("train", four)}, tmp_path, "skip")
+    assert "at most 1%" in findings.errors[0] and findings.skip == {}
+
+
+def test_leakage_between_splits(tmp_path):
+    """PlantSeg#11: equal images in train and test; above 1 % of the smaller split it is an error."""
+    train = [png(seed) for seed in range(300)]
+    test = [png(seed) for seed in range(500, 700)]
+    few, many = [*test[:-1], train[3]], [*test[:-3], *train[3:6]]
+    findings = look({"train": table("train", train), "test": table("test", few)}, tmp_path)
+    assert findings.errors == []
+    assert "test: 1 rows (0.50%) are in train too, equal: test/199 = train/3" in findings.warnings
+    findings = look({"train": table("train", train), "test": table("test", many)}, tmp_path)
+    assert len(findings.errors) == 1 and "data.split.by" in findings.errors[0]
+
+
+def test_nearly_equal_pictures_are_a_warning(tmp_path):
+    picture = open_image({"bytes": png(1), "path": None}, "r")
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=95)
+    findings = look(
+        {"train": table("train", [png(0), png(1)]), "test": table("test", [file.getvalue()])}, tmp_path
+    )
+    assert findings.errors == []
+    assert any("nearly equal: test/0 = train/1" in line for line in findings.warnings)
+
+
+def test_imbalance_and_absent_classes_are_warnings(tmp_path):
+    files = [png(seed) for seed in range(24)]
+    train = table("train", files[:22], ["common"] * 20 + ["rare", "odd"])
+    findings = look(
+        {"train": train, "validation": table("validation", files[22:], ["common", "rare"])}, tmp_path
+    )
+    assert findings.errors == []
+    assert any("20:1" in line and "rare" in line and "class_weights" in line for line in findings.warnings)
+    assert any(line.startswith("validation: no rows of odd") for line in findings.warnings)
+
+
+def test_a_second_look_decodes_nothing(tmp_path):
+    def examples(label="b"):
+        return {"train": table("train", [png(0), png(1), b"broken"], ["a", label, "a"])}
+
+    Pictures.looked = 0
+    first, second = look(examples(), tmp_path), look(examples(), tmp_path)
+    assert Pictures.looked == 3 and second.cached and not first.cached
+    assert (first.errors, first.fingerprints) == (second.errors, second.fingerprints)
+    assert not look(examples("c"), tmp_path).cached
+
+
+def test_a_changed_file_is_looked_at_again(tmp_path):
+    """ds#3297: an old result for data or code that has changed."""
+    path = tmp_path / "a.png"
+    path.write_bytes(png(0))
+    first = look({"train": table("train", [path], ["a"], paths=True)}, tmp_path)
+    path.write_bytes(png(1) + b" ")
+    second = look({"train": table("train", [path], ["a"], paths=True)}, tmp_path)
+    assert not second.cached and first.fingerprints != second.fingerprints
+
+
+def test_a_changed_inspection_looks_again(tmp_path):
+    """ds#3297: the code that looks is part of what the cache is for."""
+    look({"train": table("train", [png(0)], ["a"])}, tmp_path)
+
+    class Stricter(Pictures):
+        pass
+
+    assert not audit(
+        Stricter(), {"train": table("train", [png(0)], ["a"])}, "error", tmp_path / "cache"
+    ).cached
+
+
+def test_progress_and_no_cache(tmp_path):
+    seen = []
+    examples = {"train": table("train", [png(0), png(1)]), "test": table("test", [png(2)])}
+    findings = audit(
+        Pictures(), examples, "error", None, progress=lambda done, total: seen.append((done, total))
+    )
+    assert seen[-1] == (3, 3) and sorted(seen) == seen and not findings.cached

