@@ -19,12 +19,15 @@ from hf_ft.model.parts import Part
 if TYPE_CHECKING:
     from torch import nn
 
-CONV_METHODS = ("lora", "dora", "loha", "lokr", "oft", "boft", "hra", "ia3")
+# PEFT's OFT also takes convolutions, but in 0.21 it starts from other weights than the pretrained ones.
+CONV_METHODS = ("lora", "dora", "loha", "lokr", "boft", "hra", "hira", "ia3")
 
-# Methods whose training needs calls or a loss term that only a loop written for them makes.
-OWN_LOOP = {
+# Methods that PEFT counts among those with target modules and that cannot keep this room's promises.
+UNFIT = {
     "adalora": "its ranks are allocated and its orthogonality term is added by a training loop written for it, so here "
     "it would quietly be something else; take lora or dora",
+    "lily": "PEFT cannot merge it into the model; take lora or dora",
+    "trainable_tokens": "it trains rows of a language model's embedding and cannot train a new head; take lora",
 }
 
 
@@ -36,8 +39,8 @@ def check_method(name: str | None) -> None:
     """
     from hf_ft.recipe.arguments import peft_methods, unusable_method, usable_methods
 
-    if name in OWN_LOOP:
-        raise ModelError(f"freeze.strategy: {name} cannot be used: {OWN_LOOP[name]}")
+    if name in UNFIT:
+        raise ModelError(f"freeze.strategy: {name} cannot be used: {UNFIT[name]}")
     if name in usable_methods():
         return
     if name in peft_methods():
@@ -82,6 +85,7 @@ def wrap(
         except (ValueError, TypeError, RuntimeError, NotImplementedError, KeyError, AttributeError) as error:
             raise ModelError(_refusal(method, model, targets, error)) from error
     _check_heads(wrapped, heads)
+    _check_layers(wrapped, method, chosen_start=any(key.startswith("init_") for key in options))
     adapted = sorted(getattr(wrapped.base_model, "targeted_module_names", targets))
     learn = sum(weight.numel() for weight in wrapped.parameters() if weight.requires_grad)
     saved = sum(
@@ -104,13 +108,25 @@ def merged(model: Any) -> Any:
     from peft.utils import ModulesToSaveWrapper
 
     try:
-        plain = copy.deepcopy(model).float().merge_and_unload(safe_merge=True)
+        copied = copy.deepcopy(model).float()
+        _unwrap_heads(copied.get_base_model())
+        plain = copied.merge_and_unload(safe_merge=True)
     except (ValueError, TypeError, RuntimeError, NotImplementedError, AttributeError) as error:
         raise ModelError(f"this adapter cannot be merged into its model: {error}") from error
     left = [name for name, module in plain.named_modules() if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper)]
     if left:
         raise ModelError(f"this adapter cannot be merged into its model: {', '.join(left[:5])} are still wrapped")
     return plain.eval()
+
+
+def _unwrap_heads(model: nn.Module) -> None:
+    # Not every method of PEFT can unwrap a head that is made of several layers (IA3 cannot).
+    from peft.utils import ModulesToSaveWrapper
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, ModulesToSaveWrapper):
+            parent, _, attribute = name.rpartition(".")
+            setattr(model.get_submodule(parent), attribute, module.modules_to_save[module.active_adapters[0]])
 
 
 def _config(method: str, options: Mapping[str, Any]) -> Any:
@@ -236,6 +252,38 @@ def _check_heads(wrapped: Any, heads: Sequence[str]) -> None:
     kept = {name for name, module in wrapped.get_base_model().named_modules() if isinstance(module, ModulesToSaveWrapper)}
     if not set(heads) <= kept:
         raise ModelError(f"the adapter does not save the head {sorted(set(heads) - kept)}; it saves {sorted(kept)}")
+
+
+def _check_layers(wrapped: Any, method: str, chosen_start: bool) -> None:
+    """Merge a copy of each adapted layer: it must be possible, and must give the pretrained weights as yet.
+
+    A layer that cannot be merged (LoRA on a depthwise convolution) is better known now than after training.
+    """
+    from peft.tuners.tuners_utils import BaseTunerLayer
+
+    for name, layer in wrapped.get_base_model().named_modules():
+        if not isinstance(layer, BaseTunerLayer):
+            continue
+        trial = copy.deepcopy(layer)
+        try:
+            trial.merge(safe_merge=True)
+        except (ValueError, TypeError, RuntimeError, NotImplementedError, AttributeError) as error:
+            raise ModelError(
+                f"freeze.strategy: PEFT's {method} could train {name} but not merge it into the model afterwards "
+                f"({error}); leave it out of freeze.target_modules"
+            ) from error
+        before, after = layer.get_base_layer().weight, trial.get_base_layer().weight
+        if not chosen_start and (after - before).norm() > 1e-3 * before.norm():
+            raise ModelError(
+                f"freeze.strategy: PEFT's {method} starts {name} from other weights than the pretrained ones; set "
+                f"its start on purpose ({_start_options(method)}), or take lora"
+            )
+
+
+def _start_options(method: str) -> str:
+    from hf_ft.recipe.arguments import method_arguments
+
+    return ", ".join(key for key in method_arguments(method) if key.startswith("init_")) or "it has no option for it"
 
 
 def _refusal(method: str, model: nn.Module, targets: Sequence[str], error: Exception) -> str:

@@ -95,12 +95,12 @@ def load_model(auto_class: str, section: ModelSection, config: Mapping[str, Any]
     cls = find_class(auto_class)
     if section.from_scratch:
         with quiet(), _explained(section.name):
-            model = cls.from_config(settings) if auto_class.startswith("Auto") else cls(settings)
+            model = cls.from_config(settings) if cls.__name__.startswith("Auto") else cls(settings)
         model = model.float().eval()
         new = [parameter for parameter, _ in model.named_parameters()]
         notes = ["built from its configuration with random weights: all of them are new"]
         return Loaded(model, new, _source(section, settings, None), notes)
-    model, report = _from_pretrained(cls, name, section.name, config=settings, revision=section.revision)
+    model, report = from_pretrained(cls, name, section.name, config=settings, revision=section.revision)
     new, notes = check_report(model, report, section.name)
     taken = fingerprint((key, value) for key, value in model.state_dict().items() if key not in set(new))
     return Loaded(model, new, _source(section, settings, taken), notes)
@@ -112,7 +112,7 @@ def load_saved(auto_class: str, folder: str | Path, **overrides: Any) -> Any:
     Raises:
         ModelError: the folder does not hold exactly the weights of its configuration.
     """
-    model, report = _from_pretrained(find_class(auto_class), str(folder), str(folder), **overrides)
+    model, report = from_pretrained(find_class(auto_class), str(folder), str(folder), **overrides)
     wrong = sorted(report["missing_keys"] | report["unexpected_keys"] | {key[0] for key in report["mismatched_keys"]})
     if wrong:
         raise ModelError(
@@ -148,11 +148,15 @@ def load_config(name: str, section: ModelSection, task_config: dict[str, Any]) -
     Raises:
         ModelError: an unknown or misused key, or no configuration of that name.
     """
-    from transformers import AutoConfig
+    from transformers import CONFIG_MAPPING, AutoConfig
 
     for key in sorted(set(section.config) & {*task_config, "num_labels", "id2label", "label2id"}):
         raise ModelError(f"model.config.{key}: the task sets this from the training data; remove the key")
     overrides = {**section.config, **task_config}
+    if section.from_scratch and name in CONFIG_MAPPING:
+        return _typed_config(name, overrides)
+    if "id2label" in overrides:  # a TimmWrapper otherwise keeps the number of classes of its checkpoint
+        overrides["num_labels"] = len(overrides["id2label"])
     with quiet(), _explained(section.name):
         config, unused = AutoConfig.from_pretrained(
             name, revision=section.revision, trust_remote_code=False, return_unused_kwargs=True, **overrides
@@ -162,6 +166,18 @@ def load_config(name: str, section: ModelSection, task_config: dict[str, Any]) -
     if config.model_type == "timm_wrapper":
         _settle_timm(config, section, "id2label" in overrides)
     return config
+
+
+def _typed_config(model_type: str, settings: dict[str, Any]) -> Any:
+    """Build the configuration of a kind of model (`patchtst`), with transformers' own defaults for the rest."""
+    from transformers import CONFIG_MAPPING
+
+    cls = CONFIG_MAPPING[model_type]
+    known = cls().to_dict()
+    for key in sorted(set(settings) - set(known) - {"id2label", "label2id"}):
+        raise ModelError(f"model.config.{key}: {model_type} has no such setting{_near(key, known)}")
+    with _explained(model_type):
+        return cls(**settings)
 
 
 def _settle_timm(config: Any, section: ModelSection, labelled: bool) -> None:
@@ -321,7 +337,7 @@ def _of_body(model: Any, key: str, heads: Sequence[str]) -> bool:
     return first in own
 
 
-def _from_pretrained(cls: Any, name: str, shown: str, **options: Any) -> tuple[Any, dict[str, Any]]:
+def from_pretrained(cls: Any, name: str, shown: str, **options: Any) -> tuple[Any, dict[str, Any]]:
     import torch
 
     with quiet(), _explained(shown):

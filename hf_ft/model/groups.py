@@ -1,0 +1,129 @@
+"""Learning rates: a sensible default for each strategy and optimizer, and parameter groups for head and body."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from hf_ft.errors import ModelError
+
+if TYPE_CHECKING:
+    from rich.table import Table
+    from torch import nn
+
+    from hf_ft.model.freeze import Frozen
+
+# What a network from random weights is trained with, by family of optimizer. Momentum SGD: He et al. 2016; Adam:
+# Kingma & Ba 2015; Lion: a tenth of Adam's (Chen et al. 2023).
+FROM_SCRATCH = {"sgd": 0.1, "lion": 1e-4, "adagrad": 1e-2, "adam": 1e-3}
+
+# Share of that rate: pretrained weights move little, a new head or an adapter moves as if from scratch.
+SHARES = {
+    "full": (0.05, "pretrained weights: a twentieth of a from-scratch rate"),
+    "patterns": (0.05, "pretrained weights: a twentieth of a from-scratch rate"),
+    "last": (0.1, "the last pretrained blocks: a tenth of a from-scratch rate"),
+    "head": (1.0, "only the new head learns: a from-scratch rate"),
+}
+ADAPTER = (0.5, "adapter weights start anew beside frozen ones: half a from-scratch rate")
+# Methods that learn a few scaling vectors need larger steps (Liu et al. 2022; Kopiczko et al. 2024).
+VECTORS = (5.0, "a few scaling vectors: five times a from-scratch rate")
+VECTOR_METHODS = ("ia3", "vera", "pvera", "ln_tuning")
+
+Group = dict[str, Any]
+
+
+def default_learning_rate(strategy: str, optimizer: str = "adamw_torch", from_scratch: bool = False) -> tuple[float, str]:
+    """Give the learning rate for a strategy and an optimizer, and the reason in words.
+
+    Args:
+        strategy: `full`, `head`, `last`, `patterns` or a PEFT method.
+        optimizer: a name of TrainingArguments.optim.
+        from_scratch: whether all weights start at random.
+
+    Raises:
+        ModelError: nothing is known about such an optimizer.
+
+    >>> default_learning_rate("full", "sgd")[0]
+    0.005
+    """
+    family = _family(optimizer)
+    base = FROM_SCRATCH[family]
+    if from_scratch:
+        return base, f"all weights are new ({family})"
+    default = VECTORS if strategy in VECTOR_METHODS else ADAPTER
+    share, reason = SHARES.get(strategy, default)
+    return float(f"{base * share:.3g}"), f"{reason} ({family}: {base:g})"
+
+
+def _family(optimizer: str) -> str:
+    for family in ("sgd", "lion", "adagrad"):
+        if family in optimizer:
+            return family
+    if any(word in optimizer for word in ("adam", "adafactor", "lamb", "lomo", "stable_adamw")):
+        return "adam"
+    raise ModelError(f"train.learning_rate: no default is known for the optimizer {optimizer!r}; write one")
+
+
+def parameter_groups(
+    model: nn.Module,
+    frozen: Frozen,
+    learning_rate: float,
+    weight_decay: float = 0.0,
+    head_lr_multiplier: float = 1.0,
+    head_weight_decay: float | None = None,
+) -> list[Group]:
+    """Divide what learns into groups for the optimizer: head and body, with and without decay.
+
+    Biases, norm layers and other vectors do not decay. Every trainable parameter is in exactly one group.
+
+    Args:
+        model: the model that is trained (`frozen.model`, or a wrapper that keeps its names).
+        frozen: what `freeze` returned.
+        learning_rate: of the body or the adapter.
+        weight_decay: of the body or the adapter.
+        head_lr_multiplier: the head learns at this many times the learning rate.
+        head_weight_decay: of the head; None: as the body.
+
+    Returns:
+        Groups with `params`, `lr`, `weight_decay` and `name`; none is empty.
+    """
+    head_decay = weight_decay if head_weight_decay is None else head_weight_decay
+    body = "adapter" if frozen.adapted else "body"
+    rates = {body: (learning_rate, weight_decay), "head": (learning_rate * head_lr_multiplier, head_decay)}
+    groups: dict[tuple[str, bool], Group] = {}
+    for name, parameter in model.named_parameters():
+        if not parameter.requires_grad:
+            continue
+        place = "head" if _in_head(name, frozen) else body
+        decays = _decays(name, parameter)
+        rate, decay = rates[place]
+        title = place if decays else f"{place} (no decay)"
+        empty = {"params": [], "lr": rate, "weight_decay": decay if decays else 0.0, "name": title}
+        groups.setdefault((place, decays), empty)["params"].append(parameter)
+    return list(groups.values())
+
+
+def _in_head(name: str, frozen: Frozen) -> bool:
+    from hf_ft.model.freeze import plain_name
+
+    return any(part.kind == "head" and part.holds(plain_name(name)) for part in frozen.parts)
+
+
+def _decays(name: str, parameter: Any) -> bool:
+    # IA3 keeps its scaling vectors, which are one at rest, as matrices with one row.
+    return parameter.ndim > 1 and "ia3_l" not in name
+
+
+def group_table(groups: Sequence[Group], reason: str = "") -> Table:
+    """Draw the groups: parameters, learning rate and weight decay of each."""
+    from rich.table import Table
+
+    table = Table(title="Learning rates", caption=reason or None)
+    table.add_column("group")
+    for title in ("tensors", "parameters", "learning rate", "weight decay"):
+        table.add_column(title, justify="right")
+    for group in groups:
+        weights = group["params"]
+        count = sum(weight.numel() for weight in weights)
+        table.add_row(group["name"], str(len(weights)), f"{count:,}", f"{group['lr']:g}", f"{group['weight_decay']:g}")
+    return table

@@ -1,0 +1,152 @@
+"""Use a saved model: raw inputs in, what a person reads out."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_ft.errors import ModelError
+from hf_ft.model.load import check_report, find_class, fingerprint, from_pretrained, load_saved, resolve
+from hf_ft.model.save import TASK_FILE
+from hf_ft.task import Row, Task, get_task
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass
+class Predictor:
+    """A fine-tuned model with its processor and its task.
+
+    Args:
+        model: in eval mode, on `device`.
+        task: restored from task.json.
+        device: where the model is.
+    """
+
+    model: Any
+    task: Task
+    device: torch.device
+
+    @classmethod
+    def load(cls, name: str | Path, device: str | torch.device | None = None) -> Predictor:
+        """Load a model folder, an adapter folder, a run folder or a Hub repository that hf_ft saved.
+
+        Args:
+            name: the folder, or a Hub id.
+            device: where to put the model; None: a GPU if there is one.
+
+        Raises:
+            ModelError: there is no such model, it was not saved by hf_ft, or it is damaged.
+        """
+        import torch
+
+        folder = find_folder(name)
+        content = json.loads((folder / TASK_FILE).read_text(encoding="utf-8"))
+        task_class = get_task(content["task"])
+        task = task_class(task_class.Options.model_validate_json(json.dumps(content["options"])))
+        task.restore(content["state"])
+        task.load_processor(str(folder))
+        if (folder / "adapter_config.json").is_file():
+            model = _load_adapter(task.auto_class, folder, content["source"])
+        else:
+            model = load_saved(task.auto_class, folder)
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        return cls(model.to(place).eval(), task, place)
+
+    def __call__(self, inputs: Any, batch_size: int = 32) -> list[dict[str, Any]]:
+        """Predict: one dict per input, with its `id` and what the task decodes (label and score, boxes, a number).
+
+        Args:
+            inputs: whatever the task reads: paths, folders, pictures, texts, arrays, rows.
+            batch_size: how many at a time.
+        """
+        rows = self.task.read_inputs(inputs)
+        results = self.results(rows, batch_size)
+        return [{"id": row["id"], **self.task.decode(result)} for row, result in zip(rows, results, strict=True)]
+
+    def results(self, rows: Sequence[Row], batch_size: int = 32) -> list[Any]:
+        """Give the task's own result of each row, in order."""
+        from rich.progress import track
+
+        starts = range(0, len(rows), batch_size)
+        batches = (self._predict(rows[start : start + batch_size]) for start in starts)
+        shown = track(batches, "Predicting", total=len(starts), disable=len(starts) < 2, transient=True)
+        return [result for batch in shown for result in batch]
+
+    def to_parquet(self, inputs: Any, path: str | Path, batch_size: int = 32) -> Path:
+        """Predict and write one row per input to a Parquet file."""
+        import pyarrow
+        from pyarrow import parquet
+
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        parquet.write_table(pyarrow.Table.from_pylist(self(inputs, batch_size)), path)
+        return path
+
+    def _predict(self, rows: Sequence[Row]) -> list[Any]:
+        import torch
+
+        with torch.inference_mode():
+            batch = self.task.collate(self.task.encode(rows, None))
+            batch |= {"row": torch.arange(len(rows)), "real": torch.ones(len(rows), dtype=torch.bool)}
+            batch = dict(_on(self.device, batch))
+            outputs = self.task.forward(self.model, batch)
+            return self.task.predict(self.model, outputs, batch)
+
+
+def find_folder(name: str | Path) -> Path:
+    """Find the folder with task.json: a model or adapter folder, the model of a run folder, or a Hub repository.
+
+    Raises:
+        ModelError: there is none.
+    """
+    for folder in (Path(name).expanduser(), Path(name).expanduser() / "model"):
+        if (folder / TASK_FILE).is_file():
+            return folder
+    place = Path(resolve(str(name)))
+    if not place.is_dir():
+        place = _download(str(name))
+    if not (place / TASK_FILE).is_file():
+        raise ModelError(f"{name}: no {TASK_FILE} in it, so it is no model that hf_ft saved; transformers can load it")
+    return place
+
+
+def _download(name: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(name, ignore_patterns=["*.bin", "*.pt", "*.pth", "*.h5", "*.onnx", "*.msgpack"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        reason = " ".join(str(error).split())[:300]
+        raise ModelError(f"{name}: neither a folder with {TASK_FILE} nor a model on the Hub: {reason}") from error
+
+
+def _load_adapter(auto_class: str, folder: Path, source: dict[str, Any]) -> Any:
+    """Load the base that an adapter was trained on, check that it is the same, and put the adapter on it."""
+    import peft
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder)
+    name, revision = resolve(source["name"]), source["commit"] or source["revision"]
+    base, report = from_pretrained(find_class(auto_class), name, source["name"], config=config, revision=revision)
+    new, _ = check_report(base, report, source["name"])
+    content = fingerprint((key, value) for key, value in base.state_dict().items() if key not in set(new))
+    if content != source["content"]:
+        raise ModelError(
+            f"{folder}: the adapter was trained on other weights than {source['name']!r} holds now; "
+            f"load the merged model beside it"
+        )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers; no user can act on it
+        return peft.PeftModel.from_pretrained(base, str(folder))
+
+
+def _on(device: torch.device, batch: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in batch.items():
+        yield key, value.to(device) if hasattr(value, "to") else value
