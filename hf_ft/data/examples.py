@@ -36,6 +36,11 @@ class EncodedRows:
         self.seed = seed
         self.train = train
 
+    @property
+    def ids(self) -> list[str]:
+        """Ids of the raw rows, in order."""
+        return list(self.rows.ids)
+
     @cached_property
     def lengths(self) -> list[int] | None:
         """Length of each row as the task counts it, or None where all rows are of one length."""
