@@ -152,7 +152,8 @@ def learning_curve_figure(
     for key, colour, text in (("loss", GOOD, "training"), ("eval_loss", BAD, "validation")):
         _line(panels[0], log, key, colour, text)
     panels[0].set_ylabel("loss")
-    panels[0].legend(frameon=False, fontsize=8, labelcolor=INK)
+    if panels[0].lines:
+        panels[0].legend(frameon=False, fontsize=8, labelcolor=INK)
     if wanted:
         _line(panels[1], log, wanted, BAD, "validation")
         panels[1].set_ylabel(str(metric).replace("_", " "))

@@ -283,6 +283,7 @@ class Column:
         self.not_finite = 0
 
     def add(self, values: Any) -> None:
+        """Take in a batch; DataError where its rows have another shape."""
         chunk: np.ndarray = np.asarray(values, dtype=self.dtype)
         if chunk.shape[1:] != self.shape:
             raise DataError(f"a row of results has shape {chunk.shape[1:]}; expected {self.shape}")
@@ -290,6 +291,7 @@ class Column:
         self.chunks.append(chunk)
 
     def array(self) -> np.ndarray:
+        """Give all rows; DataError where there are none."""
         if not self.chunks:
             raise DataError("there are no rows to measure: update() was never called with any")
         if len(self.chunks) > 1:
@@ -298,11 +300,13 @@ class Column:
 
 
 def same_length(results: Sequence[Any], references: Sequence[Any]) -> None:
+    """Refuse results without a reference each."""
     if len(results) != len(references):
         raise DataError(f"{len(results)} results came with {len(references)} references; expected one each")
 
 
 def check_finite(column: Column) -> None:
+    """Refuse results that are NaN or infinite, and say how many."""
     if column.not_finite:
         raise TrainError(
             f"{column.not_finite} of {len(column.array())} results are not finite (NaN or infinite): the "

@@ -147,6 +147,11 @@ def test_learning_curve_marks_the_best_step():
 
 
 @pytest.mark.filterwarnings("error")
+def test_learning_curve_of_a_run_that_logged_nothing():
+    assert draw(learning_curve_figure([], "accuracy"))
+
+
+@pytest.mark.filterwarnings("error")
 def test_scatter_draws():
     values = np.linspace(0, 5, 30)
     assert draw(scatter_figure(values, values + 1, "temperature $", "°C"))

@@ -1,5 +1,9 @@
 """Accumulators: right against scikit-learn and by hand, fast values equal to slow ones, clear refusals."""
 
+import os
+import subprocess
+import sys
+
 import numpy as np
 import pytest
 import sklearn.metrics
@@ -309,3 +313,29 @@ def test_shipped_modules_keep_one_import_a_line():
         imports = [line for line in path.read_text().splitlines() if line.startswith(("import ", "from "))]
         assert imports
         assert not [line for line in imports if "," in line or "(" in line]
+
+
+MANY = """
+from hf_ft.evaluate.metrics import ClassificationMetrics
+
+metrics = ClassificationMetrics(["no", "yes"])
+for repeat in range(3):
+    metrics.update([{"class": 1, "scores": [0.1, 0.9]}, {"class": 0, "scores": [0.8, 0.2]}], [1, 1])
+    print(metrics.compute()["accuracy"])
+"""
+
+
+@pytest.mark.multi_process
+@pytest.mark.slow
+def test_processes_of_one_host_do_not_meet_in_the_cache(tmp_path):
+    """Four processes, one empty cache: each loads the modules and keeps its own rows."""
+    environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_EVALUATE_OFFLINE": "1"}
+    command = [sys.executable, "-c", MANY]
+    processes = [
+        subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        for _ in range(4)
+    ]
+    for process in processes:
+        out, error = process.communicate(timeout=300)
+        assert out.split() == ["0.5"] * 3, error
+    assert not list(tmp_path.rglob("*.arrow"))
