@@ -9,7 +9,6 @@ import importlib.metadata
 import inspect
 import json
 import os
-import pickle
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hf_ft.data.duplicates import Duplicates, find_duplicates
+from hf_ft.data.folders import media_kind
 from hf_ft.data.labels import count_classes
 from hf_ft.data.names import listing
 from hf_ft.errors import DataError
@@ -35,6 +37,8 @@ MOST_DUPLICATES = 0.01
 # The largest class may be this many times the smallest before the audit warns.
 IMBALANCE = 10
 _CHUNK = 256
+# What is hashed part by part; a list of plain numbers is hashed whole.
+_HOLDERS = (dict, list, tuple, bytes, str)
 
 
 @dataclass
@@ -201,33 +205,45 @@ def _keep(path: Path, inspections: Sequence[Inspection]) -> None:
 def _code_of(task: Task) -> str:
     """Name all that an inspection depends on besides the row (ds#3297): versions, options, and the code."""
     kind = type(task)
-    module = inspect.getmodule(kind)
-    source = (
-        inspect.getsource(module)
-        if module is not None and module.__name__ != "__main__"
-        else inspect.getsource(kind)
-    )
+    modules = {module for base in kind.__mro__ if (module := inspect.getmodule(base)) and base is not object}
     folder = Path(__file__).parent
-    shared = [(folder / name).read_text(encoding="utf-8") for name in ("audit.py", "images.py", "labels.py")]
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("pillow", "datasets", "numpy")]
-    return "\n".join([kind.__qualname__, repr(task.options), source, *shared, *versions])
+    shared = [*folder.glob("*.py"), *(folder.parent / "tasks").glob("_*.py")]
+    sources = sorted(
+        {Path(str(module.__file__)) for module in modules if module.__name__ != "__main__"} | {*shared}
+    )
+    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("datasets", "numpy", "pillow")]
+    code = [path.read_text(encoding="utf-8") for path in sources]
+    return "\n".join([kind.__module__, kind.__qualname__, repr(task.options), *versions, *code])
 
 
 def _stamp(row: Row) -> bytes:
     """Hash the content of a row; a file that is only named is stood for by its size and time of change."""
-    return hashlib.blake2b(pickle.dumps(_with_files(row)), digest_size=16).digest()
+    state = hashlib.blake2b(digest_size=16)
+    _feed(state, row)
+    return state.digest()
 
 
-def _with_files(value: Any) -> Any:
+def _feed(state: Any, value: Any) -> None:
+    """Add a value to a hash, in a form that is equal in every process."""
     if isinstance(value, dict):
-        if value.get("bytes", b"") is None and isinstance(value.get("path"), str):
-            return (value["path"], _file_state(value["path"]))
-        return {key: _with_files(inner) for key, inner in value.items()}
-    if isinstance(value, list) and value and isinstance(value[0], (dict, str)):
-        return [_with_files(inner) for inner in value]
-    if isinstance(value, str) and os.path.isabs(value) and len(value) < 4096:
-        return (value, _file_state(value))
-    return value
+        for key, inner in value.items():
+            state.update(f"{key!r}:".encode())
+            _feed(state, inner)
+    elif isinstance(value, (list, tuple)) and any(isinstance(inner, _HOLDERS) for inner in value):
+        state.update(f"[{len(value)}]".encode())
+        for inner in value:
+            _feed(state, inner)
+    elif isinstance(value, bytes):
+        state.update(f"{len(value)} bytes:".encode())
+        state.update(value)
+    elif hasattr(value, "__array__"):
+        array = np.asarray(value)
+        state.update(f"{array.dtype}{array.shape}:".encode())
+        state.update(np.ascontiguousarray(array).tobytes())
+    else:
+        state.update(repr(value).encode("utf-8", "surrogatepass"))
+        if isinstance(value, str) and len(value) < 4096 and (os.path.isabs(value) or media_kind(value)):
+            state.update(repr(_file_state(value)).encode())
 
 
 def _file_state(path: str) -> tuple[int, int] | None:
@@ -264,7 +280,8 @@ def _judge_duplicates(findings: Findings, found: Duplicates) -> None:
     """Equal rows in two splits make the figures of the smaller one worthless; all others are worth a look."""
     split, other = found.splits
     where = "occur again in it" if split == other else f"are in {other} too"
-    pairs = listing([f"{one} = {two}" for one, two in found.examples], 3)
+    sign = "=" if found.kind == "equal" else "~"
+    pairs = listing([f"{one} {sign} {two}" for one, two in found.examples], 3)
     text = f"{split}: {found.rows} rows ({found.share:.2%}) {where}, {found.kind}: {pairs}"
     if found.kind == "equal" and split != other and found.share > MOST_DUPLICATES:
         findings.errors.append(
