@@ -134,7 +134,7 @@ class Task:
     main_metric: str
     greater_is_better: ClassVar[Mapping[str, bool]]
     # Metrics shown beside the main one.
-    headline_metrics: ClassVar[tuple[str, ...]] = ()
+    headline_metrics: tuple[str, ...] = ()
     # What the trivial answer of `baseline` is, in words.
     baseline_name: str = ""
     # What a user hands to the Predictor, for the lines of code in the report.
@@ -163,6 +163,10 @@ class Task:
         self.processor: Any = None
 
     # Data
+
+    def times(self, table: Table) -> np.ndarray | None:
+        """Give the moment of each row where rows are steps in time, so that splits are cut by time; None elsewhere."""
+        return None
 
     def examples(self, splits: dict[str, Table]) -> dict[str, Any]:
         """Turn the tables of the splits into sequences of rows; a time series makes its windows here, lazily.

@@ -64,7 +64,7 @@ def prepare(recipe: Recipe, task: Task, *, data: Any = None, cache: Path | None 
         DataError: the data cannot be used; the message names rows and keys.
     """
     sources = read_source(recipe.data) if data is None else as_datasets(data, "data")
-    splits = make_splits(sources, recipe.data, task.roles, recipe.seed, task.class_role)
+    splits = make_splits(sources, recipe.data, task.roles, recipe.seed, task.class_role, task.times)
     rows = task.examples(splits.tables)
     for needed in ("train", "validation"):
         if not len(rows.get(needed, ())):

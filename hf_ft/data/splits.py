@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.data.columns import map_columns
 from hf_ft.data.draws import draw_groups, draw_latest, draw_rows, sample
 from hf_ft.data.folders import ROW_ID
-from hf_ft.data.labels import count_classes, name_of
+from hf_ft.data.labels import are_amounts, count_classes, name_of
 from hf_ft.data.names import hint, listing, split_of
 from hf_ft.data.table import Table
 from hf_ft.errors import DataError
@@ -45,6 +45,7 @@ def make_splits(
     roles: Mapping[str, Role],
     seed: int,
     class_role: str | None,
+    times: Callable[[Table], np.ndarray | None] = lambda table: None,
 ) -> Splits:
     """Make the splits of a run from the splits of its source.
 
@@ -57,13 +58,17 @@ def make_splits(
         section: the recipe's `data:`.
         roles: the task's roles.
         seed: decides every draw.
-        class_role: the role whose classes keep their proportions, or None.
+        class_role: the role whose classes keep their proportions, or None; amounts (3.25) are no classes.
+        times: gives the moment of each row of a table whose rows are steps in time: splits are then always cut by time.
 
     Raises:
         DataError: columns, ids, splits or groups are not as the recipe says, or there are too few rows.
     """
     chosen, unused = _assign(sources, section.split)
     tables = {split: _table(sources[name], name, split, section, roles) for split, name in chosen.items()}
+    labelled = class_role is not None and tables["train"].has(class_role)
+    if labelled and are_amounts(tables["train"].column(str(class_role))):
+        class_role = None
     info: dict[str, Any] = {
         "seed": seed,
         "columns": tables["train"].columns,
@@ -73,6 +78,7 @@ def make_splits(
         "notes": [],
     }
     origin = {split: f"given by the source as {name!r}" for split, name in chosen.items()}
+    tables["train"] = _part(tables["train"], section.rows)
     train, total = tables["train"], len(tables["train"])
     for split in ("test", "validation"):
         amount = getattr(section.split, split)
@@ -80,7 +86,7 @@ def make_splits(
             continue
         key = f"data.split.{split}"
         rows = _rows(amount, total, len(train), key)
-        (kept, drawn), notes = _draw(train, rows, section.split, seed, class_role, key)
+        (kept, drawn), notes = _draw(train, rows, section.split, seed, class_role, key, times)
         tables[split], train = train.select(drawn.tolist()), train.select(kept.tolist())
         info["notes"] += notes
         origin[split] = f"drawn from train: asked {amount}, got {len(drawn)} of {total} rows"
@@ -90,7 +96,7 @@ def make_splits(
             "is chosen on "
             "validation: set data.split.validation: 0.1"
         )
-    tables["train"], notes = _limit(train, section, seed, class_role)
+    tables["train"], notes = _limit(train, section, seed, class_role, times)
     info["notes"] += notes
     tables = {split: tables[split] for split in ("train", "validation", "test") if split in tables}
     _check_ids(tables, section.id)
@@ -131,7 +137,7 @@ def _assign(sources: Mapping[str, Dataset], split: SplitSection) -> tuple[dict[s
         if not name:
             raise DataError(
                 f"data.split.{key}: the source has no split {wanted!r}{hint(wanted, sources)} "
-                f"Splits found: {listing(sources)}"
+                f"(splits found: {listing(sources)})"
             )
         if name in chosen.values():
             raise DataError(
@@ -150,7 +156,7 @@ def _table(rows: Dataset, name: str, split: str, section: DataSection, roles: Ma
         if section.id not in rows.column_names:
             raise DataError(
                 f"data.id: {split} has no column {section.id!r}{hint(section.id, rows.column_names)} "
-                f"Found columns: {listing(rows.column_names)}"
+                f"(found columns: {listing(rows.column_names)})"
             )
         ids = [str(value) for value in rows[section.id]]
     elif ROW_ID in rows.column_names:
@@ -190,7 +196,7 @@ def _groups(table: Table, by: str) -> list[Any]:
     if not table.has(by):
         names = table.dataset.column_names
         raise DataError(
-            f"data.split.by: there is no column {by!r}{hint(by, names)} Found columns: {listing(names)}"
+            f"data.split.by: there is no column {by!r}{hint(by, names)} (found columns: {listing(names)})"
         )
     values = table.column(by)
     missing = [row for row, value in zip(table.ids, values, strict=True) if value is None]
@@ -208,12 +214,33 @@ def _rows(amount: float | int, total: int, left: int, key: str) -> int:
     return rows
 
 
+def _part(table: Table, rows: list[int] | None) -> Table:
+    """Take the rows of `data.rows`."""
+    if rows is None:
+        return table
+    if not 0 <= rows[0] < rows[1] <= len(table):
+        raise DataError(f"data.rows: {rows} is no part of the {len(table)} training rows; expected [first, end]")
+    return table.select(range(*rows))
+
+
 def _draw(
-    table: Table, rows: int, split: SplitSection, seed: int, class_role: str | None, key: str
+    table: Table,
+    rows: int,
+    split: SplitSection,
+    seed: int,
+    class_role: str | None,
+    key: str,
+    times: Callable[[Table], np.ndarray | None],
 ) -> tuple[Draw, list[str]]:
     """Draw about `rows` rows; gives the draw, and what is to be said about it."""
-    if split.by == "time":
-        return draw_latest(_times(table), rows), []
+    moments = times(table)
+    if moments is not None and split.by not in (None, "time"):
+        raise DataError(
+            f"data.split.by: the rows are steps in time, so a split by {split.by!r} would let the model see the future; "
+            "remove the key"
+        )
+    if moments is not None or split.by == "time":
+        return draw_latest(_times(table) if moments is None else moments, rows), []
     classes, notes = _classes(table, class_role, split.stratify)
     if split.by is not None:
         groups = [str(value) for value in _groups(table, split.by)]
@@ -259,7 +286,13 @@ def _times(table: Table) -> np.ndarray:
     return np.asarray(values.astype(kind))
 
 
-def _limit(train: Table, section: DataSection, seed: int, class_role: str | None) -> tuple[Table, list[str]]:
+def _limit(
+    train: Table,
+    section: DataSection,
+    seed: int,
+    class_role: str | None,
+    times: Callable[[Table], np.ndarray | None],
+) -> tuple[Table, list[str]]:
     """Take the seeded sample of the training rows; with `by: time` the latest ones, which stay a series."""
     if section.limit is None:
         return train, []
@@ -267,8 +300,9 @@ def _limit(train: Table, section: DataSection, seed: int, class_role: str | None
     rows = asked if isinstance(asked, int) else max(1, round(asked * total))
     if rows >= total:
         return train, [f"data.limit: {asked} keeps all {total} training rows"]
-    if section.split.by == "time":
-        kept = draw_latest(_times(train), rows)[1][-rows:]
+    moments = times(train)
+    if moments is not None or section.split.by == "time":
+        kept = draw_latest(_times(train) if moments is None else moments, rows)[1][-rows:]
         return train.select(kept.tolist()), [f"data.limit: the latest {rows} of {total} training rows"]
     classes, notes = _classes(train, class_role, section.split.stratify)
     kept = sample(total, rows, classes, seed, "data.limit")

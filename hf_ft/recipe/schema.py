@@ -73,6 +73,8 @@ class DataSection(Section):
     """Column whose values name the rows in every message and in predictions.parquet."""
     split: SplitSection = SplitSection()
     """How train, validation and test are made."""
+    rows: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)] | None = None
+    """Use only these rows of the training source, [first, end], the end not included; null: all."""
     limit: Fraction | PositiveInt | None = None
     """A seeded sample of the training rows: a count, or a fraction."""
     on_bad: Literal["error", "skip"] = "error"

@@ -1,0 +1,72 @@
+"""Standardisation that is learned from the training rows alone and saved in task.json."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from hf_ft.errors import DataError
+
+
+@dataclass(frozen=True)
+class Scaler:
+    """Mean and population standard deviation of each column.
+
+    Args:
+        names: C columns.
+        mean: float64 [C].
+        std: float64 [C]; 1 where a column never changes.
+    """
+
+    names: list[str]
+    mean: np.ndarray
+    std: np.ndarray
+
+    @classmethod
+    def fit(cls, values: np.ndarray, names: Sequence[str]) -> Scaler:
+        """Learn from rows [N, C]; missing values are passed over.
+
+        Raises:
+            DataError: a column has no value in these rows.
+        """
+        empty = [name for name, column in zip(names, values.T, strict=True) if np.isnan(column).all()]
+        if empty:
+            raise DataError(f"column {empty[0]!r}: no training row has a value, so it cannot be scaled")
+        std = np.nanstd(values, axis=0)
+        return cls(list(names), np.nanmean(values, axis=0), np.where(std > 0, std, 1.0))
+
+    @classmethod
+    def none(cls, names: Sequence[str]) -> Scaler:
+        """Leave values as they are."""
+        return cls(list(names), np.zeros(len(names)), np.ones(len(names)))
+
+    def scale(self, values: np.ndarray) -> np.ndarray:
+        """Original units to mean 0 and deviation 1; [..., C]."""
+        scaled: np.ndarray = (values - self.mean) / self.std
+        return scaled
+
+    def restore(self, values: np.ndarray) -> np.ndarray:
+        """Back to original units; [..., C]."""
+        original: np.ndarray = values * self.std + self.mean
+        return original
+
+    def first(self, count: int) -> Scaler:
+        """The scaler of the first columns."""
+        return Scaler(self.names[:count], self.mean[:count], self.std[:count])
+
+    def joined(self, other: Scaler) -> Scaler:
+        """The scaler of these columns and those of another."""
+        mean, std = np.concatenate([self.mean, other.mean]), np.concatenate([self.std, other.std])
+        return Scaler([*self.names, *other.names], mean, std)
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values; floats keep every digit."""
+        return {"names": self.names, "mean": self.mean.tolist(), "std": self.std.tolist()}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Scaler:
+        """Take back what `to_json` gave."""
+        return cls(list(value["names"]), np.asarray(value["mean"]), np.asarray(value["std"]))

@@ -1,0 +1,276 @@
+"""Time-series forecasting: a history in, the steps that follow out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field
+
+from hf_ft.data.scaler import Scaler
+from hf_ft.data.series import Channels, SeriesOptions, read_series, table_times
+from hf_ft.data.windows import Shape, Windows, cut_windows
+from hf_ft.errors import DataError
+from hf_ft.evaluate.forecasting import FORECASTING_DIRECTIONS
+from hf_ft.recipe.schema import PositiveInt
+from hf_ft.task import Batch, Evaluation, Figure, Inspection, Item, Metrics, Role, Row, Task
+from hf_ft.tasks._pointwise import PointwiseLoss, row_losses
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from hf_ft.data.table import Table
+    from hf_ft.model.load import Loaded
+    from hf_ft.recipe.schema import ModelSection
+
+
+class Options(SeriesOptions):
+    """Keys inside `task:` of time-series-forecasting."""
+
+    context_length: Annotated[int, Field(ge=2)] = 96
+    """Steps of history that the model sees."""
+    horizon: PositiveInt = 24
+    """Steps to forecast."""
+    stride: PositiveInt = 1
+    """Steps from one training window to the next."""
+    eval_stride: PositiveInt = 1
+    """Steps from one validation or test window to the next."""
+    reach_back: bool = True
+    """Whether the history of a validation or test window may lie in the split before, as it will in use."""
+    season: PositiveInt | None = None
+    """Steps in a season, for the seasonal naive forecast and MASE; null: a day, or a week of days."""
+    units: dict[str, str] = {}
+    """target -> unit."""
+    trees: bool = True
+    """Whether gradient-boosted trees on the same lags are fitted beside the model (scikit-learn)."""
+
+
+class TimeSeriesForecasting(Task):
+    """The next steps of one or several targets, from their own past, covariates, and what is known ahead.
+
+    Values are standardised with the training rows. What is known ahead reaches the model as channels shifted by the
+    horizon: at each step of the history it sees their values `horizon` steps later, up to the last step to forecast.
+    """
+
+    name = "time-series-forecasting"
+    summary = "a history in, the steps that follow out (PatchTST, PatchTSMixer)"
+    auto_class = "hf_ft.model.series:AutoModelForForecasting"
+    roles = {
+        "timestamp": Role("the time of the step", usual=("date", "datetime", "time", "ds")),
+        "target": Role("what is forecast: one column or several", target=True, several=True, usual=("value", "y")),
+        "past": Role("further columns, known up to the present", required=False, several=True),
+        "known": Role("further columns, known ahead (holidays, plans)", required=False, several=True),
+        "series_id": Role("which series the row belongs to", required=False, usual=("unique_id", "item_id")),
+    }
+    main_metric = "rmse"
+    greater_is_better = FORECASTING_DIRECTIONS
+    headline_metrics = ("mae", "rmse", "mse_scaled", "mase")
+    baseline_name = "the last value"
+    example_input = "history.csv"
+    targets = ("future_values",)
+    Options, Loss = Options, PointwiseLoss
+
+    channels: Channels
+    scaler: Scaler
+    naive: np.ndarray | None
+    step: int
+    season: int
+
+    # Data
+
+    def times(self, table: Table) -> np.ndarray:
+        """Splits are cut by time."""
+        return table_times(table, self.options)
+
+    def examples(self, splits: dict[str, Table]) -> dict[str, Windows]:
+        """Cut windows, lazily; a validation or test window may have its history in the split before."""
+        series = read_series(splits, self.options)
+        shape = Shape(self.options.context_length, self.options.horizon, self.options.reach_back)
+        strides = (self.options.stride, self.options.eval_stride)
+        windows, notes = cut_windows(series, shape, strides, self.options.missing)
+        self._notes = [*series.notes, *notes]
+        return windows
+
+    def notes(self, rows: Mapping[str, Windows]) -> list[str]:
+        """Gaps, missing values and windows that were left out; the step and the season."""
+        from hf_ft.data.series import spoken
+
+        series = rows["train"].series
+        kinds = [f"{len(series)} steps of {spoken(self.step)} in {len(series.names)} series, a season is {self.season} steps"]
+        return [*kinds, *self._notes]
+
+    def inspect(self, row: Row) -> Inspection:
+        """Windows overlap, so equal ones mean nothing; what is wrong with values was found when they were read."""
+        return Inspection()
+
+    def fit(self, train: Windows) -> None:
+        """Learn the scale of every column, and the error of the seasonal naive forecast, from the training rows."""
+        from hf_ft.evaluate.forecast_baselines import default_season, naive_error
+
+        series = train.series
+        own = series.split == 0
+        self.channels, self.step = series.channels, series.step
+        calendar = len(series.channels.ahead) - len(series.channels.known)
+        known = Scaler.fit(series.ahead[own][:, : len(series.channels.known)], series.channels.known)
+        flags = Scaler.none(series.channels.ahead[len(series.channels.known) :]) if calendar else Scaler.none([])
+        self.scaler = Scaler.fit(series.values[own], series.channels.values).joined(known).joined(flags)
+        self.season = self.options.season or default_season(self.step)
+        self.naive = naive_error(series, self.season)
+        unknown = sorted(set(self.options.units) - set(self.channels.target))
+        if unknown:
+            raise DataError(f"task.units: {unknown[0]!r} is not a target; targets: {', '.join(self.channels.target)}")
+
+    def state(self) -> dict[str, Any]:
+        """Columns, scales, step and season."""
+        from dataclasses import asdict
+
+        naive = None if self.naive is None else self.naive.tolist()
+        scales = {"scaler": self.scaler.to_json(), "naive": naive}
+        return {"channels": asdict(self.channels), **scales, "step": self.step, "season": self.season}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` gave."""
+        import numpy as np
+
+        self.channels = Channels(**state["channels"])
+        self.scaler = Scaler.from_json(state["scaler"])
+        self.naive = None if state["naive"] is None else np.asarray(state["naive"])
+        self.step, self.season = state["step"], state["season"]
+
+    # Model
+
+    def load(self, section: ModelSection) -> Loaded:
+        """Load a forecaster with a channel for every column; only those of the targets are scored."""
+        from hf_ft.model.series import load_series_model
+
+        covariates = len(self.channels.values) + len(self.channels.ahead) - len(self.channels.target)
+        return load_series_model(
+            self.auto_class,
+            section,
+            context=self.options.context_length,
+            channels=covariates + len(self.channels.target),
+            outputs={"prediction_length": self.options.horizon},
+            mixed=covariates > 0,
+            # A window's own scaling would take the level of an hour of the day, or of a covariate, away.
+            level_kept=covariates > 0 and section.from_scratch,
+        )
+
+    def load_processor(self, folder: str) -> None:
+        """There is none: task.json holds the scales."""
+
+    def encode(self, rows: Sequence[Row], rngs: Sequence[np.random.Generator] | None) -> list[Item]:
+        """Windows to `past_values` [context, channels], and their targets to `future_values` [horizon, T], scaled."""
+        import numpy as np
+
+        history = np.stack([row["history"] for row in rows])
+        ahead = np.stack([row["ahead"] for row in rows])[:, self.options.horizon :]
+        past = self.scaler.scale(np.concatenate([history, ahead], axis=2)).astype(np.float32)
+        items: list[Item] = [{"past_values": one, "start": row["start"]} for one, row in zip(past, rows, strict=True)]
+        if "target" in rows[0]:
+            target = np.stack([row["target"] for row in rows])
+            scaled = self._target_scaler.scale(target).astype(np.float32)
+            items = [{**item, "future_values": one} for item, one in zip(items, scaled, strict=True)]
+        return items
+
+    @property
+    def _target_scaler(self) -> Scaler:
+        return self.scaler.first(len(self.channels.target))
+
+    def collate(self, items: Sequence[Item]) -> Batch:
+        """Stack to `past_values` [B, context, channels], `future_values` [B, horizon, T], `start` [B]."""
+        import numpy as np
+        import torch
+
+        return {key: torch.from_numpy(np.stack([item[key] for item in items])) for key in items[0]}
+
+    def forward(self, model: Any, batch: Batch) -> torch.Tensor:
+        """Give the scaled forecasts of the targets, [B, horizon, T]."""
+        outputs = model(past_values=batch["past_values"]).prediction_outputs
+        return outputs[..., : len(self.channels.target)]
+
+    def loss(self, model: Any, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Mean over steps and targets of each row's scaled error, [B]."""
+        return row_losses(outputs.float(), batch["future_values"], self.loss_options)
+
+    def predict(self, model: Any, outputs: torch.Tensor, batch: Batch) -> list[dict[str, Any]]:
+        """`value`, the forecast [horizon, T] in original units; `start`, the moment of its first step."""
+        values = self._target_scaler.restore(outputs.double().cpu().numpy())
+        return [{"value": v, "start": s} for v, s in zip(values, batch["start"].tolist(), strict=True)]
+
+    # Evaluation
+
+    def references(self, rows: Windows) -> list[dict[str, Any]]:
+        """What followed, the last value before, and the hours of the day."""
+        import numpy as np
+
+        last = rows.last()[:, : len(self.channels.target)]
+        hours = rows.series.hours[(rows.starts + rows.shape.context)[:, None] + np.arange(rows.shape.horizon)]
+        parts = zip(rows.targets(), last, hours, strict=True)
+        return [{"value": value, "last": one, "hour": hour} for value, one, hour in parts]
+
+    def metrics(self) -> Metrics:
+        """Errors in original units and standardised, by target, step ahead and hour of day."""
+        from hf_ft.evaluate.forecasting import ForecastMetrics
+
+        units = [self.options.units.get(target, "") for target in self.channels.target]
+        std = self._target_scaler.std
+        return ForecastMetrics(self.channels.target, std, units, self.naive, self.extra_metrics)
+
+    def baseline(self, train: Windows, rows: Windows) -> dict[str, float]:
+        """The last value; the value a season ago; gradient-boosted trees on the same lags."""
+        from hf_ft.evaluate.forecast_baselines import Trees, forecast_baselines
+
+        if self.options.trees and self._trees is None:
+            self._trees = Trees(train, self.season, seed=0)
+        trees = self._trees if self.options.trees else None
+        return forecast_baselines(rows, self.references(rows), self.metrics, season=self.season, trees=trees)
+
+    _trees: Any = None
+    _notes: list[str] = []  # noqa: RUF012
+
+    def decode(self, result: dict[str, Any]) -> dict[str, Any]:
+        """The moment of the first step (UTC), and the forecast: a number, a list over steps, or both for each target."""
+        import numpy as np
+
+        start = np.datetime64(result["start"], "ns").astype("datetime64[s]")
+        return {"start": str(start), "forecast": self.decode_reference(result)}
+
+    def decode_reference(self, reference: dict[str, Any]) -> Any:
+        """A number, a list over the steps, or a dict of these where there are several targets."""
+        columns = reference["value"].T.tolist()
+        found = [column[0] if len(column) == 1 else column for column in columns]
+        return found[0] if len(found) == 1 else dict(zip(self.channels.target, found, strict=True))
+
+    def describe(self, result: dict[str, Any]) -> str:
+        """The first steps of the first target."""
+        column = result["value"][:, 0]
+        return ", ".join(f"{value:.4g}" for value in column[:4]) + (", ..." if len(column) > 4 else "")
+
+    def difference(self, a: dict[str, Any], b: dict[str, Any]) -> float:
+        """Largest difference between two forecasts, in standard deviations."""
+        return float((abs(a["value"] - b["value"]) / self._target_scaler.std).max())
+
+    def figures(self, evaluation: Evaluation) -> list[Figure]:
+        """Forecasts beside the truth and the last value; errors by step and hour; the baselines."""
+        from hf_ft.evaluate.forecast_figures import forecast_figures
+
+        metric = "mae_scaled" if "mae" not in evaluation.metrics else "mae"
+        return forecast_figures(evaluation, self.channels.target, metric)
+
+    # Prediction
+
+    def read_inputs(self, inputs: Any) -> list[Row]:
+        """A table that ends with the present (a file, a DataFrame, or a list of dicts): one forecast for each series.
+
+        Columns that are known ahead must go on for `horizon` steps after the last target value. A list of rows that
+        hold a `history` is taken as it is.
+        """
+        from hf_ft.data.latest import latest_windows
+
+        if isinstance(inputs, (list, tuple)) and inputs and isinstance(inputs[0], dict) and "history" in inputs[0]:
+            return [{"id": str(number), **row} for number, row in enumerate(inputs)]
+        if isinstance(inputs, (str, Path)):
+            inputs = [inputs]
+        return latest_windows(inputs, self.channels, self.options, self.step)
