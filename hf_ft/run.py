@@ -75,7 +75,7 @@ def finetune(
     from hf_ft.deliver import folder, report
     from hf_ft.deliver.content import report_content
     from hf_ft.deliver.story import Story
-    from hf_ft.evaluate.final import with_interval_and_baseline
+    from hf_ft.evaluate.final import calibrate, with_interval_and_baseline
     from hf_ft.model.freeze import freeze
     from hf_ft.model.save import save_model
     from hf_ft.train.build import build_tuner, main_metric
@@ -102,7 +102,8 @@ def finetune(
     set_seed(recipe.seed)
     loaded = task.load(recipe.model)
     frozen = freeze(loaded.model, recipe.freeze, loaded.new)
-    story.lines(loaded.notes)
+    data_ready.info["notes"] += task.notes(data_ready.rows)
+    story.lines([*loaded.notes, *data_ready.info["notes"]])
     story.table(frozen.table())
 
     story.room("train")
@@ -115,8 +116,11 @@ def finetune(
 
     story.room("evaluate")
     model = tuner.finished_model()
-    splits = [split for split in data_ready.rows if split != "train"]
-    evaluations = {split: tuner.evaluate_finished(data_ready.encoded(task, split)) for split in splits}
+    evaluations = {"validation": tuner.evaluate_finished(data_ready.encoded(task, "validation"))}
+    # Before test is looked at: what turns scores into answers is chosen on validation.
+    story.lines(calibrate(task, evaluations["validation"]))
+    if "test" in data_ready.rows:
+        evaluations["test"] = tuner.evaluate_finished(data_ready.encoded(task, "test"))
     for evaluation in evaluations.values():
         with_interval_and_baseline(
             evaluation, task, recipe.evaluate, metric=metric, rows=data_ready.rows, seed=recipe.seed
@@ -125,7 +129,7 @@ def finetune(
     items, results = [], {}
     if processes.is_main_process:
         story.room("save")
-        save_model(frozen, task, run_folder.path)
+        save_model(frozen, task, run_folder.path / "model", loaded.source)
         results = folder.write_run(run_folder.path, recipe, task, data_ready, evaluations, metric)
 
         story.room("verify")
@@ -177,7 +181,7 @@ def check(recipe: Recipe | str | Path | dict[str, Any], *, data: Any = None) -> 
     frozen = freeze(loaded.model, recipe.freeze, loaded.new)
     with tempfile.TemporaryDirectory() as scratch:
         tuner, notes = build_tuner(recipe, task, frozen, data_ready, Path(scratch))
-        findings.notes += [*loaded.notes, *notes, str(check_loss_division(tuner)), str(probe_step(tuner))]
+        findings.notes += [*loaded.notes, *task.notes(data_ready.rows), *notes, str(check_loss_division(tuner)), str(probe_step(tuner))]
     return findings
 
 

@@ -74,7 +74,7 @@ class LabelMap:
         text = name_of(name)
         if text is None or text not in self.ids:
             raise DataError(
-                f"there is no class {name!r}{hint(str(text), self.names)} Classes: {listing(self.names)}"
+                f"there is no class {name!r}{hint(str(text), self.names)} (classes: {listing(self.names)})"
             )
         return self.ids[text]
 
@@ -130,6 +130,12 @@ def name_of(value: Any) -> str | None:
     if isinstance(value, float) and value.is_integer():
         return str(int(value))
     return str(value) if str(value).strip() else None
+
+
+def are_amounts(values: Sequence[Any]) -> bool:
+    """Tell whether labels are amounts on a scale, not classes: all are floats, and some have a fraction."""
+    present = [value for value in values if value is not None and value == value]
+    return all(isinstance(value, float) for value in present) and any(value % 1 for value in present)
 
 
 def count_classes(values: Sequence[Any]) -> dict[str, int]:

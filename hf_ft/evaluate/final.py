@@ -11,6 +11,25 @@ if TYPE_CHECKING:
     from hf_ft.task import Evaluation, Task
 
 
+def calibrate(task: Task, validation: Evaluation) -> list[str]:
+    """Let the task choose its thresholds on the validation rows, and measure these again with what it chose.
+
+    Args:
+        task: the fitted task; keeps what it chose.
+        validation: of the finished model; its metrics are brought up to date.
+
+    Returns:
+        What was chosen, one line each; also added to the notes of the metrics.
+    """
+    chosen = task.calibrate(validation)
+    if chosen:
+        metrics = task.metrics()
+        metrics.update(validation.results, validation.references)
+        measured = metrics.compute()
+        validation.metrics |= {**measured, "notes": [*measured.get("notes", []), *chosen]}
+    return chosen
+
+
 def with_interval_and_baseline(
     evaluation: Evaluation, task: Task, section: EvaluateSection, *, metric: str, rows: dict[str, Any], seed: int
 ) -> Evaluation:

@@ -111,7 +111,11 @@ class MultilabelMetrics:
         if name == "macro_f1":
             return float(ratio(2 * hits, predicted + support).mean())
         if name == "weighted_f1":
-            return float(ratio(2 * hits, predicted + support) @ support / support.sum()) if support.any() else 0.0
+            return (
+                float(ratio(2 * hits, predicted + support) @ support / support.sum())
+                if support.any()
+                else 0.0
+            )
         if name == "samples_f1":
             sizes = given.sum(axis=1) + truth.sum(axis=1)
             return float(ratio(2 * (given & truth).sum(axis=1), sizes).mean())
@@ -155,14 +159,17 @@ class MultilabelMetrics:
         names = ("label", "support", "threshold", "precision", "recall", "f1")
         kinds = (str, int, float, float, float, float)
         return [
-            {name: kind(value) for name, kind, value in zip(names, kinds, row, strict=True)} for row in columns
+            {name: kind(value) for name, kind, value in zip(names, kinds, row, strict=True)}
+            for row in columns
         ]
 
     def _notes(self, absent: Sequence[int]) -> list[str]:
         if not absent:
             return []
         named = ", ".join(self.labels[label] for label in absent[:5]) + (", ..." if len(absent) > 5 else "")
-        return [f"map and roc_auc leave out {len(absent)} of {len(self.labels)} labels, true of no row or of all: {named}"]
+        return [
+            f"map and roc_auc leave out {len(absent)} of {len(self.labels)} labels, true of no row or of all: {named}"
+        ]
 
 
 def indicator(ids: Sequence[int], labels: int) -> np.ndarray:

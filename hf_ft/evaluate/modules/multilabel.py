@@ -61,7 +61,9 @@ class Multilabel(evaluate.Metric):
             "macro_precision": float(
                 sklearn.metrics.precision_score(truth, given, average="macro", zero_division=0)
             ),
-            "macro_recall": float(sklearn.metrics.recall_score(truth, given, average="macro", zero_division=0)),
+            "macro_recall": float(
+                sklearn.metrics.recall_score(truth, given, average="macro", zero_division=0)
+            ),
             "subset_accuracy": float(sklearn.metrics.accuracy_score(truth, given)),
             "hamming_loss": float(sklearn.metrics.hamming_loss(truth, given)),
             "map": float(numpy.mean(precisions)) if len(counted) else None,

@@ -1,0 +1,431 @@
+"""Text classification: a text, or a pair of texts, in; one label, several labels, or a number out."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import os
+import unicodedata
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import Field
+
+from hf_ft.data.names import listing
+from hf_ft.errors import DataError, ModelError, RecipeError
+from hf_ft.recipe.schema import Fraction, PositiveFloat, Section
+from hf_ft.task import Batch, Evaluation, Figure, Inspection, Item, Metrics, Role, Row, Task
+from hf_ft.tasks._targets import DIRECTIONS, MultiLabel, Number, SingleLabel, find_problem
+
+if TYPE_CHECKING:
+    import numpy as np
+    import torch
+
+    from hf_ft.model.load import Loaded
+    from hf_ft.recipe.schema import ModelSection
+
+# Tokens of a text where the recipe sets no bound, even if the model could take more: attention costs the square.
+USUAL_LENGTH = 512
+_CHUNK = 1000
+
+
+class Options(Section):
+    """Keys inside `task:` of text-classification."""
+
+    problem: Literal["single-label", "multi-label", "regression"] | None = None
+    """null: multi-label where the training labels are lists, regression where they are fractions, else single-label."""
+    max_length: Annotated[int, Field(ge=4)] | None = None
+    """Most tokens of a text, or of both texts of a pair; null: what the model can take, at most 512."""
+    separator: str = "\n"
+    """What stands between the columns where a text is made of several."""
+    thresholds: Literal["tuned"] | Fraction = 0.5
+    """Multi-label: the score from which a label is given; tuned: one for each label, chosen on validation."""
+    standardise: bool = True
+    """Regression: learn (y - mean) / deviation of the training rows; figures are in the original unit either way."""
+
+
+class Loss(Section):
+    """Keys of `loss:` of text-classification."""
+
+    class_weights: Literal["balanced"] | dict[str, PositiveFloat] | None = None
+    """balanced (inverse frequency), or class -> weight; multi-label: the weight of a label's positive rows."""
+    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Single label: share of the target that is spread over all classes (Szegedy et al. 2016)."""
+
+
+class TextClassification(Task):
+    """What is to be said about a text. The kind of answer is one of `_targets.py`'s, settled before training."""
+
+    name = "text-classification"
+    summary = "a text or a pair of texts in; one label, several labels, or a number out (BERT, RoBERTa, ModernBERT, ...)"
+    auto_class = "AutoModelForSequenceClassification"
+    roles = {
+        "text": Role(
+            "the text, or the first of a pair",
+            usual=(
+                "sentence",
+                "content",
+                "review",
+                "question",
+                "document",
+                "message",
+                "sms",
+                "tweet",
+                "comment",
+            )
+            + ("body", "sentence1", "premise", "question1"),
+            several=True,
+        ),
+        "pair": Role(
+            "the second text of a pair",
+            required=False,
+            usual=("text_pair", "sentence2", "hypothesis", "question2"),
+            several=True,
+        ),
+        "label": Role(
+            "what is to be said about the text",
+            target=True,
+            usual=("labels", "class", "category", "target", "score", "topic", "intent", "sentiment"),
+        ),
+    }
+    main_metric = SingleLabel.main_metric
+    greater_is_better = DIRECTIONS
+    headline_metrics = SingleLabel.headline_metrics
+    baseline_name = SingleLabel.baseline_name
+    class_role = "label"
+    example_input = "What a person would write."
+    Options, Loss = Options, Loss
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.target: SingleLabel | Number = self._make_target(self.options.problem or SingleLabel.problem)
+        # The columns behind the roles, so that a prediction can read a table like the training table.
+        self.columns: dict[str, str | list[str]] = {"text": "text"}
+        self.reason = "as the recipe says"
+        self.max_length = 0
+        self._lengths: dict[str, list[int]] = {}
+
+    def _make_target(self, problem: str) -> SingleLabel | Number:
+        weights, smoothing = self.loss_options.class_weights, self.loss_options.label_smoothing
+        if smoothing and problem != "single-label":
+            raise RecipeError(
+                f"loss.label_smoothing: is for one label a row, and the problem is {problem}; remove it"
+            )
+        if weights and problem == "regression":
+            raise RecipeError("loss.class_weights: a regression has no classes; remove the key")
+        target: SingleLabel | Number
+        if problem == "multi-label":
+            target = MultiLabel(weights, self.options.thresholds)
+        elif problem == "regression":
+            target = Number("score", self.options.standardise)
+        else:
+            target = SingleLabel(weights, smoothing)
+        self.main_metric, self.class_role = target.main_metric, target.class_role
+        self.headline_metrics, self.baseline_name = target.headline_metrics, target.baseline_name
+        return target
+
+    # Data
+
+    def inspect(self, row: Row) -> Inspection:
+        """Is there a text? Equal texts, in whatever case, spacing and Unicode form, have the same digest."""
+        texts = [row[role] for role in ("text", "pair") if role in row]
+        for text in texts:
+            if (problem := _problem(text)) is not None:
+                return Inspection(problem=problem)
+        content = "\0".join(_normal(self._joined(text)) for text in texts)
+        return Inspection(digest=hashlib.blake2b(content.encode(), digest_size=16).hexdigest())
+
+    def fit(self, train: Any) -> None:
+        """Settle the kind of problem, and learn the classes or the scale from the training rows."""
+        values = train.column("label")
+        if self.options.problem is None:
+            problem, self.reason = find_problem(values)
+            self.target = self._make_target(problem)
+        if isinstance(self.target, Number):
+            self.target.name = str(train.columns["label"])
+        self.target.fit(values, train.ids)
+        self.columns = {role: column for role, column in train.columns.items() if role != "label"}
+
+    def check(self, split: str, rows: Any) -> None:
+        """Refuse labels that the training rows do not have, and a pair where they have none."""
+        if ("pair" in rows.columns) != ("pair" in self.columns):
+            raise DataError(
+                f"{split}: only one of train and {split} has a second text; see data.columns.pair"
+            )
+        self.target.check(split, rows.column("label"), rows.ids)
+
+    def state(self) -> dict[str, Any]:
+        """What was settled: problem, columns, length; and what the target learned."""
+        settled = {"problem": self.target.problem, "columns": self.columns, "max_length": self.max_length}
+        return {**settled, **self.target.state()}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take back what `state` gave."""
+        self.target = self._make_target(state["problem"])
+        self.target.restore(state)
+        self.columns, self.max_length = dict(state["columns"]), state["max_length"]
+
+    def labels(self) -> list[str] | None:
+        """Class names in id order; None for a number."""
+        return self.target.labels()
+
+    # Model
+
+    def load(self, section: ModelSection) -> Loaded:
+        """Load a sequence classifier sized for the target, and its tokenizer, made to fit each other."""
+        from hf_ft.model.load import load_model, load_processor
+
+        loaded = load_model(self.auto_class, section, self.target.config)
+        tokenizer = load_processor("AutoTokenizer", section, loaded.model)
+        # A model without token_type_ids must not get them, whatever its tokenizer's file says.
+        taken = inspect.signature(loaded.model.forward).parameters
+        names = [name for name in tokenizer.model_input_names if name in taken]
+        if names != tokenizer.model_input_names:
+            tokenizer = load_processor("AutoTokenizer", section, loaded.model, model_input_names=names)
+        loaded.notes += _fit_padding(loaded.model.config, tokenizer)
+        if len(tokenizer) > loaded.model.config.vocab_size:
+            raise ModelError(
+                f"model.name: the tokenizer of {section.name!r} has {len(tokenizer)} tokens, the model "
+                f"{loaded.model.config.vocab_size}; they do not belong together"
+            )
+        self.max_length = self._choose_length(_longest(loaded.model, tokenizer))
+        # Saved with the tokenizer, so that whoever truncates with it sees the same tokens.
+        tokenizer.model_max_length = self.max_length
+        self.processor = loaded.processor = tokenizer
+        self._lengths = {}
+        return loaded
+
+    def _choose_length(self, longest: int | None) -> int:
+        asked = self.options.max_length
+        if asked is not None and longest is not None and asked > longest:
+            raise ModelError(f"task.max_length: {asked} tokens, and the model can take at most {longest}")
+        return asked or min(longest or USUAL_LENGTH, USUAL_LENGTH)
+
+    def load_processor(self, folder: str) -> None:
+        """Read the tokenizer that was saved with the model."""
+        from transformers import AutoTokenizer
+
+        self.processor = AutoTokenizer.from_pretrained(folder)
+
+    def encode(self, rows: Sequence[Row], rngs: Sequence[np.random.Generator] | None) -> list[Item]:
+        """Texts to token ids, cut at `max_length`; labels to ids, indicators or numbers."""
+        texts = [self._joined(row["text"]) for row in rows]
+        pairs = [self._joined(row["pair"]) for row in rows] if "pair" in self.columns else None
+        encoded = self._tokenize(texts, pairs, truncation=True, max_length=self.max_length)
+        items: list[Item] = [{name: values[i] for name, values in encoded.items()} for i in range(len(rows))]
+        for item, row in zip(items, rows, strict=True):
+            if "label" in row:
+                item["labels"] = self.target.encode(row["label"])
+        return items
+
+    def _tokenize(self, texts: list[str], pairs: list[str] | None, **options: Any) -> dict[str, list[Any]]:
+        tokenizer = self.processor
+        # A tokenizer without special tokens (GPT-2) would glue the two texts of a pair together.
+        if pairs is not None and tokenizer.num_special_tokens_to_add(pair=True) == 0:
+            texts, pairs = [f"{first}\n{second}" for first, second in zip(texts, pairs, strict=True)], None
+        return dict(tokenizer(texts, pairs, verbose=False, **options))
+
+    def _joined(self, text: str | Sequence[str | None]) -> str:
+        return text if isinstance(text, str) else self.options.separator.join(part for part in text if part)
+
+    def lengths(self, rows: Any) -> list[int]:
+        """Tokens of each row that the model sees."""
+        return [min(length, self.max_length) for length in self._whole_lengths(rows)]
+
+    def _whole_lengths(self, rows: Any) -> list[int]:
+        """Tokens of each row before it is cut; counted once for the same rows."""
+        if rows.fingerprint not in self._lengths:
+            texts = [self._joined(text) for text in rows.column("text")]
+            pairs = [self._joined(text) for text in rows.column("pair")] if "pair" in self.columns else None
+            lengths: list[int] = []
+            for start in range(0, len(texts), _CHUNK):
+                part = slice(start, start + _CHUNK)
+                encoded = self._tokenize(texts[part], pairs and pairs[part], truncation=False)
+                lengths += [len(tokens) for tokens in encoded["input_ids"]]
+            self._lengths[rows.fingerprint] = lengths
+        return self._lengths[rows.fingerprint]
+
+    def notes(self, rows: Mapping[str, Any]) -> list[str]:
+        """Say what kind of problem it is and why, what is read, and how many texts lose their end."""
+        train = rows["train"]
+        used = {
+            name
+            for column in train.columns.values()
+            for name in ([column] if isinstance(column, str) else column)
+        }
+        unused = [name for name in train.dataset.column_names if name not in used]
+        read = ", ".join(f"{role} from {column}" for role, column in train.columns.items())
+        found = [
+            f"problem: {self.target.problem}, {self.reason}",
+            f"columns: {read}" + (f"; not used: {listing(unused)}" if unused else ""),
+        ]
+        for split, part in rows.items():
+            lengths = self._whole_lengths(part)
+            cut = sum(length > self.max_length for length in lengths)
+            share = f"{cut} ({cut / len(lengths):.2%}) are cut at {self.max_length} (task.max_length)"
+            found.append(
+                f"{split}: {sum(lengths) / len(lengths):.0f} tokens a row, longest {max(lengths)}; {share}"
+            )
+        return found
+
+    def collate(self, items: Sequence[Item]) -> Batch:
+        """Token ids and masks [B, L], padded to the longest row of the batch; `labels` [B] or [B, K]."""
+        import torch
+        from transformers.data.data_collator import pad_without_fast_tokenizer_warning
+
+        inputs = [{name: value for name, value in item.items() if name != "labels"} for item in items]
+        batch: Batch = dict(pad_without_fast_tokenizer_warning(self.processor, inputs, return_tensors="pt"))
+        if "labels" in items[0]:
+            batch["labels"] = torch.as_tensor(_stacked([item["labels"] for item in items]))
+        return batch
+
+    def loss(self, model: Any, outputs: Any, batch: Batch) -> torch.Tensor:
+        """Cross-entropy, mean binary cross-entropy, or squared error of each row [B]."""
+        return self.target.loss(outputs.logits.float(), batch["labels"], model.training)
+
+    def count(self, batch: Batch) -> torch.Tensor:
+        """What each row weighs in the mean [B]."""
+        return self.target.count(batch["labels"])
+
+    def predict(self, model: Any, outputs: Any, batch: Batch) -> list[Any]:
+        """Scores and logits [K] of each row."""
+        return self.target.predict(outputs.logits.float().cpu())
+
+    # Evaluation
+
+    def references(self, rows: Any) -> list[Any]:
+        """Class ids, lists of label ids, or numbers."""
+        return self.target.references(rows.column("label"))
+
+    def metrics(self) -> Metrics:
+        """The metrics of this kind of answer."""
+        return self.target.metrics(self.extra_metrics)
+
+    def baseline(self, train: Any, rows: Any) -> dict[str, float]:
+        """The most frequent class or label, or the mean, of the training rows."""
+        return self.target.baseline(self.references(train), self.references(rows))
+
+    def calibrate(self, validation: Evaluation) -> list[str]:
+        """Multi-label with `thresholds: tuned`: choose the threshold of each label."""
+        return self.target.calibrate(validation)
+
+    def decode(self, result: Any) -> dict[str, Any]:
+        """Label and score, labels, or value; and the scores of all classes."""
+        return self.target.decode(result)
+
+    def describe(self, result: Any) -> str:
+        """The answer in a few words."""
+        return self.target.describe(result)
+
+    def decode_reference(self, reference: Any) -> Any:
+        """The truth by name, or as a number."""
+        return self.target.decode_reference(reference)
+
+    def difference(self, a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
+        """Largest difference between two rows of logits."""
+        return float(abs(a["logits"] - b["logits"]).max())
+
+    def figures(self, evaluation: Evaluation) -> list[Figure]:
+        """What is worth seeing of this kind of answer."""
+        return self.target.figures(evaluation)
+
+    # Prediction
+
+    def read_inputs(self, inputs: Any) -> list[Row]:
+        """Texts, pairs as tuples, dicts, a DataFrame, or the path of a CSV, JSON lines or Parquet file."""
+        import pandas
+
+        from hf_ft.data.files import format_of, read_files
+
+        if isinstance(inputs, (str, Path)) and format_of(str(inputs)) and os.path.isfile(inputs):
+            inputs = list(read_files([str(inputs)]))
+        elif isinstance(inputs, Path):
+            raise DataError(
+                f"{inputs}: expected a CSV, JSON lines or Parquet file with the column {self.columns['text']}"
+            )
+        elif isinstance(inputs, pandas.DataFrame):
+            inputs = inputs.to_dict("records")
+        elif isinstance(inputs, (str, tuple, Mapping)):
+            inputs = [inputs]
+        rows = [self._row(str(number), value) for number, value in enumerate(inputs)]
+        for row in rows:
+            if (problem := self.inspect(row).problem) is not None:
+                raise DataError(f"input {row['id']}: {problem}")
+        return rows
+
+    def _row(self, name: str, value: Any) -> Row:
+        roles = list(self.columns)
+        if isinstance(value, Mapping):
+            name = str(value.get("id", name))
+            if all(role in value for role in roles):
+                return {"id": name, **{role: value[role] for role in roles}}
+            wanted = [part for c in self.columns.values() for part in ([c] if isinstance(c, str) else c)]
+            missing = [column for column in wanted if column not in value]
+            if missing:
+                raise DataError(f"input {name}: no {listing(missing)}; found {listing(value)}")
+            parts = {
+                r: value[c] if isinstance(c, str) else [value[p] for p in c] for r, c in self.columns.items()
+            }
+            return {"id": name, **parts}
+        texts = [value] if isinstance(value, str) else list(value)
+        if len(texts) != len(roles):
+            raise DataError(f"input {name}: {len(texts)} texts; expected {' and '.join(roles)}")
+        return {"id": name, **dict(zip(roles, texts, strict=True))}
+
+
+def _problem(text: Any) -> str | None:
+    """Say what is wrong with a text, or with the columns that make it together."""
+    parts = text if isinstance(text, (list, tuple)) else [text]
+    for part in parts:
+        if not isinstance(part, str) and part is not None:
+            return f"found {type(part).__name__} {part!r} in place of a text; see data.columns.text"
+    return None if any(part and part.strip() for part in parts) else "the text is empty"
+
+
+def _normal(text: str) -> str:
+    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+
+
+def _stacked(labels: list[Any]) -> Any:
+    """Class ids as int64, indicators and numbers as float32."""
+    import numpy as np
+
+    return np.asarray(labels, dtype=np.int64 if isinstance(labels[0], int) else np.float32)
+
+
+def _fit_padding(config: Any, tokenizer: Any) -> list[str]:
+    """Give tokenizer and config one padding token; a decoder such as GPT-2 comes without, and finds the end by it."""
+    notes = []
+    if tokenizer.pad_token is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+        if tokenizer.pad_token is None:
+            raise ModelError(
+                f"{type(tokenizer).__name__} has no padding, end or unknown token to pad a batch with"
+            )
+        notes.append(
+            f"the tokenizer has no padding token: {tokenizer.pad_token!r} is used, and saved with it"
+        )
+    if config.pad_token_id is None:
+        config.pad_token_id = tokenizer.pad_token_id
+    if config.pad_token_id != tokenizer.pad_token_id:
+        raise ModelError(
+            f"the model pads with token {config.pad_token_id}, its tokenizer with {tokenizer.pad_token_id} "
+            f"({tokenizer.pad_token!r}); they do not belong together"
+        )
+    return notes
+
+
+def _longest(model: Any, tokenizer: Any) -> int | None:
+    """Tokens that the model has positions for, or None where nothing bounds them."""
+    bounds = [tokenizer.model_max_length] if tokenizer.model_max_length < 10**6 else []
+    positions = getattr(model.config, "max_position_embeddings", None)
+    if positions is not None and positions > 0:
+        tables = [module for name, module in model.named_modules() if name.endswith("position_embeddings")]
+        # RoBERTa and its kin count positions from the padding token's id on.
+        offset = max(
+            (table.padding_idx + 1 for table in tables if getattr(table, "padding_idx", None) is not None),
+            default=0,
+        )
+        bounds.append(positions - offset)
+    return min(bounds, default=None)
