@@ -11,12 +11,15 @@ from hf_ft.evaluate.metrics import CLASSIFICATION_DIRECTIONS, ClassificationMetr
 from hf_ft.model.load import load_model
 from hf_ft.recipe.schema import Section
 from hf_ft.task import Inspection, Role, Task
-from transformers import PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
 
 class PointConfig(PretrainedConfig):
     model_type = "hf_ft_test_points"
+
+
+AutoConfig.register(PointConfig.model_type, PointConfig)
 
 
 class PointModel(PreTrainedModel):
@@ -110,7 +113,7 @@ class Points(Task):
 
     def loss(self, model, outputs, batch):
         losses = torch.nn.functional.cross_entropy(outputs.logits, batch["labels"], reduction="none")
-        return torch.where(batch["explode"], losses * float("nan"), losses)
+        return losses * torch.where(batch["explode"], float("nan"), 1.0)
 
     def predict(self, model, outputs, batch):
         scores = outputs.logits.softmax(-1).cpu()

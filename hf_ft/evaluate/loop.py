@@ -60,7 +60,10 @@ def evaluate_rows(
         rank=state.process_index,
         lengths=rows.lengths,
     )
-    loader = DataLoader(rows, batch_sampler=sampler, collate_fn=rows.collate, num_workers=workers)
+    # Its own generator: evaluating must not move the random state that training draws dropout from.
+    loader = DataLoader(
+        rows, batch_sampler=sampler, collate_fn=rows.collate, num_workers=workers, generator=torch.Generator()
+    )
     was_training = model.training
     model.eval()
     seen: list[tuple[int, Any, float, float]] = []

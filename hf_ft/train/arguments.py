@@ -93,7 +93,7 @@ def training_arguments(
         "ddp_find_unused_parameters": False,
         "torch_compile": recipe.train.compile,
         # Without an accelerator, accelerate believes in one process unless it is told to stay on the CPU.
-        "use_cpu": not torch.accelerator.is_available(),
+        "use_cpu": bool(own.get("use_cpu")) or not torch.accelerator.is_available(),
         **precision.flags,
     }
     defaults: dict[str, Any] = {
