@@ -85,7 +85,8 @@ def _save_rest(task: Task, folder: Path, source: Mapping[str, Any] | None) -> No
         task.processor.save_pretrained(folder)
     content = {
         "task": task_name(task),
-        "options": task.options.model_dump(mode="json"),
+        # In a recipe the options stand beside the task's name, which is not one of them.
+        "options": task.options.model_dump(mode="json", include=set(type(task).Options.model_fields)),
         "state": task.state(),
         "source": dict(source) if source else None,
         "hf_ft": version("hf-ft"),
