@@ -138,6 +138,36 @@ def are_amounts(values: Sequence[Any]) -> bool:
     return all(isinstance(value, float) for value in present) and any(value % 1 for value in present)
 
 
+def find_problem(values: Sequence[Any]) -> tuple[str, str]:
+    """Say what kind of problem labels pose, from all of them: never from a first batch (tf#14180).
+
+    Args:
+        values: the label of every training row.
+
+    Returns:
+        `single-label`, `multi-label` or `regression`, and the reason in words.
+
+    Raises:
+        DataError: it cannot be told: lists beside plain labels, or whole numbers as floats (1.0, 2.0).
+    """
+    lists = sum(isinstance(value, (list, tuple)) for value in values)
+    if lists and lists < sum(value is not None for value in values):
+        raise DataError(
+            f"train: {lists} of {len(values)} labels are lists and the others are not; write all as lists"
+        )
+    if lists:
+        return "multi-label", "the training labels are lists"
+    if are_amounts(values):
+        return "regression", "the training labels are fractional numbers"
+    floats = [value for value in values if isinstance(value, float) and value == value]
+    if floats:
+        raise DataError(
+            f"train: the labels are whole numbers written as fractions ({listing(sorted(set(floats)), 4)}): "
+            "classes or amounts? Write task.problem: single-label or regression"
+        )
+    return "single-label", "the training labels are names or whole numbers, one a row"
+
+
 def count_classes(values: Sequence[Any]) -> dict[str, int]:
     """Count the rows of each class, largest first; where rows have several labels, each counts."""
     names = (str(name_of(value)) for value, _ in _flat(values, [""] * len(values)))

@@ -1,4 +1,4 @@
-"""Multi-label classification: its metrics, the score of a trivial answer, and thresholds chosen on validation rows."""
+"""Multi-label classification: metrics, a trivial answer's score, and thresholds chosen on validation rows."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ MULTILABEL_DIRECTIONS = {
     "map": True,
     "roc_auc": True,
 }
-# Below this many rows with a label, its own best threshold is chance: it shares one with the other rare labels.
+# Below this many rows with a label, its own best threshold is chance: it shares one with other rare labels.
 FEWEST_POSITIVES = 10
 
 
 class MultilabelMetrics:
     """Metrics of multi-label classification.
 
-    A result is `{"scores": float32 [K]}` with a probability for each label, a reference the list of the ids of the
-    row's labels, which may be empty. A label is given to a row whose score reaches the label's threshold.
+    A result is `{"scores": float32 [K]}` with a probability for each label, a reference the list of the ids
+    of the row's labels, which may be empty. A label is given to a row whose score reaches its threshold.
 
     Args:
         labels: the K label names, in id order.
@@ -70,8 +70,8 @@ class MultilabelMetrics:
         """Give every metric over all rows seen.
 
         Returns:
-            The scalars of MULTILABEL_DIRECTIONS but for `loss` (`map` and `roc_auc` only where they are defined), and
-            the tables `per_class` (label, support, threshold, precision, recall, f1) and `notes`.
+            The scalars of MULTILABEL_DIRECTIONS but for `loss` (`map` and `roc_auc` only where they are
+            defined), the table `per_class` (label, support, threshold, precision, recall, f1), and `notes`.
 
         Raises:
             TrainError: scores are not finite.
@@ -168,7 +168,8 @@ class MultilabelMetrics:
             return []
         named = ", ".join(self.labels[label] for label in absent[:5]) + (", ..." if len(absent) > 5 else "")
         return [
-            f"map and roc_auc leave out {len(absent)} of {len(self.labels)} labels, true of no row or of all: {named}"
+            f"map and roc_auc leave out {len(absent)} of {len(self.labels)} labels, true of no row or of all: "
+            f"{named}"
         ]
 
 
@@ -189,7 +190,7 @@ def indicator(ids: Sequence[int], labels: int) -> np.ndarray:
 def prior_baseline(
     train_labels: Sequence[Sequence[int]], references: Sequence[Sequence[int]], labels: Sequence[str]
 ) -> dict[str, float]:
-    """Score the answer that is always the most frequent label of the training rows, and every label of more than half.
+    """Score the answer that is always the most frequent label of train, and all labels of over half its rows.
 
     Its scores are the labels' frequencies among the training rows, the same for every row.
 
@@ -216,10 +217,10 @@ def prior_baseline(
 def tune_thresholds(scores: np.ndarray, truth: np.ndarray, rarest: int = FEWEST_POSITIVES) -> list[float]:
     """Choose for each label the threshold with the best F1 on these rows.
 
-    The per-label search is the SCut of Yang (2001), "A study of thresholding strategies for text categorization", which
-    warns of what happens to rare labels: a few rows decide. Labels with fewer than `rarest` positive rows therefore
-    share the one threshold that gives all of them together the best micro-F1. A threshold lies half-way between two
-    scores; of equally good ones, the one nearest to 0.5 is taken.
+    The per-label search is the SCut of Yang (2001), "A study of thresholding strategies for text
+    categorization", which warns of rare labels: a few rows decide. Labels with fewer than `rarest` positive
+    rows therefore share the one threshold that gives all of them together the best micro-F1. A threshold lies
+    half-way between two scores; of equally good ones, the one nearest to 0.5 is taken.
 
     Args:
         scores: probabilities, float [N, K].

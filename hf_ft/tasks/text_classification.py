@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-import hashlib
-import inspect
-import os
-import unicodedata
 from collections.abc import Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from hf_ft.data.labels import find_problem
 from hf_ft.data.names import listing
-from hf_ft.errors import DataError, ModelError, RecipeError
+from hf_ft.data.text import digest, joined, problem_of
+from hf_ft.errors import DataError, RecipeError
+from hf_ft.evaluate.metrics import CLASSIFICATION_DIRECTIONS, REGRESSION_DIRECTIONS
+from hf_ft.evaluate.multilabel import MULTILABEL_DIRECTIONS
 from hf_ft.recipe.schema import Fraction, PositiveFloat, Section
 from hf_ft.task import Batch, Evaluation, Figure, Inspection, Item, Metrics, Role, Row, Task
-from hf_ft.tasks._targets import DIRECTIONS, MultiLabel, Number, SingleLabel, find_problem
+from hf_ft.tasks._classes import MultiLabel, SingleLabel
+from hf_ft.tasks._number import Number
 
 if TYPE_CHECKING:
     import numpy as np
@@ -25,16 +25,20 @@ if TYPE_CHECKING:
     from hf_ft.model.load import Loaded
     from hf_ft.recipe.schema import ModelSection
 
-# Tokens of a text where the recipe sets no bound, even if the model could take more: attention costs the square.
-USUAL_LENGTH = 512
+# Rows that are tokenised in one call where only their lengths are wanted.
 _CHUNK = 1000
+_TEXT_COLUMNS = (
+    "sentence content review question document message sms tweet comment body sentence1 premise question1"
+)
+_PAIR_COLUMNS = "text_pair sentence2 hypothesis question2"
+_LABEL_COLUMNS = "labels class category target score topic intent sentiment"
 
 
 class Options(Section):
     """Keys inside `task:` of text-classification."""
 
     problem: Literal["single-label", "multi-label", "regression"] | None = None
-    """null: multi-label where the training labels are lists, regression where they are fractions, else single-label."""
+    """null: lists of labels are multi-label, numbers with fractions regression, all others single-label."""
     max_length: Annotated[int, Field(ge=4)] | None = None
     """Most tokens of a text, or of both texts of a pair; null: what the model can take, at most 512."""
     separator: str = "\n"
@@ -42,58 +46,40 @@ class Options(Section):
     thresholds: Literal["tuned"] | Fraction = 0.5
     """Multi-label: the score from which a label is given; tuned: one for each label, chosen on validation."""
     standardise: bool = True
-    """Regression: learn (y - mean) / deviation of the training rows; figures are in the original unit either way."""
+    """Regression: learn (y - mean) / deviation of the training rows; figures stay in the original unit."""
 
 
 class Loss(Section):
     """Keys of `loss:` of text-classification."""
 
     class_weights: Literal["balanced"] | dict[str, PositiveFloat] | None = None
-    """balanced (inverse frequency), or class -> weight; multi-label: the weight of a label's positive rows."""
+    """balanced (inverse frequency), or class -> weight; multi-label: weights of a label's positive rows."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Single label: share of the target that is spread over all classes (Szegedy et al. 2016)."""
 
 
 class TextClassification(Task):
-    """What is to be said about a text. The kind of answer is one of `_targets.py`'s, settled before training."""
+    """Something to be said about a text; what kind of thing is settled once, before training."""
 
     name = "text-classification"
-    summary = "a text or a pair of texts in; one label, several labels, or a number out (BERT, RoBERTa, ModernBERT, ...)"
+    summary = "a text or a pair of texts in; one label, several labels, or a number out (BERT, RoBERTa, ...)"
     auto_class = "AutoModelForSequenceClassification"
-    roles = {
-        "text": Role(
-            "the text, or the first of a pair",
-            usual=(
-                "sentence",
-                "content",
-                "review",
-                "question",
-                "document",
-                "message",
-                "sms",
-                "tweet",
-                "comment",
-            )
-            + ("body", "sentence1", "premise", "question1"),
-            several=True,
-        ),
+    roles: ClassVar = {
+        "text": Role("the text, or the first of a pair", usual=tuple(_TEXT_COLUMNS.split()), several=True),
         "pair": Role(
-            "the second text of a pair",
-            required=False,
-            usual=("text_pair", "sentence2", "hypothesis", "question2"),
-            several=True,
+            "the second text of a pair", required=False, usual=tuple(_PAIR_COLUMNS.split()), several=True
         ),
-        "label": Role(
-            "what is to be said about the text",
-            target=True,
-            usual=("labels", "class", "category", "target", "score", "topic", "intent", "sentiment"),
-        ),
+        "label": Role("what is to be said about it", target=True, usual=tuple(_LABEL_COLUMNS.split())),
     }
     main_metric = SingleLabel.main_metric
-    greater_is_better = DIRECTIONS
+    greater_is_better: ClassVar = {
+        **CLASSIFICATION_DIRECTIONS,
+        **MULTILABEL_DIRECTIONS,
+        **REGRESSION_DIRECTIONS,
+    }
     headline_metrics = SingleLabel.headline_metrics
     baseline_name = SingleLabel.baseline_name
-    class_role = "label"
+    class_role: str | None = "label"
     example_input = "What a person would write."
     Options, Loss = Options, Loss
 
@@ -131,10 +117,9 @@ class TextClassification(Task):
         """Is there a text? Equal texts, in whatever case, spacing and Unicode form, have the same digest."""
         texts = [row[role] for role in ("text", "pair") if role in row]
         for text in texts:
-            if (problem := _problem(text)) is not None:
+            if (problem := problem_of(text)) is not None:
                 return Inspection(problem=problem)
-        content = "\0".join(_normal(self._joined(text)) for text in texts)
-        return Inspection(digest=hashlib.blake2b(content.encode(), digest_size=16).hexdigest())
+        return Inspection(digest=digest(self._joined(text) for text in texts))
 
     def fit(self, train: Any) -> None:
         """Settle the kind of problem, and learn the classes or the scale from the training rows."""
@@ -174,33 +159,15 @@ class TextClassification(Task):
 
     def load(self, section: ModelSection) -> Loaded:
         """Load a sequence classifier sized for the target, and its tokenizer, made to fit each other."""
-        from hf_ft.model.load import load_model, load_processor
+        from hf_ft.model.load import load_model
+        from hf_ft.model.tokenizer import load_tokenizer
 
         loaded = load_model(self.auto_class, section, self.target.config)
-        tokenizer = load_processor("AutoTokenizer", section, loaded.model)
-        # A model without token_type_ids must not get them, whatever its tokenizer's file says.
-        taken = inspect.signature(loaded.model.forward).parameters
-        names = [name for name in tokenizer.model_input_names if name in taken]
-        if names != tokenizer.model_input_names:
-            tokenizer = load_processor("AutoTokenizer", section, loaded.model, model_input_names=names)
-        loaded.notes += _fit_padding(loaded.model.config, tokenizer)
-        if len(tokenizer) > loaded.model.config.vocab_size:
-            raise ModelError(
-                f"model.name: the tokenizer of {section.name!r} has {len(tokenizer)} tokens, the model "
-                f"{loaded.model.config.vocab_size}; they do not belong together"
-            )
-        self.max_length = self._choose_length(_longest(loaded.model, tokenizer))
-        # Saved with the tokenizer, so that whoever truncates with it sees the same tokens.
-        tokenizer.model_max_length = self.max_length
-        self.processor = loaded.processor = tokenizer
+        loaded.processor, notes = load_tokenizer(section, loaded.model, self.options.max_length)
+        loaded.notes += notes
+        self.processor, self.max_length = loaded.processor, loaded.processor.model_max_length
         self._lengths = {}
         return loaded
-
-    def _choose_length(self, longest: int | None) -> int:
-        asked = self.options.max_length
-        if asked is not None and longest is not None and asked > longest:
-            raise ModelError(f"task.max_length: {asked} tokens, and the model can take at most {longest}")
-        return asked or min(longest or USUAL_LENGTH, USUAL_LENGTH)
 
     def load_processor(self, folder: str) -> None:
         """Read the tokenizer that was saved with the model."""
@@ -227,7 +194,7 @@ class TextClassification(Task):
         return dict(tokenizer(texts, pairs, verbose=False, **options))
 
     def _joined(self, text: str | Sequence[str | None]) -> str:
-        return text if isinstance(text, str) else self.options.separator.join(part for part in text if part)
+        return joined(text, self.options.separator)
 
     def lengths(self, rows: Any) -> list[int]:
         """Tokens of each row that the model sees."""
@@ -334,57 +301,9 @@ class TextClassification(Task):
 
     def read_inputs(self, inputs: Any) -> list[Row]:
         """Texts, pairs as tuples, dicts, a DataFrame, or the path of a CSV, JSON lines or Parquet file."""
-        import pandas
+        from hf_ft.data.text import read_texts
 
-        from hf_ft.data.files import format_of, read_files
-
-        if isinstance(inputs, (str, Path)) and format_of(str(inputs)) and os.path.isfile(inputs):
-            inputs = list(read_files([str(inputs)]))
-        elif isinstance(inputs, Path):
-            raise DataError(
-                f"{inputs}: expected a CSV, JSON lines or Parquet file with the column {self.columns['text']}"
-            )
-        elif isinstance(inputs, pandas.DataFrame):
-            inputs = inputs.to_dict("records")
-        elif isinstance(inputs, (str, tuple, Mapping)):
-            inputs = [inputs]
-        rows = [self._row(str(number), value) for number, value in enumerate(inputs)]
-        for row in rows:
-            if (problem := self.inspect(row).problem) is not None:
-                raise DataError(f"input {row['id']}: {problem}")
-        return rows
-
-    def _row(self, name: str, value: Any) -> Row:
-        roles = list(self.columns)
-        if isinstance(value, Mapping):
-            name = str(value.get("id", name))
-            if all(role in value for role in roles):
-                return {"id": name, **{role: value[role] for role in roles}}
-            wanted = [part for c in self.columns.values() for part in ([c] if isinstance(c, str) else c)]
-            missing = [column for column in wanted if column not in value]
-            if missing:
-                raise DataError(f"input {name}: no {listing(missing)}; found {listing(value)}")
-            parts = {
-                r: value[c] if isinstance(c, str) else [value[p] for p in c] for r, c in self.columns.items()
-            }
-            return {"id": name, **parts}
-        texts = [value] if isinstance(value, str) else list(value)
-        if len(texts) != len(roles):
-            raise DataError(f"input {name}: {len(texts)} texts; expected {' and '.join(roles)}")
-        return {"id": name, **dict(zip(roles, texts, strict=True))}
-
-
-def _problem(text: Any) -> str | None:
-    """Say what is wrong with a text, or with the columns that make it together."""
-    parts = text if isinstance(text, (list, tuple)) else [text]
-    for part in parts:
-        if not isinstance(part, str) and part is not None:
-            return f"found {type(part).__name__} {part!r} in place of a text; see data.columns.text"
-    return None if any(part and part.strip() for part in parts) else "the text is empty"
-
-
-def _normal(text: str) -> str:
-    return " ".join(unicodedata.normalize("NFKC", text).casefold().split())
+        return read_texts(inputs, self.columns)
 
 
 def _stacked(labels: list[Any]) -> Any:
@@ -392,40 +311,3 @@ def _stacked(labels: list[Any]) -> Any:
     import numpy as np
 
     return np.asarray(labels, dtype=np.int64 if isinstance(labels[0], int) else np.float32)
-
-
-def _fit_padding(config: Any, tokenizer: Any) -> list[str]:
-    """Give tokenizer and config one padding token; a decoder such as GPT-2 comes without, and finds the end by it."""
-    notes = []
-    if tokenizer.pad_token is None:
-        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
-        if tokenizer.pad_token is None:
-            raise ModelError(
-                f"{type(tokenizer).__name__} has no padding, end or unknown token to pad a batch with"
-            )
-        notes.append(
-            f"the tokenizer has no padding token: {tokenizer.pad_token!r} is used, and saved with it"
-        )
-    if config.pad_token_id is None:
-        config.pad_token_id = tokenizer.pad_token_id
-    if config.pad_token_id != tokenizer.pad_token_id:
-        raise ModelError(
-            f"the model pads with token {config.pad_token_id}, its tokenizer with {tokenizer.pad_token_id} "
-            f"({tokenizer.pad_token!r}); they do not belong together"
-        )
-    return notes
-
-
-def _longest(model: Any, tokenizer: Any) -> int | None:
-    """Tokens that the model has positions for, or None where nothing bounds them."""
-    bounds = [tokenizer.model_max_length] if tokenizer.model_max_length < 10**6 else []
-    positions = getattr(model.config, "max_position_embeddings", None)
-    if positions is not None and positions > 0:
-        tables = [module for name, module in model.named_modules() if name.endswith("position_embeddings")]
-        # RoBERTa and its kin count positions from the padding token's id on.
-        offset = max(
-            (table.padding_idx + 1 for table in tables if getattr(table, "padding_idx", None) is not None),
-            default=0,
-        )
-        bounds.append(positions - offset)
-    return min(bounds, default=None)

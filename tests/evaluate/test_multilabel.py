@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import scipy.stats
 import sklearn.metrics
+
 from hf_ft.errors import DataError, RecipeError, TrainError
 from hf_ft.evaluate.metrics import RegressionMetrics
 from hf_ft.evaluate.multilabel import (
@@ -26,7 +27,9 @@ def seen():
     metrics = MultilabelMetrics(LABELS, THRESHOLDS)
     for start in range(0, 60, 17):
         part = slice(start, start + 17)
-        metrics.update([{"scores": row} for row in scores[part]], [np.flatnonzero(row).tolist() for row in truth[part]])
+        metrics.update(
+            [{"scores": row} for row in scores[part]], [np.flatnonzero(row).tolist() for row in truth[part]]
+        )
     return metrics, truth, scores
 
 
@@ -77,7 +80,9 @@ def test_tuned_thresholds_are_the_best_of_all_cuts():
     scores = np.clip(0.3 * truth + 0.7 * rng.random((80, 3)), 0, 1).round(1)  # ties
     for label, threshold in enumerate(tune_thresholds(scores, truth, rarest=1)):
         found = sklearn.metrics.f1_score(truth[:, label], scores[:, label] >= threshold)
-        every = [sklearn.metrics.f1_score(truth[:, label], scores[:, label] >= cut / 100) for cut in range(1, 100)]
+        every = [
+            sklearn.metrics.f1_score(truth[:, label], scores[:, label] >= cut / 100) for cut in range(1, 100)
+        ]
         assert found == pytest.approx(max(every))
 
 
@@ -98,7 +103,9 @@ def test_the_trivial_answer_is_the_most_frequent_label():
     found = prior_baseline(train, [[0], [1], [0, 1], []], ["a", "b", "c"])
     given = np.tile([1, 0, 0], (4, 1))
     truth = [[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 0]]
-    assert found["macro_f1"] == pytest.approx(sklearn.metrics.f1_score(truth, given, average="macro", zero_division=0))
+    assert found["macro_f1"] == pytest.approx(
+        sklearn.metrics.f1_score(truth, given, average="macro", zero_division=0)
+    )
     assert found["roc_auc"] == 0.5
 
 
@@ -133,7 +140,9 @@ def test_correlations_are_scipy_s_and_undefined_for_constant_answers():
     assert found["pearson"] == pytest.approx(scipy.stats.pearsonr(predicted, truth).statistic)
     assert found["spearman"] == pytest.approx(scipy.stats.spearmanr(predicted, truth).statistic)
     rows = rng.integers(40, size=40)
-    assert metrics.value("spearman", rows) == pytest.approx(scipy.stats.spearmanr(predicted[rows], truth[rows]).statistic)
+    assert metrics.value("spearman", rows) == pytest.approx(
+        scipy.stats.spearmanr(predicted[rows], truth[rows]).statistic
+    )
     constant = RegressionMetrics(["similarity"])
     constant.update([{"value": [1.0]}] * 40, truth[:, None])
     assert "pearson" not in constant.compute() and np.isnan(constant.value("spearman"))

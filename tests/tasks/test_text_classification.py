@@ -1,4 +1,4 @@
-"""Text classification: one label, several, or a number; single texts and pairs; the models of many families."""
+"""Text classification: one label, several, or a number; texts and pairs; models of many families."""
 
 import json
 
@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 from datasets import Dataset
+
 from hf_ft.data.examples import EncodedRows
 from hf_ft.data.table import Table
 from hf_ft.errors import DataError, ModelError, RecipeError
@@ -60,8 +61,12 @@ def evaluation(task, model, rows, split="validation", **options):
 
 @pytest.mark.parametrize(
     ("labels", "problem"),
-    [(NAMES, "single-label"), ([3, 1, 2, 3, 1, 2], "single-label"), (SETS, "multi-label")]
-    + [(NUMBERS, "regression")],
+    [
+        (NAMES, "single-label"),
+        ([3, 1, 2, 3, 1, 2], "single-label"),
+        (SETS, "multi-label"),
+        (NUMBERS, "regression"),
+    ],
 )
 def test_the_problem_is_found_from_all_training_labels(labels, problem):
     task = fitted(labels)
@@ -71,7 +76,7 @@ def test_the_problem_is_found_from_all_training_labels(labels, problem):
 
 
 def test_the_problem_does_not_hang_on_the_first_rows():
-    """tf PR#11012, tf#14180: transformers picks the loss from the first batch, where every label may be 1.0."""
+    """tf PR#11012, tf#14180: transformers picks the loss from the first batch, of all 1.0 perhaps."""
     assert fitted([1.0, 2.0, 3.0, 1.0, 2.0, 2.5]).target.problem == "regression"
     assert fitted([["a"], ["b"], ["a"], ["b"], ["a"], ["a", "b"]]).target.problem == "multi-label"
 
@@ -188,7 +193,7 @@ def test_several_columns_make_one_text(folder):
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path):
     folder = bert_folder(tmp_path / "small", vocab_size=20)
-    with pytest.raises(ModelError, match="the tokenizer of .* has 44 tokens, the model 20"):
+    with pytest.raises(ModelError, match=r"the tokenizer of .* has 44 tokens, the model 20"):
         loaded(fitted(NAMES), folder)
 
 
@@ -338,7 +343,7 @@ def test_a_number_is_learned_standardised_and_told_in_its_unit():
 
 @pytest.mark.parametrize("labels", [NAMES, SETS, NUMBERS], ids=["single", "multi", "number"])
 def test_evaluation_by_length_is_the_same_for_every_batch_size(labels, folder):
-    """Rows are sorted by length, and come back in the order of the split (tf#39241: eval_loss by batch size)."""
+    """Rows come back in the order of the split, and the loss does not depend on batches (tf#39241)."""
     task = fitted(labels)
     model, rows = loaded(task, folder), table(labels)
     one, three = (evaluation(task, model, rows, batch_size=size) for size in (1, 4))

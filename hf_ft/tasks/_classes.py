@@ -1,59 +1,24 @@
-"""What is learned about an example: one label, several labels, or a number.
+"""Targets that are classes: one label a row, or several.
 
-A task that has logits [B, K] and a target hands the target's side of its contract to one of these: what is learned
-from the training rows, the loss of each row, the small results, the metrics, the trivial answer, and what a person
-reads.
+A task that has logits [B, K] and a target hands the target's side of its contract to one of these: what is
+learned from the training rows, the loss of each row, the small results, the metrics, the trivial answer, and
+what a person reads. `_number.py` does the same for a number.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_ft.data.labels import LabelMap, are_amounts
+from hf_ft.data.labels import LabelMap
 from hf_ft.data.names import listing
 from hf_ft.errors import DataError, RecipeError
-from hf_ft.evaluate.metrics import CLASSIFICATION_DIRECTIONS, REGRESSION_DIRECTIONS
-from hf_ft.evaluate.multilabel import MULTILABEL_DIRECTIONS
 from hf_ft.task import Evaluation, Figure, Metrics
 
 if TYPE_CHECKING:
     import torch
-
-DIRECTIONS = {**CLASSIFICATION_DIRECTIONS, **MULTILABEL_DIRECTIONS, **REGRESSION_DIRECTIONS}
-
-
-def find_problem(values: Sequence[Any]) -> tuple[str, str]:
-    """Say what kind of problem labels pose, from all of them, never from a first batch (tf PR#11012, tf#14180).
-
-    Args:
-        values: the label of every training row.
-
-    Returns:
-        `single-label`, `multi-label` or `regression`, and the reason in words.
-
-    Raises:
-        DataError: it cannot be told: lists beside plain labels, or whole numbers written as fractions (1.0, 2.0).
-    """
-    lists = sum(isinstance(value, (list, tuple)) for value in values)
-    if lists and lists < sum(value is not None for value in values):
-        raise DataError(
-            f"train: {lists} of {len(values)} labels are lists and the others are not; write all as lists"
-        )
-    if lists:
-        return "multi-label", "the training labels are lists"
-    if are_amounts(values):
-        return "regression", "the training labels are fractional numbers"
-    floats = [value for value in values if isinstance(value, float) and not math.isnan(value)]
-    if floats:
-        raise DataError(
-            f"train: the labels are whole numbers written as fractions ({listing(sorted(set(floats)), 4)}): classes or "
-            "amounts? Write task.problem: single-label or regression"
-        )
-    return "single-label", "the training labels are names or whole numbers, one a row"
 
 
 class SingleLabel:
@@ -64,8 +29,9 @@ class SingleLabel:
         label_smoothing: share of the target that is spread over all classes, in training.
     """
 
-    problem, class_role, main_metric = "single-label", "label", "accuracy"
-    headline_metrics = ("balanced_accuracy", "macro_f1", "roc_auc")
+    problem, main_metric = "single-label", "accuracy"
+    class_role: str | None = "label"
+    headline_metrics: tuple[str, ...] = ("balanced_accuracy", "macro_f1", "roc_auc")
     baseline_name = "always the most frequent class of train"
     label_map: LabelMap
 
@@ -177,9 +143,9 @@ class MultiLabel(SingleLabel):
     """Any number of K labels, also none: a sigmoid and a binary cross-entropy for each.
 
     Args:
-        class_weights: weight of a label's positive rows: `balanced` (negatives over positives), label name -> weight,
-            or None.
-        thresholds: the score from which a label is given, or `tuned`: one for each label, chosen on validation.
+        class_weights: weight of a label's positive rows: `balanced` (negatives over positives), label name ->
+            weight, or None.
+        thresholds: the score from which a label is given, or `tuned`: one each, chosen on validation.
     """
 
     problem, main_metric = "multi-label", "macro_f1"
@@ -272,8 +238,8 @@ class MultiLabel(SingleLabel):
         together = f"; {rare} labels with fewer than {FEWEST_POSITIVES} rows share one" if rare else ""
         low, high = min(self.thresholds), max(self.thresholds)
         return [
-            f"thresholds chosen on {len(truth)} validation rows: {low:.2f} to {high:.2f}{together}. The figures of "
-            "validation are therefore a little too good; those of test are not"
+            f"thresholds chosen on {len(truth)} validation rows: {low:.2f} to {high:.2f}{together}. The "
+            "figures of validation are therefore a little too good; those of test are not"
         ]
 
     def decode(self, result: Mapping[str, Any]) -> dict[str, Any]:
@@ -301,121 +267,6 @@ class MultiLabel(SingleLabel):
         return [per_class_figure(evaluation.metrics["per_class"])]
 
 
-class Number:
-    """One number: squared error, learned on the standardised scale, measured in original units.
-
-    Args:
-        name: what the number is called.
-        standardise: learn (y - mean) / deviation of the training rows, in place of y itself.
-    """
-
-    problem, class_role, main_metric = "regression", None, "rmse"
-    headline_metrics = ("mae", "r2", "pearson", "spearman")
-    baseline_name = "always the mean of train"
-
-    def __init__(self, name: str, standardise: bool = True):
-        self.name, self.standardise = name, standardise
-        self.mean, self.deviation = 0.0, 1.0
-
-    def fit(self, values: Sequence[Any], ids: Sequence[str]) -> None:
-        """Learn the mean and the deviation of the training numbers."""
-        self.check("train", values, ids)
-        numbers = np.asarray(values, dtype=np.float64)
-        if numbers.std() == 0:
-            raise DataError(f"train: every row has the number {numbers[0]:g}; there is nothing to learn")
-        if self.standardise:
-            self.mean, self.deviation = float(numbers.mean()), float(numbers.std())
-
-    def check(self, split: str, values: Sequence[Any], ids: Sequence[str]) -> None:
-        """Refuse what is not a finite number."""
-        wrong = [
-            f"{row}: {value!r}"
-            for row, value in zip(ids, values, strict=True)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value)
-        ]
-        if wrong:
-            raise DataError(
-                f"{split}: {len(wrong)} rows have no finite number as their label: {listing(wrong, 3)}. Mend or "
-                "remove them, or write task.problem: single-label if these are classes"
-            )
-
-    def state(self) -> dict[str, Any]:
-        """The scale."""
-        return {"target": self.name, "mean": self.mean, "deviation": self.deviation}
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` gave."""
-        self.name, self.mean, self.deviation = state["target"], state["mean"], state["deviation"]
-
-    def labels(self) -> list[str] | None:
-        """A number has no classes."""
-        return None
-
-    @property
-    def config(self) -> dict[str, Any]:
-        """What the model's configuration must say."""
-        return {"num_labels": 1, "problem_type": "regression"}
-
-    def encode(self, value: Any) -> float:
-        """The number on the scale that is learned."""
-        return (float(value) - self.mean) / self.deviation
-
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor, training: bool) -> torch.Tensor:
-        """Squared error of each row [B], on the scale that is learned."""
-        return (logits[:, 0] - labels) ** 2
-
-    def count(self, labels: torch.Tensor) -> torch.Tensor:
-        """Every row counts once [B]."""
-        return labels.new_ones(len(labels))
-
-    def predict(self, logits: torch.Tensor) -> list[dict[str, Any]]:
-        """The number in its own units [1], and the model's output [1]."""
-        values = logits.double().numpy() * self.deviation + self.mean
-        return [
-            {"value": value, "logits": logit} for value, logit in zip(values, logits.numpy(), strict=True)
-        ]
-
-    def references(self, values: Sequence[Any]) -> list[Any]:
-        """The numbers, each as [1]."""
-        return [[float(value)] for value in values]
-
-    def metrics(self, extra: Sequence[str]) -> Metrics:
-        """MAE, RMSE, R2, correlations, in the number's own units."""
-        from hf_ft.evaluate.metrics import RegressionMetrics
-
-        return RegressionMetrics([self.name], extra=extra)
-
-    def baseline(self, train: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
-        """Always the mean of the training rows."""
-        from hf_ft.evaluate.baselines import mean_baseline
-        from hf_ft.evaluate.metrics import RegressionMetrics
-
-        return mean_baseline(np.asarray(train), np.asarray(references), RegressionMetrics([self.name]))
-
-    def calibrate(self, validation: Evaluation) -> list[str]:
-        """A number needs no threshold."""
-        return []
-
-    def decode(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        """The number."""
-        return {"value": float(result["value"][0])}
-
-    def decode_reference(self, reference: Any) -> Any:
-        """The number."""
-        return float(reference[0])
-
-    def describe(self, result: Mapping[str, Any]) -> str:
-        """The number, short."""
-        return f"{float(result['value'][0]):.4g}"
-
-    def figures(self, evaluation: Evaluation) -> list[Figure]:
-        """Predictions against the truth."""
-        from hf_ft.evaluate.figures import scatter_figure
-
-        predicted = np.asarray([result["value"][0] for result in evaluation.results])
-        return [scatter_figure(predicted, np.asarray(evaluation.references)[:, 0], self.name)]
-
-
 def _weights(
     setting: str | Mapping[str, float] | None, labels: LabelMap, balanced: np.ndarray
 ) -> list[float]:
@@ -427,7 +278,8 @@ def _weights(
     unknown = sorted(set(setting) - set(labels.names))
     if unknown:
         raise RecipeError(
-            f"loss.class_weights: no class {unknown[0]!r} in the training rows; classes: {listing(labels.names)}"
+            f"loss.class_weights: no class {unknown[0]!r} in the training rows; classes: "
+            f"{listing(labels.names)}"
         )
     return [float(setting.get(name, 1.0)) for name in labels.names]
 
@@ -440,6 +292,6 @@ def _check_lists(split: str, values: Sequence[Any], ids: Sequence[str]) -> None:
     ]
     if wrong:
         raise DataError(
-            f"{split}: {len(wrong)} rows have no list of labels: {listing(wrong, 3)}. Write a list for each row "
-            "(empty for none), or task.problem: single-label"
+            f"{split}: {len(wrong)} rows have no list of labels: {listing(wrong, 3)}. Write a list for each "
+            "row (empty for none), or task.problem: single-label"
         )
