@@ -181,7 +181,8 @@ def check(recipe: Recipe | str | Path | dict[str, Any], *, data: Any = None) -> 
     frozen = freeze(loaded.model, recipe.freeze, loaded.new)
     with tempfile.TemporaryDirectory() as scratch:
         tuner, notes = build_tuner(recipe, task, frozen, data_ready, Path(scratch))
-        findings.notes += [*loaded.notes, *task.notes(data_ready.rows), *notes, str(check_loss_division(tuner)), str(probe_step(tuner))]
+        findings.notes += [*loaded.notes, *task.notes(data_ready.rows), *notes]
+        findings.notes += [str(check_loss_division(tuner)), str(probe_step(tuner))]
     return findings
 
 
