@@ -1,4 +1,4 @@
-"""Small models and processors, built from configurations in code: random weights, a second at most, no network."""
+"""Small models and processors, built from configurations in code: random weights, no network."""
 
 from __future__ import annotations
 
@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+
+# Networks this small lose up to a hundred times their time when several threads wait for a busy processor.
+torch.set_num_threads(1)
 
 SIDE = 32
 LABELS = ["stop", "yield", "停"]
@@ -75,7 +78,9 @@ def roberta(**config: Any) -> Any:
     from transformers import RobertaConfig, RobertaForSequenceClassification
 
     special = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2}
-    return RobertaForSequenceClassification(RobertaConfig(**{**_text_sizes(), **special, **_labels(), **config})).eval()
+    return RobertaForSequenceClassification(
+        RobertaConfig(**{**_text_sizes(), **special, **_labels(), **config})
+    ).eval()
 
 
 def _text_sizes() -> dict[str, int]:
@@ -87,7 +92,13 @@ def patchtst(**config: Any) -> Any:
     """PatchTST with a regression head: 2 channels, 16 steps in, one number out."""
     from transformers import PatchTSTConfig, PatchTSTForRegression
 
-    window = {"num_input_channels": 2, "context_length": 16, "patch_length": 4, "patch_stride": 4, "num_targets": 1}
+    window = {
+        "num_input_channels": 2,
+        "context_length": 16,
+        "patch_length": 4,
+        "patch_stride": 4,
+        "num_targets": 1,
+    }
     sizes = {"d_model": 16, "num_attention_heads": 2, "ffn_dim": 32, "num_hidden_layers": 3, "scaling": None}
     model = PatchTSTForRegression(PatchTSTConfig(**{**window, **sizes, "loss": "mse", **config}))
     return calibrated(model)
@@ -142,12 +153,14 @@ def loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def calibrated(model: Any, side: int = SIDE) -> Any:
-    """Let batch norms see real statistics, so that features of a random network keep a normal scale in eval mode.
+    """Let batch norms see real statistics, so that a random net has features of a normal scale in eval mode.
 
     Without this a random timm network has features near 1e-22 in eval mode, and no test of equality can fail.
     """
     model.train()
-    norms = [module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)]
+    norms = [
+        module for module in model.modules() if isinstance(module, torch.nn.modules.batchnorm._BatchNorm)
+    ]
     for norm in norms:
         norm.momentum = None  # a plain average
     with torch.no_grad():
@@ -165,7 +178,22 @@ def image_processor(side: int = SIDE) -> Any:
     return ViTImageProcessor(size={"height": side, "width": side}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
 
 
-WORDS = ["red", "green", "blue", "stop", "go", "left", "right", "slow", "fast", "the", "a", "sign", "light", "road"]
+WORDS = [
+    "red",
+    "green",
+    "blue",
+    "stop",
+    "go",
+    "left",
+    "right",
+    "slow",
+    "fast",
+    "the",
+    "a",
+    "sign",
+    "light",
+    "road",
+]
 
 
 def tokenizer() -> Any:

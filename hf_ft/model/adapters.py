@@ -1,8 +1,8 @@
 """Every PEFT method that changes layers, on every model, with a head that learns and is saved.
 
-PEFT guesses the head's name and knows targets for language models only. Here the head is known from loading, and
-targets are found in the module tree: PEFT's own defaults where it has them, else the linear layers of the body, else
-(in a convolutional network) the convolutions of its blocks.
+PEFT guesses the head's name and knows targets for language models only. Here the head is known from loading,
+and targets are found in the module tree: PEFT's own defaults where it has them, else the linear layers of the
+body, else (in a convolutional network) the convolutions of its blocks.
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from hf_ft.errors import ModelError
 from hf_ft.model.parts import Part
 
 if TYPE_CHECKING:
+    import torch
     from torch import nn
 
-# PEFT's OFT also takes convolutions, but in 0.21 it starts from other weights than the pretrained ones.
+# PEFT's OFT also takes convolutions, but in 0.21 it computes something else than what it merges.
 CONV_METHODS = ("lora", "dora", "loha", "lokr", "boft", "hra", "hira", "ia3")
 
 # Methods that PEFT counts among those with target modules and that cannot keep this room's promises.
 UNFIT = {
-    "adalora": "its ranks are allocated and its orthogonality term is added by a training loop written for it, so here "
-    "it would quietly be something else; take lora or dora",
+    "adalora": "its ranks are allocated and its orthogonality term is added by a training loop written for "
+    "it, so here it would quietly be something else; take lora or dora",
     "lily": "PEFT cannot merge it into the model; take lora or dora",
-    "trainable_tokens": "it trains rows of a language model's embedding and cannot train a new head; take lora",
+    "trainable_tokens": "it trains rows of an embedding and cannot train a new head; take lora",
 }
 
 
@@ -79,7 +80,7 @@ def wrap(
         config.feedforward_modules = _feedforward(model, config, targets)
     config.modules_to_save = [*(config.modules_to_save or []), *heads] or None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # PEFT warns of merging and tied weights; both are checked after saving
+        warnings.simplefilter("ignore")  # of merging, which is tried below, and of tied weights
         try:
             wrapped = peft.get_peft_model(model, config)
         except (ValueError, TypeError, RuntimeError, NotImplementedError, KeyError, AttributeError) as error:
@@ -89,17 +90,18 @@ def wrap(
     adapted = sorted(getattr(wrapped.base_model, "targeted_module_names", targets))
     learn = sum(weight.numel() for weight in wrapped.parameters() if weight.requires_grad)
     saved = sum(
-        weight.numel() for name, weight in wrapped.named_parameters() if weight.requires_grad and "modules_to_save" in name
+        weight.numel()
+        for name, weight in wrapped.named_parameters()
+        if weight.requires_grad and "modules_to_save" in name
     )
     total = sum(weight.numel() for weight in wrapped.parameters())
     added = learn - saved
-    return wrapped, adapted, [
-        f"{method}: adapted {len(adapted)} modules ({origin}), {added:,} parameters ({100 * added / total:.2f} %)"
-    ]
+    share = f"{added:,} parameters ({100 * added / total:.2f} %)"
+    return wrapped, adapted, [f"{method}: adapted {len(adapted)} modules ({origin}), {share}"]
 
 
 def merged(model: Any) -> Any:
-    """Give a plain float32 copy of an adapted model, its adapter merged into its weights; the original is unchanged.
+    """Give a plain float32 copy of an adapted model, the adapter merged in; the original is unchanged.
 
     Raises:
         ModelError: the method cannot merge into these layers.
@@ -113,9 +115,15 @@ def merged(model: Any) -> Any:
         plain = copied.merge_and_unload(safe_merge=True)
     except (ValueError, TypeError, RuntimeError, NotImplementedError, AttributeError) as error:
         raise ModelError(f"this adapter cannot be merged into its model: {error}") from error
-    left = [name for name, module in plain.named_modules() if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper)]
+    left = [
+        name
+        for name, module in plain.named_modules()
+        if isinstance(module, BaseTunerLayer | ModulesToSaveWrapper)
+    ]
     if left:
-        raise ModelError(f"this adapter cannot be merged into its model: {', '.join(left[:5])} are still wrapped")
+        raise ModelError(
+            f"this adapter cannot be merged into its model: {', '.join(left[:5])} are still wrapped"
+        )
     return plain.eval()
 
 
@@ -171,13 +179,15 @@ def _targets(
     found, origin = _by_type(method, body, parts)
     if not found:
         raise ModelError(
-            f"freeze.strategy: {method} finds nothing in the body of {type(model).__name__} that it could adapt; name "
-            f"layers in freeze.target_modules, or choose head, last or full"
+            f"freeze.strategy: {method} finds nothing in the body of {type(model).__name__} to adapt; "
+            f"name layers in freeze.target_modules, or choose head, last or full"
         )
     return found, origin
 
 
-def _by_type(method: str, body: Sequence[tuple[str, nn.Module]], parts: Sequence[Part]) -> tuple[list[str], str]:
+def _by_type(
+    method: str, body: Sequence[tuple[str, nn.Module]], parts: Sequence[Part]
+) -> tuple[list[str], str]:
     from torch import nn
 
     if method == "ln_tuning":
@@ -190,8 +200,8 @@ def _by_type(method: str, body: Sequence[tuple[str, nn.Module]], parts: Sequence
         return [name for name, _ in _of(body, nn.Linear)], "linear layers of the body"
     if method not in CONV_METHODS:
         raise ModelError(
-            f"freeze.strategy: PEFT's {method} cannot adapt the convolutions that make up this network (peft#3193); "
-            f"these can: {', '.join(CONV_METHODS)}"
+            f"freeze.strategy: PEFT's {method} cannot adapt the convolutions that make up this network "
+            f"(peft#3193); these can: {', '.join(CONV_METHODS)}"
         )
     # A depthwise or grouped kernel has no low rank to find, and most methods cannot merge into one.
     whole = [name for name, module in convolutions if module.groups == 1]
@@ -214,7 +224,9 @@ def _asked(config: Any, asked: Any, body: Sequence[tuple[str, nn.Module]]) -> li
         alone = copy.copy(config)
         alone.target_modules = pattern if isinstance(asked, str) else [pattern]
         if not any(check_target_module_exists(alone, name) for name in names):
-            near = difflib.get_close_matches(pattern, {name.rpartition(".")[2] for name in names}, n=3, cutoff=0.4)
+            near = difflib.get_close_matches(
+                pattern, {name.rpartition(".")[2] for name in names}, n=3, cutoff=0.4
+            )
             raise ModelError(
                 f"freeze.target_modules: {pattern!r} names no module of the body"
                 + (f"; near: {', '.join(near)}" if near else f"; it has, for example: {', '.join(names[:8])}")
@@ -223,7 +235,7 @@ def _asked(config: Any, asked: Any, body: Sequence[tuple[str, nn.Module]]) -> li
 
 
 def _selected(config: Any, body: Sequence[tuple[str, nn.Module]]) -> list[str]:
-    """Names that PEFT's own rule selects, outside the head; written out in full, so that nothing else can match."""
+    """Names that PEFT's own rule selects, outside the head; written out, so that nothing else can match."""
     from peft.tuners.tuners_utils import check_target_module_exists
 
     found = [name for name, _ in body if check_target_module_exists(config, name)]
@@ -239,56 +251,94 @@ def _feedforward(model: nn.Module, config: Any, targets: Sequence[str]) -> list[
 
     kind = getattr(getattr(model, "config", None), "model_type", None)
     asked = config.feedforward_modules
-    names = USUAL.get(kind, []) if asked is None else [asked] if isinstance(asked, str) else sorted(asked)
-    found = [target for target in targets if any(target == name or target.endswith(f".{name}") for name in names)]
+    usual = USUAL.get(str(kind), []) if asked is None else asked
+    names = [usual] if isinstance(usual, str) else sorted(usual)
+    found = [
+        target for target in targets if any(target == name or target.endswith(f".{name}") for name in names)
+    ]
     if asked is not None and not found:
-        raise ModelError(f"freeze.feedforward_modules: {names} names none of the adapted modules: {list(targets)[:8]}")
+        raise ModelError(
+            f"freeze.feedforward_modules: {names} names none of the adapted modules: {list(targets)[:8]}"
+        )
     return found
 
 
 def _check_heads(wrapped: Any, heads: Sequence[str]) -> None:
     from peft.utils import ModulesToSaveWrapper
 
-    kept = {name for name, module in wrapped.get_base_model().named_modules() if isinstance(module, ModulesToSaveWrapper)}
+    kept = {
+        name
+        for name, module in wrapped.get_base_model().named_modules()
+        if isinstance(module, ModulesToSaveWrapper)
+    }
     if not set(heads) <= kept:
-        raise ModelError(f"the adapter does not save the head {sorted(set(heads) - kept)}; it saves {sorted(kept)}")
+        raise ModelError(
+            f"the adapter does not save the head {sorted(set(heads) - kept)}; it saves {sorted(kept)}"
+        )
 
 
 def _check_layers(wrapped: Any, method: str, chosen_start: bool) -> None:
-    """Merge a copy of each adapted layer: it must be possible, and must give the pretrained weights as yet.
+    """Try each adapted layer on random numbers: does it start as the pretrained one, and can it be merged?
 
-    A layer that cannot be merged (LoRA on a depthwise convolution) is better known now than after training.
+    Better known now than after training: LoRA on a depthwise convolution cannot be merged, and OFT on a
+    convolution computes something else than what it merges (both in peft 0.21).
     """
+    import torch
     from peft.tuners.tuners_utils import BaseTunerLayer
 
-    for name, layer in wrapped.get_base_model().named_modules():
-        if not isinstance(layer, BaseTunerLayer):
-            continue
-        trial = copy.deepcopy(layer)
+    layers: list[tuple[str, Any]] = [
+        (n, m) for n, m in wrapped.get_base_model().named_modules() if isinstance(m, BaseTunerLayer)
+    ]
+    for name, module in layers:
+        before, after = copy.deepcopy(module).eval(), copy.deepcopy(module).eval()
         try:
-            trial.merge(safe_merge=True)
+            after.merge(safe_merge=True)
         except (ValueError, TypeError, RuntimeError, NotImplementedError, AttributeError) as error:
             raise ModelError(
-                f"freeze.strategy: PEFT's {method} could train {name} but not merge it into the model afterwards "
-                f"({error}); leave it out of freeze.target_modules"
+                f"freeze.strategy: PEFT's {method} could train {name} but not merge it into the model "
+                f"afterwards ({error}); leave it out of freeze.target_modules"
             ) from error
-        before, after = layer.get_base_layer().weight, trial.get_base_layer().weight
-        if not chosen_start and (after - before).norm() > 1e-3 * before.norm():
+        numbers = _numbers(before.get_base_layer())
+        with torch.no_grad():
+            plain, trained, joined = before.get_base_layer()(numbers), before(numbers), after(numbers)
+        allowed = 1e-3 * plain.norm()
+        if (trained - joined).norm() > allowed:
+            raise ModelError(f"freeze.strategy: PEFT's {method} merges {name} into something else; take lora")
+        if not chosen_start and (trained - plain).norm() > allowed:
             raise ModelError(
-                f"freeze.strategy: PEFT's {method} starts {name} from other weights than the pretrained ones; set "
-                f"its start on purpose ({_start_options(method)}), or take lora"
+                f"freeze.strategy: PEFT's {method} starts {name} from other weights than the pretrained; "
+                f"set its start on purpose ({_start_options(method)}), or take lora"
             )
+
+
+def _numbers(layer: Any) -> torch.Tensor:
+    """Random input of a layer, from a generator of its own: the run's random numbers are not touched."""
+    import torch
+    from torch import nn
+
+    generator = torch.Generator().manual_seed(0)
+    if isinstance(layer, nn.Embedding):
+        return torch.arange(min(4, layer.num_embeddings)).to(layer.weight.device)
+    if isinstance(layer, nn.modules.conv._ConvNd):
+        # Several windows that overlap: with one alone, OFT seems to be right.
+        sides = [(size - 1) * step + 4 for size, step in zip(layer.kernel_size, layer.dilation, strict=True)]
+        shape: Sequence[int] = (2, layer.in_channels, *sides)
+    elif isinstance(layer, nn.Linear):
+        shape = (2, layer.in_features)
+    else:  # a norm layer, or the transposed linear layer of GPT-2
+        shape = (2, layer.weight.shape[0])
+    return torch.randn(shape, generator=generator).to(layer.weight.device)
 
 
 def _start_options(method: str) -> str:
     from hf_ft.recipe.arguments import method_arguments
 
-    return ", ".join(key for key in method_arguments(method) if key.startswith("init_")) or "it has no option for it"
+    return ", ".join(key for key in method_arguments(method) if key.startswith("init_")) or "no option"
 
 
 def _refusal(method: str, model: nn.Module, targets: Sequence[str], error: Exception) -> str:
     reason = " ".join(str(error).split())[:400]
     return (
-        f"freeze.strategy: PEFT's {method} cannot adapt {', '.join(targets[:3])} of {type(model).__name__}: {reason}. "
-        f"Change the method's options (freeze.target_modules, sizes), or take lora"
+        f"freeze.strategy: PEFT's {method} cannot adapt {', '.join(targets[:3])} of {type(model).__name__}: "
+        f"{reason}. Change the method's options (freeze.target_modules, sizes), or take lora"
     )

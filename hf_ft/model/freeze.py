@@ -1,7 +1,7 @@
 """Decide which weights learn, keep the rest exactly as it was, and be able to prove it.
 
-Three promises hold for every strategy: new weights always learn; what is frozen stays in eval mode however often
-`model.train()` is called, so that batch norms do not drift and dropout does not shake a fixed feature
+Three promises hold for every strategy: new weights always learn; what is frozen stays in eval mode however
+often `model.train()` is called, so that batch norms do not drift and dropout does not shake a fixed feature
 (pytorch/pytorch#86590); and a strategy that would adapt nothing of the body is refused.
 """
 
@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.errors import ModelError
-from hf_ft.model.load import fingerprint, head_modules
+from hf_ft.model.head import head_modules
+from hf_ft.model.load import fingerprint
 from hf_ft.model.parts import Part, find_parts, last_parts
 
 if TYPE_CHECKING:
@@ -75,7 +76,11 @@ class Frozen:
         for name, parameter in self.model.named_parameters():
             if not parameter.requires_grad:
                 yield name, parameter
-        moving = {name for name, module in self.model.named_modules() if _has_statistics(module) and not _stays(module)}
+        moving = {
+            name
+            for name, module in self.model.named_modules()
+            if _has_statistics(module) and not _stays(module)
+        }
         for name, buffer in self.model.named_buffers():
             if name.rpartition(".")[0] not in moving:
                 yield name, buffer
@@ -109,9 +114,11 @@ class Frozen:
 
 
 def freeze(
-    model: nn.Module, strategy: str | Mapping[str, Any] | FreezeSection = "head", new: Sequence[str] | None = None
+    model: nn.Module,
+    strategy: str | Mapping[str, Any] | FreezeSection = "head",
+    new: Sequence[str] | None = None,
 ) -> Frozen:
-    """Choose what learns. Works on any torch module; may be called again on the same model (not on an adapted one).
+    """Choose what learns. Works on any torch module, and again on the same one (unless it is adapted).
 
     Args:
         model: the model; PEFT methods wrap it, so go on with `.model` of what is returned.
@@ -123,7 +130,8 @@ def freeze(
         The model with what is known about its parts.
 
     Raises:
-        ModelError: the strategy is unknown, does not fit the model, would adapt nothing, or would freeze new weights.
+        ModelError: the strategy is unknown, does not fit the model, would adapt nothing, or would freeze new
+            weights.
 
     >>> from torch import nn
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
@@ -166,9 +174,18 @@ def _read(strategy: Any) -> tuple[str, int | None, list[str], dict[str, Any]]:
     if isinstance(strategy, Mapping):
         rest = dict(strategy)
         name, n, patterns = rest.pop("strategy", None), rest.pop("n", None), rest.pop("patterns", None)
-        rest = {key: value for key, value in rest.items() if key not in ("head_lr_multiplier", "head_weight_decay")}
+        rest = {
+            key: value
+            for key, value in rest.items()
+            if key not in ("head_lr_multiplier", "head_weight_decay")
+        }
     else:
-        name, n, patterns, rest = strategy.strategy, strategy.n, strategy.patterns, dict(strategy.method_options)
+        name, n, patterns, rest = (
+            strategy.strategy,
+            strategy.n,
+            strategy.patterns,
+            dict(strategy.method_options),
+        )
     if name in PLAIN_STRATEGIES:
         for key in rest:
             raise ModelError(f"freeze.{key}: strategy {name} has no such option; it belongs to a PEFT method")
@@ -177,7 +194,9 @@ def _read(strategy: Any) -> tuple[str, int | None, list[str], dict[str, Any]]:
 
         check_method(name)
     if (n is not None) != (name == "last") or (patterns is not None) != (name == "patterns"):
-        raise ModelError("freeze: `last` needs n (a number of blocks), `patterns` needs patterns, and only they do")
+        raise ModelError(
+            "freeze: `last` needs n (a number of blocks), `patterns` needs patterns, and only they do"
+        )
     return name, n, list(patterns or []), rest
 
 
@@ -187,14 +206,15 @@ def _new_of_head(model: nn.Module, new: Sequence[str], strategy: str) -> list[st
     inside = [name for name in new if any(part.holds(name) for part in body)]
     if inside and strategy != "full":
         raise ModelError(
-            f"freeze.strategy: {strategy!r} would freeze a body with random weights ({len(inside)} new parameters in "
-            f"its blocks, the first {inside[0]!r}); write `full`, or start from pretrained weights"
+            f"freeze.strategy: {strategy!r} would freeze a body with random weights (new in its blocks: "
+            f"{len(inside)}, the first {inside[0]!r}); write `full`, or start from pretrained weights"
         )
     return [] if inside else list(new)
 
 
 def _fixed_by_design(model: nn.Module) -> set[str]:
-    # Sinusoidal tables come with requires_grad off and must never learn. Noted once, before anything is frozen here.
+    # Sinusoidal tables come with requires_grad off and must never learn. Noted once, before the first
+    # freezing.
     fixed: set[str] | None = getattr(model, "_fixed_by_design", None)
     if fixed is None:
         fixed = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
@@ -202,20 +222,23 @@ def _fixed_by_design(model: nn.Module) -> set[str]:
     return fixed
 
 
-def _selection(model: nn.Module, parts: Sequence[Part], name: str, n: int | None, patterns: Sequence[str]) -> Any:
+def _selection(
+    model: nn.Module, parts: Sequence[Part], name: str, n: int | None, patterns: Sequence[str]
+) -> Any:
     if name == "full":
         return lambda parameter: True
+    if name == "patterns":
+        return _match([parameter for parameter, _ in model.named_parameters()], patterns).__contains__
     chosen = [part for part in parts if part.kind == "head"]
-    if not chosen and name != "patterns":
+    if not chosen and name == "head":
         raise ModelError(f"freeze.strategy: {name!r} needs a head, and {type(model).__name__} has none")
     if name == "last":
         chosen = last_parts(parts, n or 0)
-    matched = _match([parameter for parameter, _ in model.named_parameters()], patterns)
-    return lambda parameter: parameter in matched or any(part.holds(parameter) for part in chosen)
+    return lambda parameter: any(part.holds(parameter) for part in chosen)
 
 
 def _match(names: Sequence[str], patterns: Sequence[str]) -> set[str]:
-    """Names that a pattern matches: as a glob over the whole name, else as a regular expression anywhere in it."""
+    """Names that a pattern matches: as a glob over the whole name, else as a regular expression in it."""
     matched: set[str] = set()
     for pattern in patterns:
         found = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
@@ -225,13 +248,18 @@ def _match(names: Sequence[str], patterns: Sequence[str]) -> set[str]:
             except re.error:
                 found = []
         if not found:
-            near = difflib.get_close_matches(pattern, names, n=3, cutoff=0.3) or list(names[:3])
+            likeness = {
+                name: difflib.SequenceMatcher(None, name[: len(pattern)], pattern).ratio() for name in names
+            }
+            near = sorted(names, key=lambda name: -likeness[name])[:3]
             raise ModelError(f"freeze.patterns: {pattern!r} matches no parameter; near: {', '.join(near)}")
         matched.update(found)
     return matched
 
 
-def _check(model: nn.Module, strategy: str, parts: Sequence[Part], trainable: Sequence[str], new: Sequence[str]) -> None:
+def _check(
+    model: nn.Module, strategy: str, parts: Sequence[Part], trainable: Sequence[str], new: Sequence[str]
+) -> None:
     plain = [plain_name(name) for name in trainable]
     if not plain:
         raise ModelError(f"freeze.strategy: {strategy!r} leaves nothing that learns")
@@ -239,10 +267,14 @@ def _check(model: nn.Module, strategy: str, parts: Sequence[Part], trainable: Se
     learning = {re.sub(r"\.modules_to_save\.[^.]+", "", name) for name in plain}
     asleep = [name for name in new if name not in learning]
     if asleep:
-        raise ModelError(f"freeze.strategy: {strategy!r} would freeze new, random weights: {', '.join(asleep[:5])}")
+        raise ModelError(
+            f"freeze.strategy: {strategy!r} would freeze new, random weights: {', '.join(asleep[:5])}"
+        )
     body = [name for name in plain if not any(part.kind == "head" and part.holds(name) for part in parts)]
     if strategy not in ("head", "patterns") and not body:
-        raise ModelError(f"freeze.strategy: {strategy!r} adapts nothing of the pretrained body; for that, write `head`")
+        raise ModelError(
+            f"freeze.strategy: {strategy!r} adapts nothing of the pretrained body; for that, write `head`"
+        )
 
 
 def _stay_in_eval(module: nn.Module, _: Any) -> None:
@@ -260,8 +292,8 @@ def _has_statistics(module: nn.Module) -> bool:
 def _keep_in_eval(model: nn.Module, parts: Sequence[Part], learning: set[str], adapted: bool) -> int:
     """Pin frozen parts, and every frozen layer with running statistics, to eval mode; count the latter.
 
-    The hook sits on each module and acts before each forward pass, so it holds in any training loop, under DDP, after
-    deepcopy, and where a body is called without its head. It leaves weights and their names alone.
+    The hook sits on each module and acts before each forward pass, so it holds in any training loop, under
+    DDP, after deepcopy, and where a body is called without its head. It leaves weights and their names alone.
     """
     states = [any(part.holds(name) for name in learning) for part in parts]
     weighted = [any(part.holds(name) for name, _ in model.named_parameters()) for part in parts]
@@ -289,5 +321,7 @@ def _release(module: nn.Module) -> None:
 
 
 def _owner(name: str, parts: Sequence[Part]) -> Part | None:
-    # The parameters that a module above the parts holds itself come last: their name begins like all the others'.
-    return next((part for part in sorted(parts, key=lambda part: part.kind == "own") if part.holds(name)), None)
+    # What a module above the parts holds itself comes last: its name begins like all the others'.
+    return next(
+        (part for part in sorted(parts, key=lambda part: part.kind == "own") if part.holds(name)), None
+    )

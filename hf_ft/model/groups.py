@@ -1,4 +1,4 @@
-"""Learning rates: a sensible default for each strategy and optimizer, and parameter groups for head and body."""
+"""Learning rates: a default for each strategy and optimizer, and parameter groups for head and body."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ if TYPE_CHECKING:
 
     from hf_ft.model.freeze import Frozen
 
-# What a network from random weights is trained with, by family of optimizer. Momentum SGD: He et al. 2016; Adam:
-# Kingma & Ba 2015; Lion: a tenth of Adam's (Chen et al. 2023).
+# What a network from random weights is trained with, by family of optimizer. Momentum SGD: He et al. 2016;
+# Adam: Kingma & Ba 2015; Lion: a tenth of Adam's (Chen et al. 2023).
 FROM_SCRATCH = {"sgd": 0.1, "lion": 1e-4, "adagrad": 1e-2, "adam": 1e-3}
 
 # Share of that rate: pretrained weights move little, a new head or an adapter moves as if from scratch.
@@ -32,7 +32,9 @@ VECTOR_METHODS = ("ia3", "vera", "pvera", "ln_tuning")
 Group = dict[str, Any]
 
 
-def default_learning_rate(strategy: str, optimizer: str = "adamw_torch", from_scratch: bool = False) -> tuple[float, str]:
+def default_learning_rate(
+    strategy: str, optimizer: str = "adamw_torch", from_scratch: bool = False
+) -> tuple[float, str]:
     """Give the learning rate for a strategy and an optimizer, and the reason in words.
 
     Args:
@@ -125,5 +127,7 @@ def group_table(groups: Sequence[Group], reason: str = "") -> Table:
     for group in groups:
         weights = group["params"]
         count = sum(weight.numel() for weight in weights)
-        table.add_row(group["name"], str(len(weights)), f"{count:,}", f"{group['lr']:g}", f"{group['weight_decay']:g}")
+        table.add_row(
+            group["name"], str(len(weights)), f"{count:,}", f"{group['lr']:g}", f"{group['weight_decay']:g}"
+        )
     return table

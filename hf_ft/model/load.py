@@ -1,7 +1,8 @@
 """Load a pretrained model with a head of the right size, and prove that nothing but the head is new.
 
-transformers gives a random weight to whatever a checkpoint does not hold and says so in one warning. Here the loading
-report is the authority: a weight outside the head that is missing, left over or of another shape stops the run.
+transformers gives a random weight to whatever a checkpoint does not hold and says so in one warning. Here its
+loading report is the authority: a weight outside the head that is missing, left over or of another shape
+stops the run.
 """
 
 from __future__ import annotations
@@ -16,15 +17,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.errors import ModelError
+from hf_ft.model.head import check_report, some
 
 if TYPE_CHECKING:
     import torch
-    from torch import nn
 
     from hf_ft.recipe.schema import ModelSection
-
-# Weights inside the body that only pretraining uses, or that are constants computed anew.
-PRETRAINING_ONLY = ("mask_token", "relative_position_index", "relative_coords_table")
 
 
 @dataclass
@@ -33,8 +31,9 @@ class Loaded:
 
     Args:
         model: the model, float32, in eval mode.
-        new: names of the parameters that no checkpoint gave: the head's, or all of them when built from scratch.
-        source: `name`, `revision` and `commit` of the checkpoint, and `content`, the hash of the weights taken from it.
+        new: names of the parameters that no checkpoint gave: the head's, or all when built from scratch.
+        source: `name`, `revision` and `commit` of the checkpoint, and `content`, the hash of the weights
+            taken from it.
         notes: what a person should know about the loading.
         processor: what turns raw inputs into tensors; set by the task.
     """
@@ -52,14 +51,14 @@ def quiet() -> Iterator[None]:
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call]
+    logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:
-            logging.enable_progress_bar()
+            logging.enable_progress_bar()  # type: ignore[no-untyped-call]
 
 
 def fingerprint(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
@@ -70,12 +69,18 @@ def fingerprint(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
     for name, tensor in tensors:
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
         plain = tensor.detach().cpu().contiguous().reshape(-1)
-        digest.update(memoryview(plain.view(torch.uint8).numpy()))
+        digest.update(plain.view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 
+def fingerprint_without(model: Any, new: Sequence[str]) -> str:
+    """Hash the weights that a model took from its checkpoint: all but the new ones."""
+    skipped = set(new)
+    return fingerprint((key, value) for key, value in model.state_dict().items() if key not in skipped)
+
+
 def load_model(auto_class: str, section: ModelSection, config: Mapping[str, Any] | None = None) -> Loaded:
-    """Load the model of a recipe in float32, with a head that fits the task. Seed before: the new head is random.
+    """Load the model of a recipe in float32, with a head that fits. Seed first: a new head is random.
 
     Args:
         auto_class: a class of transformers (`AutoModelForImageClassification`, `PatchTSTForRegression`), or
@@ -87,8 +92,8 @@ def load_model(auto_class: str, section: ModelSection, config: Mapping[str, Any]
         The model, its new parameters and its source; the processor is still None.
 
     Raises:
-        ModelError: there is no such model, a key of the configuration is unknown, or weights outside the head are
-            missing, left over or of another shape.
+        ModelError: there is no such model, a key of the configuration is unknown, or weights outside the head
+            are missing, left over or of another shape.
     """
     name = resolve(section.name)
     settings = load_config(name, section, dict(config or {}))
@@ -102,22 +107,24 @@ def load_model(auto_class: str, section: ModelSection, config: Mapping[str, Any]
         return Loaded(model, new, _source(section, settings, None), notes)
     model, report = from_pretrained(cls, name, section.name, config=settings, revision=section.revision)
     new, notes = check_report(model, report, section.name)
-    taken = fingerprint((key, value) for key, value in model.state_dict().items() if key not in set(new))
+    taken = fingerprint_without(model, new)
     return Loaded(model, new, _source(section, settings, taken), notes)
 
 
 def load_saved(auto_class: str, folder: str | Path, **overrides: Any) -> Any:
-    """Load a model folder that hf_ft saved, in eval mode: every tensor from the file, none new, none left over.
+    """Load a model folder that hf_ft saved, in eval mode: every tensor from the file, none new or left over.
 
     Raises:
         ModelError: the folder does not hold exactly the weights of its configuration.
     """
     model, report = from_pretrained(find_class(auto_class), str(folder), str(folder), **overrides)
-    wrong = sorted(report["missing_keys"] | report["unexpected_keys"] | {key[0] for key in report["mismatched_keys"]})
+    wrong = sorted(
+        report["missing_keys"] | report["unexpected_keys"] | {key[0] for key in report["mismatched_keys"]}
+    )
     if wrong:
         raise ModelError(
-            f"{folder}: the saved weights do not fit their configuration: {_some(wrong)} missing, left over or of "
-            f"another shape. The folder is damaged or was changed; save the model again"
+            f"{folder}: the saved weights do not fit their configuration: {some(wrong)} missing, left over "
+            f"or of another shape. The folder is damaged or was changed; save the model again"
         )
     return model
 
@@ -135,7 +142,9 @@ def resolve(name: str) -> str:
     path = Path(name).expanduser()
     if path.is_dir():
         if (path / "adapter_config.json").is_file() and not (path / "model.safetensors").is_file():
-            raise ModelError(f"model.name: {name!r} is an adapter without its model; name the merged model's folder")
+            raise ModelError(
+                f"model.name: {name!r} is an adapter without its model; name the merged model's folder"
+            )
         return str(path)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
         raise ModelError(f"model.name: there is no folder {name!r} (seen from {Path.cwd()})")
@@ -162,14 +171,16 @@ def load_config(name: str, section: ModelSection, task_config: dict[str, Any]) -
             name, revision=section.revision, trust_remote_code=False, return_unused_kwargs=True, **overrides
         )
     for key in sorted(set(unused) & set(overrides)):
-        raise ModelError(f"model.config.{key}: {config.model_type} has no such setting{_near(key, config.to_dict())}")
+        raise ModelError(
+            f"model.config.{key}: {config.model_type} has no such setting{_near(key, config.to_dict())}"
+        )
     if config.model_type == "timm_wrapper":
         _settle_timm(config, section, "id2label" in overrides)
     return config
 
 
 def _typed_config(model_type: str, settings: dict[str, Any]) -> Any:
-    """Build the configuration of a kind of model (`patchtst`), with transformers' own defaults for the rest."""
+    """Build the configuration of a kind of model (`patchtst`), with transformers' defaults for the rest."""
     from transformers import CONFIG_MAPPING
 
     cls = CONFIG_MAPPING[model_type]
@@ -181,17 +192,20 @@ def _typed_config(model_type: str, settings: dict[str, Any]) -> Any:
 
 
 def _settle_timm(config: Any, section: ModelSection, labelled: bool) -> None:
-    # A checkpoint's own class names live in a second attribute, which would win over id2label when the model is saved.
+    # A checkpoint's own class names live in a second attribute, which would win over id2label in the saved
+    # model.
     if labelled and "label_names" in vars(config):
         del config.label_names
-    # The processor of such a model is read from its config.json, and its own overrides are silently ignored there.
+    # The processor of such a model is read from config.json, and overrides of it are silently ignored there.
     config.pretrained_cfg = {**getattr(config, "pretrained_cfg", {}), **_timm_settings(section.processor)}
 
 
 def _timm_settings(overrides: Mapping[str, Any]) -> dict[str, Any]:
     known = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
     for key in sorted(set(overrides) - set(known)):
-        raise ModelError(f"model.processor.{key}: a timm model's processor has no such setting{_near(key, known)}")
+        raise ModelError(
+            f"model.processor.{key}: a timm model's processor has no such setting{_near(key, known)}"
+        )
     return dict(overrides)
 
 
@@ -224,11 +238,15 @@ def load_processor(
         processor = cls.from_pretrained(name, revision=section.revision, trust_remote_code=False)
         known = {key for key in dir(processor) if not key.startswith("_")}
         for key in sorted(set(wanted) - known):
-            raise ModelError(f"model.processor.{key}: {type(processor).__name__} has no such setting{_near(key, known)}")
+            raise ModelError(
+                f"model.processor.{key}: {type(processor).__name__} has no such setting{_near(key, known)}"
+            )
         if image_size is not None:
             wanted |= _square(processor, image_size)
         if wanted:
-            processor = cls.from_pretrained(name, revision=section.revision, trust_remote_code=False, **wanted)
+            processor = cls.from_pretrained(
+                name, revision=section.revision, trust_remote_code=False, **wanted
+            )
     return processor
 
 
@@ -254,90 +272,13 @@ def find_class(name: str) -> Any:
     try:
         return getattr(importlib.import_module(module or "transformers"), attribute)
     except (ImportError, AttributeError) as error:
-        raise ModelError(f"cannot find the class {name!r} ({error}); expected a class of transformers") from error
-
-
-def head_modules(model: nn.Module, new: Sequence[str] = ()) -> list[str]:
-    """Names of the modules that make the head: what is not the pretrained body, and whatever holds new weights.
-
-    For a transformers model the body is the child called `base_model_prefix`; for timm, also inside TimmWrapper, all
-    but `get_classifier()`; for any other module, all but the last child with parameters.
-
-    Args:
-        model: the model, not yet wrapped by an adapter.
-        new: names of newly initialised parameters.
-    """
-    heads = _known_head(model)
-    for parameter in new:
-        owner = parameter.rpartition(".")[0]
-        if owner and not any(_inside(parameter, head) for head in heads):
-            heads.append(owner)
-    return [head for head in heads if not any(_inside(head, other) for other in heads if other != head)]
-
-
-def _known_head(model: nn.Module) -> list[str]:
-    children = [name for name, child in model.named_children() if any(True for _ in child.parameters())]
-    prefix = getattr(model, "base_model_prefix", None)
-    if prefix == "timm_model":
-        return [f"timm_model.{name}" for name in _known_head(model.timm_model)]
-    if hasattr(model, "get_classifier"):  # timm's own contract, also of the model inside a TimmWrapper
-        found = model.get_classifier()
-        wanted = found if isinstance(found, tuple) else (found,)
-        return [
-            name for name, module in model.named_modules() if any(module is one and len(module.state_dict()) for one in wanted)
-        ]
-    if prefix is not None:
-        return [name for name in children if name != prefix] if prefix in children else []
-    return children[-1:]
-
-
-def check_report(model: Any, report: Mapping[str, Any], name: str) -> tuple[list[str], list[str]]:
-    """Read transformers' loading report: which parameters are new, and is all of that in the head?
-
-    Returns:
-        Names of the new parameters, and notes.
-
-    Raises:
-        ModelError: weights outside the head are missing, of another shape, or left over.
-    """
-    heads = head_modules(model)
-    allowed = [*heads, f"{model.base_model_prefix}.pooler", *(["pooler"] if not heads else [])]
-    mismatched = {key: (tuple(old), tuple(new)) for key, old, new in report["mismatched_keys"]}
-    wrong = [f"{key} (not in the checkpoint)" for key in sorted(report["missing_keys"]) if not _inside(key, *allowed)]
-    wrong += [
-        f"{key} (checkpoint {old}, model {new})"
-        for key, (old, new) in sorted(mismatched.items())
-        if not _inside(key, *allowed)
-    ]
-    left = sorted(report["unexpected_keys"])
-    surplus = [key for key in left if _of_body(model, key, heads)]
-    wrong += [f"{key} (in the checkpoint only)" for key in surplus]
-    if wrong:
         raise ModelError(
-            f"model.name: {name!r} does not fit outside the head; these weights would be random or thrown away: "
-            f"{_some(wrong)}. Take the checkpoint's own sizes (see model.config), or another checkpoint"
-        )
-    new = report["missing_keys"] | set(mismatched)
-    order = [parameter for parameter, _ in model.named_parameters() if parameter in new]
-    notes = []
-    if order:
-        notes.append(f"new and random: {_some(order)}")
-    if set(left) - set(surplus):
-        notes.append(f"not used from the checkpoint (another head): {_some(sorted(set(left) - set(surplus)))}")
-    return order, notes
-
-
-def _of_body(model: Any, key: str, heads: Sequence[str]) -> bool:
-    if key.endswith(PRETRAINING_ONLY) or _inside(key, *heads):
-        return False
-    # A checkpoint of the bare body has no prefix, one of a whole model has it.
-    first = key.removeprefix(f"{model.base_model_prefix}.").partition(".")[0]
-    body = model.base_model
-    own = {name for name, _ in body.named_children()} | {name for name, _ in body.named_parameters(recurse=False)}
-    return first in own
+            f"cannot find the class {name!r} ({error}); expected a class of transformers"
+        ) from error
 
 
 def from_pretrained(cls: Any, name: str, shown: str, **options: Any) -> tuple[Any, dict[str, Any]]:
+    """Call from_pretrained in float32, without remote code, and give the loading report too."""
     import torch
 
     with quiet(), _explained(shown):
@@ -360,12 +301,24 @@ def _explained(name: str) -> Iterator[None]:
 
     try:
         yield
-    except (OSError, ValueError, KeyError, TypeError, RuntimeError, StrictDataclassError, SafetensorError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        RuntimeError,
+        StrictDataclassError,
+        SafetensorError,
+    ) as error:
         reason = " ".join(str(error).split())
         local = Path(name).expanduser().is_dir() or name.startswith("sample:")
-        hint = "" if local else (
-            " It is not a local folder; on the Hub, check the spelling, access (`hf auth login`) and the network. "
-            "Offline, only what is in the local Hub cache can be used"
+        hint = (
+            ""
+            if local
+            else (
+                " It is not a local folder; on the Hub, check the spelling, access (`hf auth login`) and the "
+                "network. Offline, only what is in the local Hub cache can be used"
+            )
         )
         raise ModelError(f"model.name: cannot load {name!r}: {reason[:500]}.{hint}") from error
 
@@ -373,15 +326,6 @@ def _explained(name: str) -> Iterator[None]:
 def _source(section: ModelSection, config: Any, content: str | None) -> dict[str, Any]:
     commit = getattr(config, "_commit_hash", None)
     return {"name": section.name, "revision": section.revision, "commit": commit, "content": content}
-
-
-def _inside(name: str, *modules: str) -> bool:
-    return any(name == module or name.startswith(f"{module}.") for module in modules)
-
-
-def _some(names: Sequence[str], shown: int = 8) -> str:
-    rest = len(names) - shown
-    return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _near(key: str, known: Iterable[str]) -> str:

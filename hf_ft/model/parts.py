@@ -1,11 +1,12 @@
 """Cut any network into its parts: stem, repeated blocks, what follows them, head.
 
-Freezing the last blocks, the table of trainable parameters and the choice of what stays in eval mode all speak of the
-same parts. No table of model families: the blocks are found in the module tree.
+Freezing the last blocks, the table of trainable parameters and the choice of what stays in eval mode all
+speak of the same parts. No table of model families: the blocks are found in the module tree.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -23,8 +24,9 @@ class Part:
 
     Args:
         name: path of the module.
-        kind: `block` is one of the repeated blocks, `head` what the task added, `own` the parameters that a module
-            above the parts holds itself (a class token), `other` the stem and what lies between and after the blocks.
+        kind: `block` is one of the repeated blocks, `head` what the task added, `own` the parameters that a
+            module above the parts holds itself (a class token), `other` the stem and what lies between and
+            after the blocks.
     """
 
     name: str
@@ -65,14 +67,17 @@ def find_parts(model: nn.Module, heads: Sequence[str]) -> list[Part]:
 def find_blocks(model: nn.Module, heads: Sequence[str]) -> list[str]:
     """Names of the repeated blocks of the body, first to last, across stages.
 
-    Blocks are the members of module lists whose members are themselves made of layers (`encoder.layer.3`); where such
-    lists are stages of different width, the blocks inside (`stages.2.layers.0`). A network without them has the
-    weighted members of its longest plain list (VGG), or else the children of its trunk (Inception).
+    Blocks are the members of module lists whose members are themselves made of layers (`encoder.layer.3`);
+    where such lists are stages of different width, the blocks inside (`stages.2.layers.0`). A network without
+    them has the weighted members of its longest plain list (VGG), or else the children of its trunk
+    (Inception).
     """
     blocks = list(_stacks(model, "", heads))
     if blocks:
         return blocks
-    plain = [_weighted(module, name) for name, module in model.named_modules() if isinstance(module, nn.Sequential)]
+    plain = [
+        _weighted(module, name) for name, module in model.named_modules() if isinstance(module, nn.Sequential)
+    ]
     longest = max(plain, key=len, default=[])
     if len(longest) > 1:
         return [name for name, layer in longest if not _is_norm(layer) and not _beside(name, heads)]
@@ -98,7 +103,7 @@ def _unroll(container: nn.Module, name: str) -> Iterator[str]:
     members = _weighted(container, name)
     shapes = [[tuple(weight.shape) for weight in member.parameters()] for _, member in members]
     # Blocks repeat, stages grow: two equal neighbours mean that these are the blocks.
-    if any(one == other for one, other in zip(shapes, shapes[1:], strict=False)):
+    if any(one == other for one, other in itertools.pairwise(shapes)):
         yield from (path for path, _ in members)
         return
     for path, member in members:
@@ -123,9 +128,15 @@ def last_parts(parts: Sequence[Part], n: int) -> list[Part]:
     """
     blocks = [index for index, part in enumerate(parts) if part.kind == "block"]
     if not 1 <= n <= len(blocks):
-        raise ModelError(f"freeze.n: {n} blocks wanted, this model has {len(blocks)}; write 1 to {len(blocks)}")
+        raise ModelError(
+            f"freeze.n: {n} blocks wanted, this model has {len(blocks)}; write 1 to {len(blocks)}"
+        )
     first = blocks[-n]
-    return [part for index, part in enumerate(parts) if part.kind == "head" or (index >= first and part.kind != "own")]
+    return [
+        part
+        for index, part in enumerate(parts)
+        if part.kind == "head" or (index >= first and part.kind != "own")
+    ]
 
 
 def _children(module: nn.Module, name: str) -> list[tuple[str, nn.Module]]:

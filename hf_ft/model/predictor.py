@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.errors import ModelError
-from hf_ft.model.load import check_report, find_class, fingerprint, from_pretrained, load_saved, resolve
+from hf_ft.model.head import check_report
+from hf_ft.model.load import find_class, fingerprint_without, from_pretrained, load_saved, resolve
 from hf_ft.model.save import TASK_FILE
 from hf_ft.task import Row, Task, get_task
 
@@ -59,7 +60,7 @@ class Predictor:
         return cls(model.to(place).eval(), task, place)
 
     def __call__(self, inputs: Any, batch_size: int = 32) -> list[dict[str, Any]]:
-        """Predict: one dict per input, with its `id` and what the task decodes (label and score, boxes, a number).
+        """Predict: one dict per input, with its `id` and what the task decodes (label and score, boxes, ...).
 
         Args:
             inputs: whatever the task reads: paths, folders, pictures, texts, arrays, rows.
@@ -67,7 +68,9 @@ class Predictor:
         """
         rows = self.task.read_inputs(inputs)
         results = self.results(rows, batch_size)
-        return [{"id": row["id"], **self.task.decode(result)} for row, result in zip(rows, results, strict=True)]
+        return [
+            {"id": row["id"], **self.task.decode(result)} for row, result in zip(rows, results, strict=True)
+        ]
 
     def results(self, rows: Sequence[Row], batch_size: int = 32) -> list[Any]:
         """Give the task's own result of each row, in order."""
@@ -100,7 +103,7 @@ class Predictor:
 
 
 def find_folder(name: str | Path) -> Path:
-    """Find the folder with task.json: a model or adapter folder, the model of a run folder, or a Hub repository.
+    """Find the folder with task.json: a model or adapter folder, a run's model, or a Hub repository.
 
     Raises:
         ModelError: there is none.
@@ -112,7 +115,9 @@ def find_folder(name: str | Path) -> Path:
     if not place.is_dir():
         place = _download(str(name))
     if not (place / TASK_FILE).is_file():
-        raise ModelError(f"{name}: no {TASK_FILE} in it, so it is no model that hf_ft saved; transformers can load it")
+        raise ModelError(
+            f"{name}: no {TASK_FILE} in it, so it is no model that hf_ft saved; transformers can load it"
+        )
     return place
 
 
@@ -121,10 +126,14 @@ def _download(name: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     try:
-        return Path(snapshot_download(name, ignore_patterns=["*.bin", "*.pt", "*.pth", "*.h5", "*.onnx", "*.msgpack"]))
+        return Path(
+            snapshot_download(name, ignore_patterns=["*.bin", "*.pt", "*.pth", "*.h5", "*.onnx", "*.msgpack"])
+        )
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         reason = " ".join(str(error).split())[:300]
-        raise ModelError(f"{name}: neither a folder with {TASK_FILE} nor a model on the Hub: {reason}") from error
+        raise ModelError(
+            f"{name}: neither a folder with {TASK_FILE} nor a model on the Hub: {reason}"
+        ) from error
 
 
 def _load_adapter(auto_class: str, folder: Path, source: dict[str, Any]) -> Any:
@@ -134,9 +143,11 @@ def _load_adapter(auto_class: str, folder: Path, source: dict[str, Any]) -> Any:
 
     config = AutoConfig.from_pretrained(folder)
     name, revision = resolve(source["name"]), source["commit"] or source["revision"]
-    base, report = from_pretrained(find_class(auto_class), name, source["name"], config=config, revision=revision)
+    base, report = from_pretrained(
+        find_class(auto_class), name, source["name"], config=config, revision=revision
+    )
     new, _ = check_report(base, report, source["name"])
-    content = fingerprint((key, value) for key, value in base.state_dict().items() if key not in set(new))
+    content = fingerprint_without(base, new)
     if content != source["content"]:
         raise ModelError(
             f"{folder}: the adapter was trained on other weights than {source['name']!r} holds now; "

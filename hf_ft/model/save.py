@@ -1,7 +1,7 @@
 """Save a plain Hugging Face folder that holds all that prediction needs, complete or not at all.
 
-    model/     config.json, model.safetensors, the processor, task.json; with an adapter: merged
-    adapter/   only for adapters, beside it: the adapter, the same task.json, and the base it belongs to, pinned
+model/     config.json, model.safetensors, the processor, task.json; with an adapter: merged
+adapter/   only for adapters, beside it: the adapter, the same task.json, and the base it belongs to, pinned
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".msgpa
 def save_model(
     model: Frozen | Any, task: Task, folder: str | Path, source: Mapping[str, Any] | None = None
 ) -> Path:
-    """Save a model with its processor and its task; of an adapted one, the merged model here and `../adapter`.
+    """Save a model with its processor and its task; an adapted one merged here, its adapter in `../adapter`.
 
     Args:
         model: what `freeze` returned, or a transformers model.
@@ -44,28 +44,23 @@ def save_model(
         ModelError: the adapter cannot be merged, its base is not known, or not everything was written.
     """
     from hf_ft.model.adapters import merged
+    from hf_ft.model.freeze import Frozen
 
     folder = Path(folder)
-    adapted = getattr(model, "adapted", False)
-    network = getattr(model, "model", model) if _is_frozen(model) else model
+    adapted = isinstance(model, Frozen) and model.adapted
+    network: Any = model.model if isinstance(model, Frozen) else model
+    if adapted and source is None:
+        raise ModelError("an adapter is saved with the base it belongs to; pass source=Loaded.source")
     plain = merged(network) if adapted else network
     with replaced(folder) as fresh, quiet():
         plain.save_pretrained(fresh)
         _save_rest(task, fresh, source)
         _check_complete(plain, fresh)
-    if adapted:
-        if source is None:
-            raise ModelError("an adapter is saved with the base it belongs to; pass source=Loaded.source")
+    if adapted and source is not None:
         with replaced(folder.parent / "adapter") as fresh, quiet():
             _save_adapter(network, plain.config, fresh, source)
             _save_rest(task, fresh, source)
     return folder
-
-
-def _is_frozen(model: Any) -> bool:
-    from hf_ft.model.freeze import Frozen
-
-    return isinstance(model, Frozen)
 
 
 def _save_adapter(network: Any, config: Any, folder: Path, source: Mapping[str, Any]) -> None:
@@ -73,7 +68,9 @@ def _save_adapter(network: Any, config: Any, folder: Path, source: Mapping[str, 
     settings.base_model_name_or_path = source["name"]
     settings.revision = source["commit"] or source["revision"]
     network.save_pretrained(folder)
-    (folder / "README.md").unlink(missing_ok=True)  # PEFT's empty card; hf_ft writes its own where it publishes
+    (folder / "README.md").unlink(
+        missing_ok=True
+    )  # PEFT's empty card; hf_ft writes its own where it publishes
     config.save_pretrained(folder)
 
 
@@ -95,7 +92,9 @@ def _save_rest(task: Task, folder: Path, source: Mapping[str, Any] | None) -> No
     (folder / TASK_FILE).write_text(text + "\n", encoding="utf-8")
     found = [str(path.relative_to(folder)) for path in folder.rglob("*") if path.suffix in PICKLES]
     if found:
-        raise ModelError(f"{folder}: {', '.join(found)} may hold a pickle, which hf_ft neither writes nor loads")
+        raise ModelError(
+            f"{folder}: {', '.join(found)} may hold a pickle, which hf_ft neither writes nor loads"
+        )
 
 
 def task_name(task: Task) -> str:
@@ -105,7 +104,7 @@ def task_name(task: Task) -> str:
 
 
 def _check_complete(model: Any, folder: Path) -> None:
-    """The files must hold as many numbers as the model has weights (an empty file was once called a model: peft#2054)."""
+    """The files must hold as many numbers as the model has weights (peft#2054 saved next to none)."""
     from safetensors import safe_open
 
     written = 0
@@ -127,7 +126,7 @@ def _product(shape: list[int]) -> int:
 
 @contextlib.contextmanager
 def replaced(folder: Path) -> Iterator[Path]:
-    """Give an empty folder beside this one, and put it in its place when all went well; otherwise leave all as it was."""
+    """Give an empty folder beside this one, and put it in place if all goes well; else change nothing."""
     folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
     fresh = folder.with_name(f".{folder.name}.new-{os.getpid()}")

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import copy
 import pickle
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 from torch import nn
 
@@ -16,18 +16,23 @@ from hf_ft.errors import ModelError
 from hf_ft.model.adapters import merged
 from hf_ft.model.freeze import Frozen, freeze, plain_name
 from hf_ft.model.groups import default_learning_rate, group_table, parameter_groups
-from hf_ft.model.load import head_modules, load_saved
+from hf_ft.model.head import head_modules
+from hf_ft.model.load import load_saved
 from hf_ft.model.parts import find_blocks, find_parts
 
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import tiny
-
-STRATEGIES: dict[str, Any] = {"full": "full", "head": "head", "last": {"strategy": "last", "n": 1}, "lora": {"strategy": "lora", "r": 4}}
+STRATEGIES: dict[str, Any] = {
+    "full": "full",
+    "head": "head",
+    "last": {"strategy": "last", "n": 1},
+    "lora": {"strategy": "lora", "r": 4},
+}
 
 
 def head_weights(model: nn.Module) -> list[str]:
     heads = head_modules(model)
-    return [name for name, _ in model.named_parameters() if any(name.startswith(f"{head}.") for head in heads)]
+    return [
+        name for name, _ in model.named_parameters() if any(name.startswith(f"{head}.") for head in heads)
+    ]
 
 
 def train(frozen: Frozen, steps: int = 2, rate: float = 1e-3) -> None:
@@ -45,7 +50,7 @@ def train(frozen: Frozen, steps: int = 2, rate: float = 1e-3) -> None:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_matrix(family: str, strategy: str, tmp_path: Path) -> None:
-    """Frozen weights and buffers stay (pytorch#86590), new ones move, and the saved folder is the trained model."""
+    """Frozen weights and buffers stay (pytorch#86590), new ones move, the saved folder is the model."""
     torch.manual_seed(0)
     model = tiny.FAMILIES[family]()
     new = head_weights(model)
@@ -53,12 +58,18 @@ def test_matrix(family: str, strategy: str, tmp_path: Path) -> None:
     assert new
     learning = {name.replace(".modules_to_save.default", "") for name in map(plain_name, frozen.trainable)}
     assert set(new) <= learning
-    before = {name: value.detach().clone() for name, value in frozen.model.named_parameters() if value.requires_grad}
+    before = {
+        name: value.detach().clone() for name, value in frozen.model.named_parameters() if value.requires_grad
+    }
     mark, batch = frozen.frozen_fingerprint(), tiny.inputs(model)
     start = tiny.outputs(frozen.model, batch)
     train(frozen)
     assert frozen.frozen_fingerprint() == mark
-    moved = {name for name, value in frozen.model.named_parameters() if name in before and not torch.equal(value, before[name])}
+    moved = {
+        name
+        for name, value in frozen.model.named_parameters()
+        if name in before and not torch.equal(value, before[name])
+    }
     # The token that only masked pretraining uses has no gradient.
     assert set(before) - moved <= {"dinov2.embeddings.mask_token"}
     after = tiny.outputs(frozen.model, batch)
@@ -123,7 +134,9 @@ def test_functional_dropout_and_stochastic_depth_are_off() -> None:
 def test_dropout_between_parts_belongs_to_what_it_feeds() -> None:
     from transformers import GPT2Config, GPT2ForSequenceClassification
 
-    config = GPT2Config(n_embd=16, n_layer=3, n_head=2, vocab_size=20, pad_token_id=0, resid_pdrop=0.0, attn_pdrop=0.0)
+    config = GPT2Config(
+        n_embd=16, n_layer=3, n_head=2, vocab_size=20, pad_token_id=0, resid_pdrop=0.0, attn_pdrop=0.0
+    )
     model = GPT2ForSequenceClassification(config)
     freeze(model, {"strategy": "last", "n": 1})
     model.train()
@@ -164,11 +177,15 @@ def test_fixed_tables_never_learn() -> None:
         ("test_convnext", 32, ["timm_model.head.fc"], 9, "timm_model.stages.3.blocks.1"),
     ],
 )
-def test_blocks_and_head_of_timm_networks(architecture: str, side: int, heads: list[str], blocks: int, last: str) -> None:
+def test_blocks_and_head_of_timm_networks(
+    architecture: str, side: int, heads: list[str], blocks: int, last: str
+) -> None:
     from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
     with torch.device("meta"):
-        model = TimmWrapperForImageClassification(TimmWrapperConfig(architecture=architecture, **tiny._labels()))
+        model = TimmWrapperForImageClassification(
+            TimmWrapperConfig(architecture=architecture, **tiny._labels())
+        )
     assert head_modules(model) == heads
     found = find_blocks(model, heads)
     assert len(found) == blocks
@@ -186,7 +203,14 @@ def test_every_parameter_lies_in_one_part() -> None:
 def test_last_takes_what_follows_the_block() -> None:
     frozen = freeze(tiny.vit(), {"strategy": "last", "n": 2})
     places = {".".join(name.split(".")[:3]) for name in frozen.trainable}
-    assert places == {"vit.layers.1", "vit.layers.2", "vit.layernorm.weight", "vit.layernorm.bias", "classifier.weight", "classifier.bias"}
+    assert places == {
+        "vit.layers.1",
+        "vit.layers.2",
+        "vit.layernorm.weight",
+        "vit.layernorm.bias",
+        "classifier.weight",
+        "classifier.bias",
+    }
 
 
 def test_patterns_glob_first_then_regular_expression() -> None:
@@ -279,7 +303,9 @@ def test_table_adds_up() -> None:
         frozen = freeze(tiny.vit(), strategy)
         counts = frozen.counts()
         parameters = list(frozen.model.parameters())
-        assert sum(row[1] for row in counts) == sum(value.numel() for value in parameters if value.requires_grad)
+        assert sum(row[1] for row in counts) == sum(
+            value.numel() for value in parameters if value.requires_grad
+        )
         assert sum(row[2] for row in counts) == sum(value.numel() for value in parameters)
         assert frozen.table().row_count == len(counts) + 1
 

@@ -1,13 +1,13 @@
-"""Saving and using a model: what is written is what was trained, in a plain folder, complete or not at all."""
+"""Saving and using a model: what is written is what was trained, in a plain folder, whole or not."""
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+import tiny
 import torch
 
 from hf_ft.errors import ModelError
@@ -17,9 +17,6 @@ from hf_ft.model.predictor import Predictor, find_folder
 from hf_ft.model.save import replaced, save_model
 from hf_ft.recipe.schema import ModelSection, Section
 from hf_ft.task import Task
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import tiny
 
 AUTO = "AutoModelForImageClassification"
 
@@ -55,7 +52,9 @@ class Toy(Task):
 
     def encode(self, rows: Any, rngs: Any) -> list[dict[str, Any]]:
         images = [row["image"] for row in rows]
-        return [{"pixel_values": pixels} for pixels in self.processor(images, return_tensors="pt")["pixel_values"]]
+        return [
+            {"pixel_values": pixels} for pixels in self.processor(images, return_tensors="pt")["pixel_values"]
+        ]
 
     def collate(self, items: Any) -> dict[str, Any]:
         return {"pixel_values": torch.stack([item["pixel_values"] for item in items])}
@@ -96,7 +95,9 @@ def trained(frozen: Any, batch: dict[str, torch.Tensor], steps: int = 2) -> None
 
 def loaded(tmp_path: Path, model: Any = None) -> Any:
     """A base with other labels, loaded for three signs: the head is new."""
-    base = tiny.saved(model or tiny.vit(id2label={0: "a", 1: "b"}, label2id={"a": 0, "b": 1}), tmp_path / "base")
+    base = tiny.saved(
+        model or tiny.vit(id2label={0: "a", 1: "b"}, label2id={"a": 0, "b": 1}), tmp_path / "base"
+    )
     return load_model(AUTO, ModelSection(name=base), tiny._labels())
 
 
@@ -152,7 +153,7 @@ def test_adapter_without_its_base_is_not_saved(tmp_path: Path) -> None:
 
 
 def test_timm_labels_and_processor_survive(tmp_path: Path) -> None:
-    """A TimmWrapper checkpoint keeps its own `label_names`, which win over id2label when it is saved again."""
+    """A TimmWrapper checkpoint keeps its own `label_names`, which win over id2label when saved again."""
     base = tiny.saved(tiny.timm(id2label={0: "x", 1: "y"}, label2id={"x": 0, "y": 1}), tmp_path / "base")
     section = ModelSection(name=base, processor={"crop_pct": 0.5, "mean": [0.1, 0.2, 0.3]})
     found = load_model(AUTO, section, tiny._labels())
