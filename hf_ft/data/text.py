@@ -41,7 +41,7 @@ def read_texts(inputs: Any, columns: Mapping[str, str | list[str]]) -> list[dict
 
     Args:
         inputs: a text; a tuple of texts where the columns are several; a dict by column or role; a list of
-            these; a DataFrame; or the path of a CSV, JSON lines or Parquet file.
+            these; a DataFrame; or paths of CSV, JSON lines or Parquet files.
         columns: role -> column(s) of the training table.
 
     Raises:
@@ -49,23 +49,31 @@ def read_texts(inputs: Any, columns: Mapping[str, str | list[str]]) -> list[dict
     """
     import pandas
 
-    from hf_ft.data.files import format_of, read_files
-
-    if isinstance(inputs, (str, Path)) and format_of(str(inputs)) and os.path.isfile(inputs):
-        inputs = list(read_files([str(inputs)]))
-    elif isinstance(inputs, Path):
-        expected = listing(_flat(columns.values()))
-        raise DataError(f"{inputs}: expected a CSV, JSON lines or Parquet file with the column(s) {expected}")
-    elif isinstance(inputs, pandas.DataFrame):
+    if isinstance(inputs, pandas.DataFrame):
         inputs = inputs.to_dict("records")
-    elif isinstance(inputs, (str, tuple, Mapping)):
+    elif isinstance(inputs, (str, Path, tuple, Mapping)):
         inputs = [inputs]
-    rows = [_row(str(number), value, columns) for number, value in enumerate(inputs)]
+    values = [value for given in inputs for value in _values(given, columns)]
+    rows = [_row(str(number), value, columns) for number, value in enumerate(values)]
     for row in rows:
         problem = next(filter(None, (problem_of(row[role]) for role in columns)), None)
         if problem is not None:
             raise DataError(f"input {row['id']}: {problem}")
     return rows
+
+
+def _values(given: Any, columns: Mapping[str, str | list[str]]) -> list[Any]:
+    """Give the rows of a file; what is no file is itself a text or a row."""
+    from hf_ft.data.files import FORMATS, format_of, read_files
+
+    if isinstance(given, Path) and format_of(str(given)) is None:
+        expected = f"{listing(FORMATS)} with the column(s) {listing(_flat(columns.values()))}"
+        raise DataError(f"{given}: expected a file of rows: {expected}")
+    # One word that ends like a file of rows was never meant as a text: a wrong path must not get a label.
+    named = isinstance(given, (str, Path)) and format_of(str(given)) is not None
+    if not named or (isinstance(given, str) and not os.path.isfile(given) and len(given.split()) > 1):
+        return [given]
+    return list(read_files([str(given)]))
 
 
 def _row(name: str, value: Any, columns: Mapping[str, str | list[str]]) -> dict[str, Any]:

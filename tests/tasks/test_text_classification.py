@@ -452,8 +452,13 @@ def test_inputs_come_as_texts_dicts_frames_and_files(tmp_path):
         task.read_inputs([{"txt": "go"}])
     with pytest.raises(DataError, match="input 1: the text is empty"):
         task.read_inputs(["go", " "])
-    with pytest.raises(DataError, match="expected a CSV, JSON lines or Parquet file"):
+    with pytest.raises(DataError, match=r"expected a file of rows: \.csv"):
         task.read_inputs(tmp_path)
+    # The command line hands over a list.
+    assert task.read_inputs([str(tmp_path / "inputs.csv")]) == expected
+    with pytest.raises(DataError, match="there is no file"):
+        task.read_inputs(["inputs.csv"])
+    assert task.read_inputs("see inputs.csv")[0]["text"] == "see inputs.csv"
 
 
 def test_pairs_come_as_tuples():

@@ -6,6 +6,7 @@ import json
 import pandas
 import pytest
 import tiny
+
 from hf_ft import Predictor, finetune
 from hf_ft.data.prepare import prepare
 from hf_ft.recipe.read import load_recipe
