@@ -1,0 +1,34 @@
+"""The scaler: learned from what it is given, exact on the way back, the same after JSON."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hf_ft.data.scaler import Scaler
+from hf_ft.errors import DataError
+from sklearn.preprocessing import StandardScaler
+
+
+def test_it_agrees_with_scikit_learn():
+    values = np.random.default_rng(0).normal(5, 3, (100, 2))
+    assert np.allclose(Scaler.fit(values, ["a", "b"]).scale(values), StandardScaler().fit_transform(values))
+
+
+def test_back_and_through_json():
+    values = np.random.default_rng(0).normal(30_000, 4000, (50, 2))
+    scaler = Scaler.from_json(json.loads(json.dumps(Scaler.fit(values, ["a", "b"]).to_json())))
+    assert np.allclose(scaler.restore(scaler.scale(values)), values, rtol=1e-12)
+    assert scaler.first(1).names == ["a"]
+
+
+def test_missing_values_are_passed_over_and_constants_left_alone():
+    values = np.array([[1.0, 7.0], [np.nan, 7.0], [3.0, 7.0]])
+    scaler = Scaler.fit(values, ["a", "b"])
+    assert scaler.mean.tolist() == [2, 7] and scaler.std.tolist() == [1, 1]
+
+
+def test_a_column_without_a_value_is_named():
+    with pytest.raises(DataError, match="column 'b'"):
+        Scaler.fit(np.array([[1.0, np.nan]]), ["a", "b"])
