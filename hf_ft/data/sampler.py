@@ -145,4 +145,5 @@ def balanced_weights(classes: Sequence[object]) -> list[float]:
         )
     values, inverse, counts = np.unique(np.asarray(classes, dtype=str), return_inverse=True, return_counts=True)
     del values
-    return (1.0 / counts[inverse]).tolist()
+    weights: list[float] = (1.0 / counts[inverse]).tolist()
+    return weights

@@ -242,7 +242,8 @@ class TextClassification(Task):
         from transformers.data.data_collator import pad_without_fast_tokenizer_warning
 
         inputs = [{name: value for name, value in item.items() if name != "labels"} for item in items]
-        batch: Batch = dict(pad_without_fast_tokenizer_warning(self.processor, inputs, return_tensors="pt"))
+        pad: Any = pad_without_fast_tokenizer_warning
+        batch: Batch = dict(pad(self.processor, inputs, return_tensors="pt"))
         if "labels" in items[0]:
             batch["labels"] = torch.as_tensor(_stacked([item["labels"] for item in items]))
         return batch
