@@ -60,6 +60,33 @@ def draw_rows(total: int, rows: int, classes: Sequence[str] | None, seed: int, k
     return np.setdiff1d(everything, drawn), np.sort(drawn)
 
 
+def draw_distinct(
+    first: np.ndarray, rows: int, classes: Sequence[str] | None, seed: int, key: str
+) -> Draw:
+    """Draw about `rows` rows as `draw_rows` does, equal ones always together.
+
+    Args:
+        first: position of the first row that equals each row, int [N]; its own where no row before does.
+        rows: number to draw.
+        classes: as for `draw_rows`.
+        seed: decides the draw.
+        key: the recipe key behind the draw, for messages.
+
+    Returns:
+        Positions kept, positions drawn; both ascending.
+    """
+    import numpy as np
+
+    distinct = np.unique(first)
+    if len(distinct) == len(first):
+        return draw_rows(len(first), rows, classes, seed, key)
+    wanted = max(1, round(rows * len(distinct) / len(first)))
+    strata = None if classes is None else [classes[index] for index in distinct]
+    _, drawn = draw_rows(len(distinct), wanted, strata, seed, key)
+    taken = np.isin(first, distinct[drawn])
+    return np.flatnonzero(~taken), np.flatnonzero(taken)
+
+
 def draw_groups(rows: int, groups: Sequence[str], classes: Sequence[str] | None, seed: int, key: str) -> Draw:
     """Draw whole groups that make about so many rows, keeping class proportions as well as groups allow.
 

@@ -9,11 +9,12 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.data.columns import map_columns
-from hf_ft.data.draws import draw_groups, draw_latest, draw_rows, sample
+from hf_ft.data.draws import draw_distinct, draw_groups, draw_latest, sample
 from hf_ft.data.folders import ROW_ID
 from hf_ft.data.labels import are_amounts, count_classes, name_of
 from hf_ft.data.names import hint, listing, split_of
 from hf_ft.data.table import Table
+from hf_ft.data.text import digest
 from hf_ft.errors import DataError
 
 if TYPE_CHECKING:
@@ -86,7 +87,7 @@ def make_splits(
             continue
         key = f"data.split.{split}"
         rows = _rows(amount, total, len(train), key)
-        (kept, drawn), notes = _draw(train, rows, section.split, seed, class_role, key, times)
+        (kept, drawn), notes = _draw(train, rows, section.split, seed, class_role, key, times, roles)
         tables[split], train = train.select(drawn.tolist()), train.select(kept.tolist())
         info["notes"] += notes
         origin[split] = f"drawn from train: asked {amount}, got {len(drawn)} of {total} rows"
@@ -231,6 +232,7 @@ def _draw(
     class_role: str | None,
     key: str,
     times: Callable[[Table], np.ndarray | None],
+    roles: Mapping[str, Role],
 ) -> tuple[Draw, list[str]]:
     """Draw about `rows` rows; gives the draw, and what is to be said about it."""
     moments = times(table)
@@ -248,7 +250,29 @@ def _draw(
     single = [name for name, count in Counter(classes).items() if count == 1]
     if single:
         notes.append(f"{key}: classes with one row stay where they are: {listing(single)}")
-    return draw_rows(len(table), rows, classes, seed, key), notes
+    first = _first_equal(table, roles)
+    if repeated := int((first != range(len(first))).sum()):
+        notes.append(f"{repeated} of {len(table)} training rows repeat another: equal rows stay in one split")
+    return draw_distinct(first, rows, classes, seed, key), notes
+
+
+def _first_equal(table: Table, roles: Mapping[str, Role]) -> np.ndarray:
+    """Give the position of the first row with the same texts; each row's own where the inputs are no texts."""
+    import numpy as np
+    from datasets import Value
+
+    inputs = [name for name, role in roles.items() if not role.target and table.has(name)]
+    columns = [part for name in inputs for part in _parts(table.columns[name])]
+    kinds = [table.dataset.features[column] for column in columns]
+    if not kinds or any(kind not in (Value("string"), Value("large_string")) for kind in kinds):
+        return np.arange(len(table))
+    places: dict[str, int] = {}
+    rows = zip(*(table.column(column) for column in columns), strict=True)
+    return np.asarray([places.setdefault(digest(map(str, texts)), row) for row, texts in enumerate(rows)])
+
+
+def _parts(column: str | list[str]) -> list[str]:
+    return [column] if isinstance(column, str) else column
 
 
 def _classes(table: Table, class_role: str | None, stratify: bool) -> tuple[list[str] | None, list[str]]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from hf_ft.data.draws import draw_groups, draw_latest, draw_rows, sample
+from hf_ft.data.draws import draw_distinct, draw_groups, draw_latest, draw_rows, sample
 from hf_ft.data.sources import read_source
 from hf_ft.data.splits import make_splits
 from hf_ft.errors import DataError
@@ -211,3 +211,26 @@ def test_real_tracks_stay_together():
     assert not train & validation
     assert len(set(splits.tables["train"].column("label"))) == 43
     assert 380 < len(splits.tables["validation"]) < 480
+
+
+def test_equal_texts_stay_in_one_split():
+    """PlantSeg#11: text sets hold many repeats, and a drawn split must not hold rows of train."""
+    texts = [f"text {number // 3 if number < 90 else number}" for number in range(300)]
+    texts[1] = " TEXT  0"
+    repeated = Dataset.from_dict({"text": texts, "label": ["a", "b", "c"] * 100})
+    found = split({"train": repeated}, seed=5, validation=0.2, test=0.1)
+    parts = {
+        name: {" ".join(text.casefold().split()) for text in table.column("text")}
+        for name, table in found.tables.items()
+    }
+    assert not parts["train"] & parts["validation"] and not parts["train"] & parts["test"]
+    assert not parts["validation"] & parts["test"]
+    assert sum(len(table) for table in found.tables.values()) == 300
+    assert 50 <= len(found.tables["validation"]) <= 70
+    assert any("60 of 300 training rows repeat another" in note for note in found.info["notes"])
+
+
+def test_without_repeats_a_draw_is_the_plain_draw():
+    classes = ["a", "b"] * 30
+    plain, distinct = draw_rows(60, 12, classes, 3, "key"), draw_distinct(np.arange(60), 12, classes, 3, "key")
+    assert all((one == other).all() for one, other in zip(plain, distinct, strict=True))
