@@ -257,7 +257,7 @@ def _draw(
 
 
 def _first_equal(table: Table, roles: Mapping[str, Role]) -> np.ndarray:
-    """Give the position of the first row with the same texts; each row's own where the inputs are no texts."""
+    """Give the position of the first row with the same texts; each row's own where the inputs are others."""
     import numpy as np
     from datasets import Value
 

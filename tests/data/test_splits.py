@@ -232,5 +232,6 @@ def test_equal_texts_stay_in_one_split():
 
 def test_without_repeats_a_draw_is_the_plain_draw():
     classes = ["a", "b"] * 30
-    plain, distinct = draw_rows(60, 12, classes, 3, "key"), draw_distinct(np.arange(60), 12, classes, 3, "key")
+    plain = draw_rows(60, 12, classes, 3, "key")
+    distinct = draw_distinct(np.arange(60), 12, classes, 3, "key")
     assert all((one == other).all() for one, other in zip(plain, distinct, strict=True))
