@@ -200,9 +200,11 @@ def check_labels(labels: list[str] | None, run_folder: Path) -> str:
     """(e) Compare the label map of the metric with those in config.json, task.json and data.json."""
     if labels is None:
         return "the task has no classes"
+    from transformers import AutoConfig
+
     model = run_folder / "model"
-    config = json.loads((model / "config.json").read_text())
-    by_id = {int(key): name for key, name in (config.get("id2label") or {}).items()}
+    # As transformers reads it: a TimmWrapper keeps its labels under other keys of config.json.
+    by_id = AutoConfig.from_pretrained(model).id2label
     found = {
         "model/config.json": [by_id.get(index) for index in range(len(by_id))],
         "model/task.json": json.loads((model / "task.json").read_text())["state"].get("labels"),

@@ -130,9 +130,9 @@ def test_sabotage_of_the_saved_model_fails_the_gate(signs, vit, tmp_path, monkey
 
     honest = save.save_model
 
-    def sabotaged(frozen, task, folder):
-        honest(frozen, task, folder)
-        path = folder / "model" / "model.safetensors"
+    def sabotaged(frozen, task, folder, source):
+        honest(frozen, task, folder, source)
+        path = folder / "model.safetensors"
         tensors = load_file(path)
         save_file({name: t * 1.01 for name, t in tensors.items()}, path, metadata={"format": "pt"})
 
@@ -155,7 +155,7 @@ def test_a_task_of_ones_own_goes_the_whole_way(tmp_path, monkeypatch):
             "train": {"learning_rate": 0.02, "global_batch_size": 8, "disable_tqdm": True},
         }
     )
-    assert done.results["headline"]["value"] > done.results["headline"]["baseline"]
+    assert done.results["headline"]["value"] > 0.5
     assert done.predictor()([[0.0, 3.0]])[0]["label"] == "above"
 
 

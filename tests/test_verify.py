@@ -13,7 +13,7 @@ from hf_ft.verify import check_contents, check_counted, check_frozen, check_labe
 def folder(tmp_path):
     model = tmp_path / "model"
     model.mkdir()
-    (model / "config.json").write_text(json.dumps({"id2label": {"0": "cat", "1": "dog"}}))
+    (model / "config.json").write_text(json.dumps({"model_type": "vit", "id2label": {"0": "cat", "1": "dog"}}))
     (model / "task.json").write_text(json.dumps({"state": {"labels": ["cat", "dog"]}}))
     (tmp_path / "data.json").write_text(json.dumps({"labels": ["cat", "dog"]}))
     return tmp_path
@@ -30,7 +30,7 @@ def test_labels_that_agree_pass(folder):
 @pytest.mark.parametrize(
     ("file", "content"),
     [
-        ("model/config.json", {"id2label": {"0": "dog", "1": "cat"}}),
+        ("model/config.json", {"model_type": "vit", "id2label": {"0": "dog", "1": "cat"}}),
         ("model/task.json", {"state": {"labels": ["dog", "cat"]}}),
         ("data.json", {"labels": ["cat"]}),
     ],

@@ -55,6 +55,7 @@ class Findings:
         duplicates: rows that occur twice.
         fingerprints: split -> hash of ids and contents of all its rows.
         cached: whether the rows were known from an earlier run and not decoded again.
+        notes: what `check` learned beyond the rows: the model, one training step, time and memory.
     """
 
     errors: list[str] = field(default_factory=list)
@@ -66,6 +67,7 @@ class Findings:
     duplicates: list[Duplicates] = field(default_factory=list)
     fingerprints: dict[str, str] = field(default_factory=dict)
     cached: bool = False
+    notes: list[str] = field(default_factory=list)
 
     def raise_for_errors(self) -> None:
         """Raise a DataError that lists every error, if there is one."""
@@ -89,7 +91,8 @@ class Findings:
             rows.add_row(*(Text(cell) for cell in cells))
         lines = [Text(f"warning: {line}", style="yellow") for line in self.warnings]
         lines += [Text(f"error: {line}", style="red") for line in self.errors]
-        return Group(rows, *(lines or [Text("No problem found.", style="green")]))
+        lines = lines or [Text("No problem found.", style="green")]
+        return Group(rows, *lines, *map(Text, self.notes))
 
 
 def audit(

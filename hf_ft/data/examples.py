@@ -46,6 +46,10 @@ class EncodedRows:
         """Length of each row as the task counts it, or None where all rows are of one length."""
         return self.task.lengths(self.rows)
 
+    def plain(self) -> EncodedRows:
+        """Give the same rows without random augmentation."""
+        return EncodedRows(self.task, self.rows, split=self.split, seed=self.seed, train=False)
+
     def __len__(self) -> int:
         return len(self.rows)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import struct
@@ -143,6 +144,15 @@ def perceptual_hash(image: Image) -> int:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
+def thumbnail(image: Image, side: int = 96) -> str:
+    """Give a small copy of a picture as a `data:image/png` address."""
+    small = image.copy()
+    small.thumbnail((side, side))
+    file = io.BytesIO()
+    small.save(file, "PNG")
+    return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """A random change of a training image, decided by a given generator alone.
@@ -166,15 +176,16 @@ class Augmentation:
             return changed
 
 
-def augmentation(policy: str, *, flip: bool = False, magnitude: int = 9, operations: int = 2) -> Augmentation:
+def augmentation(
+    policy: str, *, flip: str = "none", crop: float = 1.0, magnitude: int = 9, operations: int = 2
+) -> Augmentation:
     """Make the augmentation that a policy names.
 
     Args:
         policy: `none`; `light`: small rotations, shifts and scales, and changes of colour; `randaugment`:
-            Cubuk et al.,
-            "RandAugment", 2020; `trivialaugment`: Müller and Hutter, "TrivialAugment", 2021.
-        flip: whether left and right may be swapped; off by default, because arrows, digits and organs change
-            meaning.
+            Cubuk et al., "RandAugment", 2020; `trivialaugment`: Müller and Hutter, "TrivialAugment", 2021.
+        flip: `none`, `horizontal` or `both`; none by default, because arrows, digits and organs change meaning.
+        crop: smallest share of the area that a random crop keeps, in (0, 1]; 1: no crop.
         magnitude: strength of randaugment, 0 to 30.
         operations: number of operations of randaugment.
 
@@ -183,14 +194,21 @@ def augmentation(policy: str, *, flip: bool = False, magnitude: int = 9, operati
     """
     if policy not in POLICIES:
         raise RecipeError(
-            f"augment.policy: there is no {policy!r}{hint(policy, POLICIES)} Known: {listing(POLICIES)}"
+            f"augment.policy: there is no {policy!r}{hint(policy, POLICIES)} (known: {listing(POLICIES)})"
         )
-    if policy == "none" and not flip:
+    if policy == "none" and flip == "none" and crop == 1:
         return Augmentation(None)
     from torchvision.transforms import InterpolationMode, v2
 
     smooth = InterpolationMode.BILINEAR
-    steps: list[Any] = [v2.RandomHorizontalFlip()] if flip else []
+    steps: list[Any] = []
+    if crop < 1:
+        # Resized to the size the picture had; the processor then treats it like any other.
+        steps.append(lambda image: v2.RandomResizedCrop(image.size[::-1], scale=(crop, 1.0))(image))
+    if flip != "none":
+        steps.append(v2.RandomHorizontalFlip())
+    if flip == "both":
+        steps.append(v2.RandomVerticalFlip())
     if policy == "light":
         # Corners that a rotation uncovers become mid-grey, the value that normalisation brings near zero.
         steps.append(

@@ -173,6 +173,9 @@ class TrainSection(Section):
     """auto: bf16 where the processor has it, else fp32."""
     compile: bool = False
     """Compile the model with torch.compile."""
+    batch_norm_rows: Annotated[int, Field(ge=0)] = 1024
+    """Before each evaluation, batch norms that learn take their statistics from this many training rows, unaugmented;
+    0: the running averages of training."""
     eval_strategy: Literal["no", "steps", "epoch"] = "epoch"
     """When the validation split is evaluated, and a checkpoint written: each has its measure."""
     early_stopping_patience: PositiveInt | None = None
@@ -190,6 +193,7 @@ class TrainSection(Section):
             "compile",
             "early_stopping_patience",
             "early_stopping_threshold",
+            "batch_norm_rows",
         }
     )
 

@@ -38,7 +38,12 @@ class Augment(Section):
     policy: Literal["none", "light", "randaugment", "trivialaugment"] = Field(
         "none", description="Random changes of each training image; light: small shifts, turns, zooms and colours."
     )
-    flip: bool = Field(False, description="Mirror half of the images. Not for signs, letters or anything with a side.")
+    flip: Literal["none", "horizontal", "both"] = Field(
+        "none", description="Mirror half of the images. Not for signs, letters or anything with a side."
+    )
+    crop: Annotated[float, Field(gt=0, le=1)] = Field(
+        1.0, description="Crop at random, keeping at least this share of the area; 1: no crop."
+    )
     mixup: Annotated[float, Field(ge=0)] = Field(
         0.0, description="Blend each image with another one, share drawn from Beta(mixup, mixup); 0: never."
     )
@@ -152,7 +157,7 @@ class ImageClassification(Task):
 
         images = [open_image(row["image"], row["id"]) for row in rows]
         if rngs is not None:
-            augment = augmentation(self.augment.policy, flip=self.augment.flip)
+            augment = augmentation(self.augment.policy, flip=self.augment.flip, crop=self.augment.crop)
             images = [augment(image, rng) for image, rng in zip(images, rngs, strict=True)]
         pixels = self.processor(images, return_tensors="pt")["pixel_values"]
         items: list[Item] = [{"pixel_values": pixel} for pixel in pixels]
@@ -164,7 +169,7 @@ class ImageClassification(Task):
     @property
     def random(self) -> bool:
         """Whether training images are changed at random."""
-        return self.augment.policy != "none" or self.augment.flip
+        return self.augment.policy != "none" or self.augment.flip != "none" or self.augment.crop < 1
 
     @property
     def mixes(self) -> bool:

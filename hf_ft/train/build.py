@@ -14,6 +14,7 @@ from hf_ft.train.arguments import plan_batches, training_arguments
 from hf_ft.train.callbacks import EpochLines, LogFile
 from hf_ft.train.precision import choose_layout, choose_precision
 from hf_ft.train.processes import world_size
+from hf_ft.train.statistics import learning_batch_norms
 from hf_ft.train.trainer import FineTuner
 
 if TYPE_CHECKING:
@@ -86,6 +87,8 @@ def build_tuner(
         groups,
         [LogFile(folder / "log.jsonl"), *callbacks],
     )
+    settled = min(section.batch_norm_rows, len(data.rows["train"]))
+    norms = len(learning_batch_norms(frozen.model)) if settled else 0
     tuner.remove_callback(PrinterCallback)
     tuner.remove_callback(ProgressCallback)
     if not arguments.disable_tqdm:
@@ -94,6 +97,7 @@ def build_tuner(
         str(plan),
         f"precision {precision.name}: {precision.reason}",
         *([layout] if layout else []),
+        *([f"{norms} batch norms take their statistics from {settled} training rows before each evaluation"] if norms else []),
         f"{optimizer}, learning rate {rate:.2g}: {reason}",
         *(
             f"  {group['name']}: {len(group['params'])} tensors, learning rate {group['lr']:.2g}, "

@@ -22,6 +22,7 @@ from hf_ft.data.sampler import GlobalBatchSampler, balanced_weights
 from hf_ft.errors import TrainError
 from hf_ft.evaluate.loop import evaluate_rows
 from hf_ft.train import checkpoints
+from hf_ft.train.statistics import settle_batch_norms
 
 if TYPE_CHECKING:
     from hf_ft.data.examples import EncodedRows
@@ -194,6 +195,9 @@ class FineTuner(Trainer):
     ) -> dict[str, float]:
         """Evaluate every row once; log the numbers under `eval_`."""
         rows = eval_dataset or self.eval_dataset
+        settle_batch_norms(
+            self.model, self.task, self.train_dataset.plain(), self.recipe.train.batch_norm_rows, self.args.seed
+        )
         evaluation = self.evaluate_rows(rows)
         self.last_evaluation = evaluation
         numbers = {f"{metric_key_prefix}_{k}": v for k, v in evaluation.metrics.items() if isinstance(v, float)}

@@ -180,7 +180,7 @@ def test_no_policy_changes_nothing_and_flip_mirrors_half():
     assert augmentation("none")(image, np.random.default_rng(0)) is image
     rng = np.random.default_rng(0)
     mirrored = content_digest(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
-    seen = [content_digest(augmentation("none", flip=True)(image, rng)) for _ in range(40)]
+    seen = [content_digest(augmentation("none", flip="horizontal")(image, rng)) for _ in range(40)]
     assert 10 < seen.count(mirrored) < 30 and seen.count(mirrored) + seen.count(content_digest(image)) == 40
 
 
