@@ -11,7 +11,9 @@ from datasets import Dataset
 from hf_ft.data.table import Table
 
 
-def frame(rows: int = 200, *, start: str = "2016-01-04", step: str = "1h", **columns: Any) -> pandas.DataFrame:
+def frame(
+    rows: int = 200, *, start: str = "2016-01-04", step: str = "1h", **columns: Any
+) -> pandas.DataFrame:
     """A daily wave with a trend, at regular steps; further columns as given."""
     times = pandas.date_range(start, periods=rows, freq=step)
     wave = 10 + 3 * np.sin(2 * np.pi * np.arange(rows) / 24) + 0.01 * np.arange(rows)

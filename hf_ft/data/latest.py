@@ -1,4 +1,4 @@
-"""From a table that ends with the present to the window that a forecast is made from, for each series in it."""
+"""From a table that ends with the present to the window that each series is forecast from."""
 
 from __future__ import annotations
 
@@ -13,12 +13,11 @@ from hf_ft.data.timestamps import calendar, hours
 from hf_ft.errors import DataError
 
 
-def latest_windows(
-    inputs: Any, channels: Channels, options: Any, step: int
-) -> list[dict[str, Any]]:
-    """Take the last `context_length` steps of each series, and what is known of the `horizon` steps after them.
+def latest_windows(inputs: Any, channels: Channels, options: Any, step: int) -> list[dict[str, Any]]:
+    """Take the last `context_length` steps of each series, and what is known of those after them.
 
-    The present is the last row in which every target has a value; rows after it hold columns that are known ahead.
+    The present is the last row in which every target has a value; rows after it hold columns that are known
+    ahead.
 
     Args:
         inputs: paths of files, a DataFrame, a Dataset, or a list of dicts.
@@ -30,7 +29,8 @@ def latest_windows(
         One row a series, as `Windows` gives them but without `target`; its id is that of the present row.
 
     Raises:
-        DataError: columns are absent, the history is too short or broken, or what is known ahead ends too early.
+        DataError: columns are absent, the history is too short or broken, or what is known ahead ends too
+            early.
     """
     table = _table(inputs, channels)
     relaxed: SeriesOptions = options.model_copy(update={"missing": "interpolate", "step": f"{step}ns"})
@@ -46,13 +46,22 @@ def _table(inputs: Any, channels: Channels) -> Table:
         rows = read_files([str(path) for path in inputs])
     else:
         rows = as_datasets(inputs, "inputs")["train"]
-    roles = {"timestamp": channels.timestamp, "target": channels.target, "past": channels.past, "known": channels.known}
+    roles = {
+        "timestamp": channels.timestamp,
+        "target": channels.target,
+        "past": channels.past,
+        "known": channels.known,
+    }
     needed = {role: columns for role, columns in roles.items() if columns}
     needed |= {"series_id": channels.series_id} if channels.series_id else {}
-    names = [name for columns in needed.values() for name in ([columns] if isinstance(columns, str) else columns)]
+    names = [
+        name for columns in needed.values() for name in ([columns] if isinstance(columns, str) else columns)
+    ]
     absent = [name for name in names if name not in rows.column_names]
     if absent:
-        raise DataError(f"the model needs the columns {listing(absent)}; found columns: {listing(rows.column_names)}")
+        raise DataError(
+            f"the model needs the columns {listing(absent)}; found columns: {listing(rows.column_names)}"
+        )
     return Table(rows, needed, [str(number) for number in range(len(rows))])
 
 
@@ -68,7 +77,8 @@ def _latest(series: Series, number: int, options: Any) -> dict[str, Any]:
     broken = np.flatnonzero(series.breaks[start + 1 : present])
     if len(broken):
         raise DataError(
-            f"{name}: steps are missing before row {series.ids[start + 1 + broken[-1]]}, within the last {context} that "
+            f"{name}: steps are missing before row {series.ids[start + 1 + broken[-1]]}, within the last "
+            f"{context} that "
             "the model reads; fill them"
         )
     history = _complete(series.values[start:present], name, options)
@@ -77,7 +87,8 @@ def _latest(series: Series, number: int, options: Any) -> dict[str, Any]:
     if known:
         if high - present < horizon:
             raise DataError(
-                f"{name}: {listing(series.channels.known)} must be given for {horizon} steps after the last target value, "
+                f"{name}: {listing(series.channels.known)} must be given for {horizon} steps after the last "
+                "target value, "
                 f"found {high - present}"
             )
         times = series.times[present : present + horizon]
@@ -99,5 +110,7 @@ def _complete(values: np.ndarray, name: str, options: Any) -> np.ndarray:
     if options.missing == "interpolate" and not np.isnan(values).all(axis=0).any():
         return fill(values[None])[0]
     if np.isnan(values).any():
-        raise DataError(f"{name}: {int(np.isnan(values).sum())} values that the model reads are missing; fill them")
+        raise DataError(
+            f"{name}: {int(np.isnan(values).sum())} values that the model reads are missing; fill them"
+        )
     return values

@@ -1,4 +1,4 @@
-"""Time series in memory: the rows of all splits as one array, in the order of time, checked for what is silently wrong.
+"""Time series in memory: the rows of all splits as one array, in the order of time.
 
 Unordered and repeated timestamps, missing steps and missing values are found here and named by row.
 """
@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from hf_ft.data.names import listing
 from hf_ft.data.timestamps import calendar, calendar_names, hours, parse_timestamps, wall_clock
@@ -30,16 +31,16 @@ class SeriesOptions(Section):
     timestamp_format: str | None = None
     """How timestamps are written: a strptime format ('%d/%m/%Y %H:%M'), unix_s or unix_ms; null: ISO 8601."""
     time_zone: str | None = None
-    """IANA name of the zone whose wall clock the timestamps show; null: they have an offset, or never jump."""
+    """IANA name of the zone whose wall clock is shown; null: timestamps have an offset, or never jump."""
     step: str | None = None
     """Time between two rows, such as 5min, 1h or 1D; null: the most frequent difference."""
     unordered: Literal["error", "sort"] = "error"
     """What to do with rows that are not in the order of time within their series."""
     gaps: Literal["error", "split", "ignore"] = "error"
-    """Missing steps: stop; split: no window spans one; ignore: rows are taken as if they followed each other."""
+    """Missing steps: stop; split: no window spans one; ignore: the rows as they stand."""
     missing: Literal["error", "drop_windows", "interpolate"] = "error"
-    """Missing values: stop; leave out windows that hold one; or fill a history from itself, never a target."""
-    calendar: list[Literal["hour_of_day", "day_of_week", "day_of_year", "weekend"]] = []
+    """Missing values: stop; leave out windows with one; or fill a history from itself, never a target."""
+    calendar: list[Literal["hour_of_day", "day_of_week", "day_of_year", "weekend"]] = Field(default=[])
     """Features of the calendar, known ahead, that the model sees beside the values."""
 
 
@@ -76,11 +77,17 @@ class Channels:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise DataError(
-                f"data.columns: {listing(twice)} plays several of the roles target, past and known; a target's own "
+                f"data.columns: {listing(twice)} plays several of the roles target, past and known; a "
+                "target's own "
                 "past is always seen, so name it as the target alone"
             )
         one = several("series_id")
-        return cls(**parts, calendar=list(features), timestamp=several("timestamp")[0], series_id=one[0] if one else None)
+        return cls(
+            **parts,
+            calendar=list(features),
+            timestamp=several("timestamp")[0],
+            series_id=one[0] if one else None,
+        )
 
     @property
     def values(self) -> list[str]:
@@ -108,7 +115,8 @@ class Series:
         split: position in SPLITS of each row's split, int8 [N].
         ids: N row ids.
         step: nanoseconds between two rows.
-        breaks: whether a row does not follow the one before it (another series, or a gap that splits), bool [N].
+        breaks: whether a row does not follow the one before it (another series, or a gap that splits), bool
+            [N].
         notes: what was found and is allowed by the options.
     """
 
@@ -155,12 +163,13 @@ def read_series(tables: Mapping[str, Table], options: SeriesOptions) -> Series:
     """Read the tables of all splits as one set of series, and check them.
 
     Args:
-        tables: split -> rows, with the roles `timestamp` and `target`, and perhaps `past`, `known`, `series_id`.
+        tables: split -> rows, with the roles `timestamp` and `target`, and perhaps `past`, `known`,
+            `series_id`.
         options: the format of timestamps, and what is allowed.
 
     Raises:
-        DataError: timestamps or values are unreadable, unordered, repeated or missing; the message names rows, and the
-            option that allows it where there is one.
+        DataError: timestamps or values are unreadable, unordered, repeated or missing; the message names
+            rows, and the option that allows it where there is one.
     """
     import pandas
 
@@ -173,7 +182,9 @@ def read_series(tables: Mapping[str, Table], options: SeriesOptions) -> Series:
     ids = [row_id for table in tables.values() for row_id in table.ids]
     split = np.concatenate([np.full(len(one), SPLITS.index(name), np.int8) for name, one in frames.items()])
     series, names = number_series(frame, channels.series_id, ids)
-    times = parse_timestamps(frame[channels.timestamp], ids, options.timestamp_format, options.time_zone, series)
+    times = parse_timestamps(
+        frame[channels.timestamp], ids, options.timestamp_format, options.time_zone, series
+    )
     check_order(times, series + len(names) * split.astype(np.int64), ids, options)
 
     order = np.lexsort((times, series))
@@ -222,7 +233,9 @@ def number_series(frame: DataFrame, column: str | None, ids: Sequence[str]) -> t
     codes, names = pandas.factorize(frame[column])
     missing = np.flatnonzero(codes < 0)
     if len(missing):
-        raise DataError(f"{len(missing)} rows have no {column!r}: {listing([ids[row] for row in missing], 5)}")
+        raise DataError(
+            f"{len(missing)} rows have no {column!r}: {listing([ids[row] for row in missing], 5)}"
+        )
     return codes.astype(np.int64), [str(name) for name in names]
 
 
@@ -238,7 +251,8 @@ def numbers(frame: DataFrame, columns: Sequence[str], order: np.ndarray, ids: Se
         if len(text):
             raise DataError(
                 f"column {name!r}: expected numbers, found {column[text[0]]!r} in row {ids[text[0]]} "
-                f"({len(text)} of {len(column)} rows). Correct the values, or leave the column out of data.columns"
+                f"({len(text)} of {len(column)} rows). Correct the values, or leave the column out of "
+                "data.columns"
             )
         found[:, position] = number.to_numpy(dtype=np.float64, na_value=np.nan)
     endless = np.argwhere(np.isinf(found))
@@ -261,8 +275,10 @@ def check_order(times: np.ndarray, series: np.ndarray, ids: Sequence[str], optio
     if len(back):
         pairs = [f"{ids[order[row + 1]]} is earlier than {ids[order[row]]}" for row in back]
         raise DataError(
-            f"{len(back)} rows are not in the order of time: {listing(pairs, 3)}. Is task.timestamp_format right (day "
-            "or month first)? Is there a column for data.columns.series_id? Otherwise set task.unordered: sort"
+            f"{len(back)} rows are not in the order of time: {listing(pairs, 3)}. Is task.timestamp_format "
+            "right (day "
+            "or month first)? Is there a column for data.columns.series_id? Otherwise set task.unordered: "
+            "sort"
         )
 
 
@@ -272,8 +288,10 @@ def _check_repeats(times: np.ndarray, series: np.ndarray, ids: Sequence[str], op
         clock = wall_clock(times[same[:3]], options.time_zone)
         pairs = [f"{ids[row]} and {ids[row + 1]} ({when})" for row, when in zip(same, clock, strict=False)]
         raise DataError(
-            f"{len(same)} timestamps occur twice in their series: {', '.join(pairs)}. Remove the repeated rows; where "
-            "the table holds several series, name the column that tells them apart in data.columns.series_id; where "
+            f"{len(same)} timestamps occur twice in their series: {', '.join(pairs)}. Remove the repeated "
+            "rows; where "
+            "the table holds several series, name the column that tells them apart in "
+            "data.columns.series_id; where "
             "it is an hour in autumn, set task.time_zone"
         )
 
@@ -290,19 +308,28 @@ def find_step(times: np.ndarray, series: np.ndarray, written: str | None) -> int
         try:
             step = int(pandas.Timedelta(written).value)
         except ValueError as error:
-            raise DataError(f"task.step: {written!r} is not a time such as 5min, 1h or 1D ({error})") from error
+            raise DataError(
+                f"task.step: {written!r} is not a time such as 5min, 1h or 1D ({error})"
+            ) from error
         if step <= 0:
             raise DataError(f"task.step: expected a time above zero, found {written!r}")
         return step
     differences = np.diff(times)[np.diff(series) == 0]
     if not len(differences):
-        raise DataError("no series has two rows, so there is no step from one to the next; is series_id right?")
+        raise DataError(
+            "no series has two rows, so there is no step from one to the next; is series_id right?"
+        )
     steps, counts = np.unique(differences, return_counts=True)
     return int(steps[counts.argmax()])
 
 
 def _find_gaps(
-    times: np.ndarray, series: np.ndarray, split: np.ndarray, ids: Sequence[str], step: int, options: SeriesOptions
+    times: np.ndarray,
+    series: np.ndarray,
+    split: np.ndarray,
+    ids: Sequence[str],
+    step: int,
+    options: SeriesOptions,
 ) -> tuple[np.ndarray, list[str]]:
     """Tell where a row does not follow the one before it, and what to say about it."""
     other = np.diff(series) != 0
@@ -316,10 +343,12 @@ def _find_gaps(
         f"after {ids[row]} ({when}) {(times[row + 1] - times[row]) / step - 1:g} steps"
         for row, when in zip(within, clock, strict=False)
     ]
-    text = f"{len(within)} gaps: {', '.join(places)}{', ...' if len(within) > 3 else ''} of {spoken(step)} are missing"
+    more = ", ..." if len(within) > 3 else ""
+    text = f"{len(within)} gaps: {', '.join(places)}{more} of {spoken(step)} are missing"
     if options.gaps == "error":
         raise DataError(
-            f"{text}. Set task.gaps: split (no window spans one) or ignore (the rows as they stand); where they are an "
+            f"{text}. Set task.gaps: split (no window spans one) or ignore (the rows as they stand); where "
+            "they are an "
             "hour in spring, set task.time_zone; where most rows are not one step apart, set task.step"
         )
     return breaks, [f"{text} (task.gaps: {options.gaps})"]
@@ -338,13 +367,15 @@ def _check_missing(
             lines.append(f"column {name!r}: {len(rows)} of {len(values)} values are missing: {shown}")
     if lines and options.missing == "error":
         raise DataError(
-            "\n".join(lines) + "\nSet task.missing: drop_windows (leave out windows that hold one) or interpolate "
+            "\n".join(lines)
+            + "\nSet task.missing: drop_windows (leave out windows that hold one) or interpolate "
             "(fill a history from itself; windows without their target values are left out)"
         )
     return [f"{line} (task.missing: {options.missing})" for line in lines]
 
 
 def spoken(step: int) -> str:
+    """Write a time as hours, minutes and seconds, after days where there are any."""
     import pandas
 
     return str(pandas.Timedelta(step, unit="ns")).removeprefix("0 days ")
@@ -353,8 +384,8 @@ def spoken(step: int) -> str:
 def fill(history: np.ndarray) -> np.ndarray:
     """Fill missing values of windows from the windows themselves.
 
-    Between two values along a straight line; before the first and after the last one with that value. Nothing outside
-    of the window is used, so no value from after the present can leak into a history.
+    Between two values along a straight line; before the first and after the last one with that value. Nothing
+    outside of the window is used, so no value from after the present can leak into a history.
 
     Args:
         history: float [B, steps, channels]; each channel has at least one value.
@@ -369,5 +400,7 @@ def fill(history: np.ndarray) -> np.ndarray:
     steps = np.arange(history.shape[1])
     for window, channel in np.argwhere(holes.any(axis=1)):
         empty = holes[window, :, channel]
-        filled[window, empty, channel] = np.interp(steps[empty], steps[~empty], history[window, ~empty, channel])
+        filled[window, empty, channel] = np.interp(
+            steps[empty], steps[~empty], history[window, ~empty, channel]
+        )
     return filled

@@ -1,4 +1,4 @@
-"""Timestamps: text to moments in UTC without guessing, daylight-saving jumps included, and features of the calendar."""
+"""Timestamps: text to moments in UTC without guessing, daylight saving included; features of the calendar."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ EPOCHS = {"unix_s": SECOND, "unix_ms": SECOND // 1000}
 # An offset from UTC at the end of a text with a time of day: Z, +01:00, -0500.
 _OFFSET = re.compile(r"\d[T ]\d.*(Z|[+-]\d{2}:?\d{2})$")
 
-# name -> (period in days, or None for a flag). A periodic feature is the sine and cosine of its place in the period.
+# name -> period in days, or None for a flag. A periodic feature is the sine and cosine of its place in it.
 CALENDAR = {"hour_of_day": 1.0, "day_of_week": 7.0, "day_of_year": 365.2425, "weekend": None}
 
 
@@ -30,8 +30,9 @@ def parse_timestamps(
 ) -> np.ndarray:
     """Turn timestamps into moments.
 
-    Text without an offset is the wall clock of `time_zone`, or, without one, of a clock that never jumps. On the night
-    on which a zone's clock goes back, the order of the rows tells the first pass of the repeated hour from the second.
+    Text without an offset is the wall clock of `time_zone`, or, without one, of a clock that never jumps. On
+    the night on which a zone's clock goes back, the order of the rows tells the first pass of the repeated
+    hour from the second.
 
     Args:
         values: text, datetimes, or numbers since 1970; N of them.
@@ -44,7 +45,8 @@ def parse_timestamps(
         Nanoseconds since 1970 in UTC, int64 [N].
 
     Raises:
-        DataError: a timestamp is missing, is not of this format, or does not exist in this zone; names the rows.
+        DataError: a timestamp is missing, is not of this format, or does not exist in this zone; names the
+            rows.
     """
     import pandas
 
@@ -72,7 +74,8 @@ def parse_timestamps(
 def _numbers(column: Series, ids: Sequence[str], written: str | None) -> np.ndarray:
     if written not in EPOCHS:
         raise DataError(
-            f"the timestamps are numbers ({column.iloc[0]} in row {ids[0]}); set task.timestamp_format: unix_s or "
+            f"the timestamps are numbers ({column.iloc[0]} in row {ids[0]}); set task.timestamp_format: "
+            "unix_s or "
             "unix_ms where they count seconds or milliseconds since 1970"
         )
     return np.round(column.to_numpy(dtype=np.float64) * EPOCHS[written]).astype(np.int64)
@@ -82,7 +85,9 @@ def _texts(column: Series, ids: Sequence[str], written: str | None) -> Series:
     import pandas
 
     if written in EPOCHS:
-        raise DataError(f"task.timestamp_format is {written}, but row {ids[0]} holds the text {column.iloc[0]!r}")
+        raise DataError(
+            f"task.timestamp_format is {written}, but row {ids[0]} holds the text {column.iloc[0]!r}"
+        )
     offset = column.map(lambda text: bool(_OFFSET.search(text.strip()))).to_numpy()
     if offset.any() and not offset.all():
         raise DataError(
@@ -95,8 +100,10 @@ def _texts(column: Series, ids: Sequence[str], written: str | None) -> Series:
     if len(wrong):
         expected = f"the format {written!r}" if written else "ISO 8601 (2016-01-31 23:55)"
         raise DataError(
-            f"{len(wrong)} of {len(column)} timestamps are not of {expected}: {column.iloc[wrong[0]]!r} in row "
-            f"{ids[wrong[0]]}. Set task.timestamp_format, for instance '%d/%m/%Y %H:%M' where the day comes first"
+            f"{len(wrong)} of {len(column)} timestamps are not of {expected}: {column.iloc[wrong[0]]!r} in "
+            "row "
+            f"{ids[wrong[0]]}. Set task.timestamp_format, for instance '%d/%m/%Y %H:%M' where the day comes "
+            "first"
         )
     return moments
 
@@ -104,20 +111,26 @@ def _texts(column: Series, ids: Sequence[str], written: str | None) -> Series:
 def _localise(moments: Series, ids: Sequence[str], time_zone: str) -> np.ndarray:
     clock = moments.dt.tz_localize(zone(time_zone), ambiguous="NaT", nonexistent="shift_forward")
     twice = np.flatnonzero(clock.isna())
-    existing = moments.dt.tz_localize(time_zone, ambiguous=np.ones(len(moments), dtype=bool), nonexistent="NaT")
+    existing = moments.dt.tz_localize(
+        time_zone, ambiguous=np.ones(len(moments), dtype=bool), nonexistent="NaT"
+    )
     absent = np.flatnonzero(existing.isna())
     if len(absent):
         raise DataError(
-            f"task.time_zone: {len(absent)} rows have a time that {time_zone} skips when its clock goes forward: "
-            f"{moments.iloc[absent[0]]} in row {ids[absent[0]]}. The data are in another zone, or in a clock without "
+            f"task.time_zone: {len(absent)} rows have a time that {time_zone} skips when its clock goes "
+            "forward: "
+            f"{moments.iloc[absent[0]]} in row {ids[absent[0]]}. The data are in another zone, or in a clock "
+            "without "
             "daylight saving: correct task.time_zone, or remove it"
         )
     try:
         known = moments.dt.tz_localize(time_zone, ambiguous="infer")
     except ValueError as error:
         raise DataError(
-            f"task.time_zone: {len(twice)} rows lie in the hour that {time_zone} has twice, and their order does not "
-            f"tell which: {moments.iloc[twice[0]]} in row {ids[twice[0]]}. Write the timestamps in UTC or with an offset"
+            f"task.time_zone: {len(twice)} rows lie in the hour that {time_zone} has twice, and their order "
+            "does not "
+            f"tell which: {moments.iloc[twice[0]]} in row {ids[twice[0]]}. Write the timestamps in UTC or "
+            "with an offset"
         ) from error
     return _nanoseconds(known.dt.tz_convert("UTC").dt.tz_localize(None))
 

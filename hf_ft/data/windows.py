@@ -1,7 +1,7 @@
 """Windows over a series: a history and what followed it, indexed lazily.
 
-A window is one number, the position of its first row; the values are strided views of the series until a batch of them
-is gathered, so any number of overlapping windows takes the memory of the series.
+A window is one number, the position of its first row; the values are strided views of the series until a
+batch of them is gathered, so any number of overlapping windows takes the memory of the series.
 """
 
 from __future__ import annotations
@@ -40,10 +40,10 @@ class Shape:
 class Windows:
     """The windows of one split: a sequence of rows.
 
-    A row holds `history` [context, C] (targets and past covariates), `ahead` [context + horizon, K] (what is known
-    ahead), `target` [horizon, T], all in original units; `start`, the moment of the first step to forecast;
-    `hour` [horizon] of the day on the wall clock; `series`, the name of the series; and `id`, that of the table row
-    of the first step to forecast.
+    A row holds `history` [context, C] (targets and past covariates), `ahead` [context + horizon, K] (what is
+    known ahead), `target` [horizon, T], all in original units; `start`, the moment of the first step to
+    forecast; `hour` [horizon] of the day on the wall clock; `series`, the name of the series; and `id`, that
+    of the table row of the first step to forecast.
 
     Args:
         series: the rows of all splits.
@@ -147,11 +147,13 @@ def _blocks(values: np.ndarray, steps: int) -> np.ndarray:
     return np.lib.stride_tricks.sliding_window_view(values, steps, axis=0).transpose(0, 2, 1)
 
 
-def cut_windows(series: Series, shape: Shape, strides: Sequence[int], missing: str) -> tuple[dict[str, Windows], list[str]]:
+def cut_windows(
+    series: Series, shape: Shape, strides: Sequence[int], missing: str
+) -> tuple[dict[str, Windows], list[str]]:
     """Cut the windows of every split.
 
-    All target steps of a window lie in its split. Its history lies in its split or, with `reach_back`, in those before
-    it (train, validation, test), never in a later one; no window spans two series or a break.
+    All target steps of a window lie in its split. Its history lies in its split or, with `reach_back`, in
+    those before it (train, validation, test), never in a later one; no window spans two series or a break.
 
     Args:
         series: the rows of all splits.
@@ -175,13 +177,15 @@ def cut_windows(series: Series, shape: Shape, strides: Sequence[int], missing: s
         usable = starts[~bad[starts]]
         if len(usable) < len(starts):
             notes.append(
-                f"{split}: {len(starts) - len(usable)} of {len(starts)} windows are left out, because values are missing"
+                f"{split}: {len(starts) - len(usable)} of {len(starts)} windows are left out, because values "
+                "are missing"
             )
         if not len(usable):
             raise DataError(
-                f"{split}: {int((series.split == code).sum())} rows give no window of {shape.context} + {shape.horizon} "
-                f"steps (task.context_length + task.horizon); give the split more rows, or shorten the windows"
-                + (", or look at the missing values" if len(starts) else "")
+                f"{split}: {int((series.split == code).sum())} rows give no window of {shape.context} + "
+                f"{shape.horizon} "
+                "steps (task.context_length + task.horizon); give the split more rows, or shorten the "
+                "windows" + (", or look at the missing values" if len(starts) else "")
             )
         found[split] = Windows(series, usable, shape, interpolate=missing == "interpolate")
     return found, notes

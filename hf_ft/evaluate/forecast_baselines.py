@@ -1,4 +1,4 @@
-"""What a forecast has to beat: the last value, the same moment a season ago, and gradient-boosted trees on the lags."""
+"""What a forecast has to beat: the last value, the value a season ago, boosted trees on the same lags."""
 
 from __future__ import annotations
 
@@ -10,14 +10,13 @@ from hf_ft.data.series import Series
 from hf_ft.data.windows import Windows
 from hf_ft.evaluate.forecasting import ForecastMetrics
 
-# Seasons that are looked back for a moment at which there is a value: a Monday has no yesterday where weekends are absent.
+# Seasons that are looked back for a value: a Monday has no yesterday where weekends are absent.
 MOST_SEASONS = 7
-# The trees' cost is bounded: they learn from at most this many (window, step) pairs, look at most this many lags back
-# one by one, and are judged on at most this many forecast values.
+# The trees' cost is bounded: they learn from at most this many (window, step) pairs, see every lag of a
+# history no longer than this, and are judged on at most this many forecast values.
 TREE_PAIRS = 20_000
 TREE_LAGS = 48
 TREE_FORECASTS = 400_000
-# (shortest step in nanoseconds below which it applies, steps in a season): a day, a week of days, a year of months.
 _DAY = 86_400_000_000_000
 
 
@@ -61,7 +60,7 @@ def seasonal_naive(windows: Windows, season: int) -> tuple[np.ndarray, np.ndarra
 
 
 def naive_error(series: Series, season: int) -> np.ndarray | None:
-    """Mean absolute error of the value a season ago over the training rows, float [T]; None where there is none."""
+    """Mean absolute error of the value a season ago over the training rows, float [T]; None without one."""
     rows = np.flatnonzero(series.split == 0)
     before = series.find(series.series[rows], series.times[rows] - season * series.step)
     known = before >= 0
@@ -74,10 +73,10 @@ def naive_error(series: Series, season: int) -> np.ndarray | None:
 
 
 class Trees:
-    """Gradient-boosted trees on the same lags: one ensemble a target, the step ahead being one of its features.
+    """Gradient-boosted trees on the same lags: one ensemble a target, the step ahead among its features.
 
-    Lags enter as differences from the last value, and what is forecast is the difference from it, so that trees, which
-    cannot extrapolate, follow a level they have not seen.
+    Lags enter as differences from the last value, and what is forecast is the difference from it, so that
+    trees, which cannot extrapolate, follow a level they have not seen.
 
     Args:
         train: the training windows; a seeded sample of them is used.
@@ -139,7 +138,7 @@ class Trees:
 
 
 def choose_lags(context: int, season: int) -> np.ndarray:
-    """Give the lags that the trees see, 1 being the last value: all of a short history, else recent and seasonal ones."""
+    """Give the lags that the trees see, from 1: all of a short history, else recent and seasonal ones."""
     if context <= TREE_LAGS:
         return np.arange(1, context + 1)
     recent = np.arange(1, TREE_LAGS // 2 + 1)

@@ -1,4 +1,4 @@
-"""Figures about forecasts: against the truth and the naive forecast, by step ahead, by hour of day, beside baselines."""
+"""Figures about forecasts: beside the truth and the last value, by step, by hour of day, beside baselines."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hf_ft.evaluate.figures import BAD, GOOD, INK, _bare, _figure
 from hf_ft.evaluate.lettering import lettering
 from hf_ft.task import Evaluation, Figure
 
-# One-step forecasts are drawn as one line over this many windows, longer ones as this many windows side by side.
+# One-step forecasts are drawn as one line over so many windows, longer ones as so many windows side by side.
 _POINTS = 288
 _EXAMPLES = 4
 _BASELINES = ("last value", "seasonal naive", "trees")
@@ -59,7 +59,9 @@ def truth_figure(evaluation: Evaluation, targets: Sequence[str], name: str = "fo
     first = np.atleast_1d(axes)[0]
     first.legend(frameon=False, fontsize=8, labelcolor=INK, ncols=3, loc="upper right")
     np.atleast_1d(axes)[-1].set_xlabel("step")
-    return Figure(name, figure, f"{text}, beside the truth and the last value that was known. {letters.note}".strip())
+    return Figure(
+        name, figure, f"{text}, beside the truth and the last value that was known. {letters.note}".strip()
+    )
 
 
 def horizon_figure(per_horizon: Sequence[Mapping[str, Any]], name: str = "error_by_step") -> Figure:
@@ -77,7 +79,9 @@ def hour_figure(per_hour: Sequence[Mapping[str, Any]], name: str = "error_by_hou
     _two_lines(axes, [row["hour"] for row in per_hour], per_hour)
     axes.set_xlabel("hour of day")
     axes.set_xticks(range(0, 24, 3))
-    return Figure(name, figure, f"Mean absolute error by hour of the day that is forecast{_scaled(per_hour)}.")
+    return Figure(
+        name, figure, f"Mean absolute error by hour of the day that is forecast{_scaled(per_hour)}."
+    )
 
 
 def _two_lines(axes: Any, places: Sequence[int], rows: Sequence[Mapping[str, Any]]) -> None:
@@ -95,7 +99,7 @@ def _scaled(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def baseline_figure(evaluation: Evaluation, metric: str, name: str = "baselines") -> Figure:
-    """Draw the model's error beside those of the baselines; a baseline that saw fewer windows says how many."""
+    """Draw the model's error beside the baselines'; one that was scored on fewer windows says on how many."""
     bars = [("this model", evaluation.metrics[metric], GOOD)]
     notes = []
     for title in _BASELINES:
@@ -106,9 +110,13 @@ def baseline_figure(evaluation: Evaluation, metric: str, name: str = "baselines"
             if windows is not None:
                 notes.append(f"{title}: scored on {windows:.0f} of {len(evaluation.ids)} windows.")
     if "trees_fitted_on_steps" in evaluation.baseline:
-        notes.append(f"The trees learned from {evaluation.baseline['trees_fitted_on_steps']:.0f} forecast steps.")
+        notes.append(
+            f"The trees learned from {evaluation.baseline['trees_fitted_on_steps']:.0f} forecast steps."
+        )
     figure, axes = _figure(6.6, 0.7 + 0.34 * len(bars))
-    axes.barh(range(len(bars)), [value for _, value, _ in bars], height=0.6, color=[colour for *_, colour in bars])
+    axes.barh(
+        range(len(bars)), [value for _, value, _ in bars], height=0.6, color=[colour for *_, colour in bars]
+    )
     for patch in axes.patches[1:]:
         patch.set_alpha(0.35)
     axes.set_yticks(range(len(bars)), labels=[title for title, *_ in bars], fontsize=8)

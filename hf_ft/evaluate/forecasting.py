@@ -1,4 +1,4 @@
-"""Metrics of forecasts, in original units and in those of the standard protocol; by step ahead and by hour of day."""
+"""Metrics of forecasts, in original units and in the standard protocol's; by step ahead and hour of day."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ FORECASTING_DIRECTIONS = {
 class ForecastMetrics:
     """Metrics over N windows of H steps and T targets.
 
-    A result is `{"value": float [H, T]}`; a reference is `{"value", "last": [T], "hour": [H]}`. Every metric is taken of
-    all windows and steps of one target, in its original unit, and then averaged over the targets: RMSE is the square
-    root of the mean over windows and steps, as scikit-learn has it, not a mean of the windows' own roots.
-    `mse_scaled` and `mae_scaled` are of values standardised with the training rows: the figures of published benchmarks
-    (Zhou et al. 2021). MAPE leaves out references that are 0. Where targets have different units, `mae` and `rmse` have
-    no meaningful mean and exist per target only.
+    A result is `{"value": float [H, T]}`; a reference is `{"value", "last": [T], "hour": [H]}`. Every metric
+    is taken of all windows and steps of one target, in its original unit, and then averaged over the targets:
+    RMSE is the square root of the mean over windows and steps, as scikit-learn has it, not a mean of the
+    windows' own roots. `mse_scaled` and `mae_scaled` are of values standardised with the training rows: the
+    figures of published benchmarks (Zhou et al. 2021). MAPE leaves out references that are 0. Where targets
+    have different units, `mae` and `rmse` have no meaningful mean and exist per target only.
 
     Args:
         targets: the T names.
         std: standard deviation of each target over the training rows, float [T].
         units: the T units ("" for none).
-        naive: mean absolute error of the seasonal naive forecast over the training rows, float [T], for MASE (Hyndman
-            and Koehler 2006); None: no MASE.
+        naive: mean absolute error of the seasonal naive forecast over the training rows, float [T], for MASE
+            (Hyndman and Koehler 2006); None: no MASE.
         extra: must be empty; metrics of the Hub do not know horizons.
 
     Raises:
@@ -53,7 +53,9 @@ class ForecastMetrics:
         extra: Sequence[str] = (),
     ):
         if extra:
-            raise RecipeError(f"evaluate.extra: {extra[0]!r} cannot be used, forecasts have metrics of their own only")
+            raise RecipeError(
+                f"evaluate.extra: {extra[0]!r} cannot be used, forecasts have metrics of their own only"
+            )
         self.targets, self.std, self.naive = list(targets), np.asarray(std), naive
         self.units = list(units or [""] * len(self.targets))
         self._predicted: list[np.ndarray] = []
@@ -63,7 +65,9 @@ class ForecastMetrics:
     def update(self, results: Sequence[Any], references: Sequence[Any]) -> None:
         """Take in B results and their B references."""
         if len(results) != len(references):
-            raise DataError(f"{len(results)} results came with {len(references)} references; expected one each")
+            raise DataError(
+                f"{len(results)} results came with {len(references)} references; expected one each"
+            )
         self._predicted += [result["value"] for result in results]
         self._references += references
         self._sums = {}
@@ -82,7 +86,8 @@ class ForecastMetrics:
         wrong = int((~np.isfinite(predicted)).any(axis=(1, 2)).sum())
         if wrong:
             raise TrainError(
-                f"{wrong} of {len(predicted)} forecasts are not finite: the model has diverged, or its weights are "
+                f"{wrong} of {len(predicted)} forecasts are not finite: the model has diverged, or its "
+                "weights are "
                 "broken; try a smaller train.learning_rate"
             )
         return predicted, truth
@@ -91,8 +96,9 @@ class ForecastMetrics:
         """Give every metric over all rows seen.
 
         Returns:
-            The scalars of FORECASTING_DIRECTIONS but for `loss`, each where it is defined; the tables `per_target`,
-            `per_horizon` (step, mae, rmse and the last value's mae) and `per_hour`; `notes` on what was left out.
+            The scalars of FORECASTING_DIRECTIONS but for `loss`, each where it is defined; the tables
+            `per_target`, `per_horizon` (step, mae, rmse and the last value's mae) and `per_hour`; `notes` on
+            what was left out.
         """
         sums = self._window_sums()
         values = {name: _metric(name, sums, self) for name in self._names()}
@@ -102,7 +108,9 @@ class ForecastMetrics:
         metrics = {name: value for name, value in metrics.items() if name not in undefined}
         zeros = int((sums["counted"].sum(axis=0) < sums["windows"].sum() * self._steps).sum())
         if zeros and "mape" in metrics:
-            notes.append(f"mape leaves out references that are 0, which {zeros} of {len(self.targets)} targets have")
+            notes.append(
+                f"mape leaves out references that are 0, which {zeros} of {len(self.targets)} targets have"
+            )
         if len(set(self.units)) > 1:
             notes.append("mae and rmse are given per target only: the units of the targets differ")
             metrics = {name: value for name, value in metrics.items() if name not in ("mae", "rmse")}
@@ -123,7 +131,9 @@ class ForecastMetrics:
             RecipeError: there is no such metric.
         """
         if name not in self._names():
-            raise RecipeError(f"evaluate.metric: there is no metric {name!r}; found: {', '.join(self._names())}")
+            raise RecipeError(
+                f"evaluate.metric: there is no metric {name!r}; found: {', '.join(self._names())}"
+            )
         sums = self._window_sums()
         chosen = sums if rows is None else {key: array[rows] for key, array in sums.items()}
         return float(_metric(name, chosen, self).mean())

@@ -23,7 +23,7 @@ LONGEST_PATCH = 16
 
 
 class AutoModelForForecasting(_BaseAutoModelClass):
-    """Forecasting models with `past_values` in and `prediction_outputs` out; transformers has no such auto class."""
+    """Models from `past_values` to `prediction_outputs`; transformers has no auto class for these."""
 
     _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, FORECASTERS)
 
@@ -53,22 +53,26 @@ def load_series_model(
         channels: channels of the input.
         outputs: what else the task decides of the configuration (`prediction_length`, `num_targets`).
         mixed: whether the channels must see each other.
-        level_kept: whether the model's own scaling of each window, which takes its level away, is off by default.
+        level_kept: whether the model's own scaling of each window, which takes its level away, is off by
+            default.
 
     Returns:
         The model, with a note for every setting that neither the recipe nor the checkpoint made.
 
     Raises:
-        ModelError: it is another kind of model, its context is another one, or its channels cannot see each other.
+        ModelError: it is another kind of model, its context is another one, or its channels cannot see each
+            other.
     """
     found = load_config(resolve(section.name), section, {})
     if found.model_type not in MIXING:
         raise ModelError(
-            f"model.name: {section.name!r} is of the type {found.model_type!r}; time series take {' or '.join(MIXING)}"
+            f"model.name: {section.name!r} is of the type {found.model_type!r}; time series take "
+            f"{' or '.join(MIXING)}"
         )
     if not section.from_scratch and found.context_length != context:
         raise ModelError(
-            f"model.name: {section.name!r} was pretrained on {found.context_length} steps and cannot read {context}; "
+            f"model.name: {section.name!r} was pretrained on {found.context_length} steps and cannot read "
+            f"{context}; "
             f"set task.context_length: {found.context_length}"
         )
     defaults: dict[str, Any] = {}
@@ -76,14 +80,21 @@ def load_series_model(
     if section.from_scratch and not {"patch_length", "patch_stride"} & set(section.config):
         patch = max(1, min(LONGEST_PATCH, context // 4))
         defaults |= {"patch_length": patch, "patch_stride": max(1, patch // 2)}
-        notes.append(f"patches of {patch} steps, one every {defaults['patch_stride']} (model.config.patch_length, _stride)")
+        notes.append(
+            f"patches of {patch} steps, one every {defaults['patch_stride']} (model.config.patch_length, "
+            "_stride)"
+        )
     if level_kept and "scaling" not in section.config:
         defaults["scaling"] = None
-        notes.append("scaling: null, as the model's own would take the level of each window away (model.config.scaling)")
+        notes.append(
+            "scaling: null, as the model's own would take the level of each window away "
+            "(model.config.scaling)"
+        )
     key, value = MIXING[found.model_type]
     if mixed and section.config.get(key, value) != value:
         raise ModelError(
-            f"model.config.{key}: {section.config[key]!r} keeps the channels apart, so the covariates would never reach "
+            f"model.config.{key}: {section.config[key]!r} keeps the channels apart, so the covariates would "
+            "never reach "
             f"the targets; write {value!r}, or leave the key out"
         )
     if mixed and key not in section.config and section.from_scratch:
@@ -91,10 +102,17 @@ def load_series_model(
         notes.append(f"{key}: {value}, so that the covariates reach the targets")
     if mixed and not section.from_scratch and getattr(found, key) != value:
         raise ModelError(
-            f"model.name: {section.name!r} keeps its channels apart ({key}: {getattr(found, key)}), so the covariates "
+            f"model.name: {section.name!r} keeps its channels apart ({key}: {getattr(found, key)}), so the "
+            "covariates "
             "would never reach the targets; leave them out, or take another checkpoint"
         )
-    decided = {"context_length": context, "num_input_channels": channels, "loss": "mse", **outputs, **defaults}
+    decided = {
+        "context_length": context,
+        "num_input_channels": channels,
+        "loss": "mse",
+        **outputs,
+        **defaults,
+    }
     loaded = load_model(auto_class, section, decided)
     loaded.notes += notes
     return loaded

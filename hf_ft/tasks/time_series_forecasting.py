@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
@@ -41,7 +41,7 @@ class Options(SeriesOptions):
     """Whether the history of a validation or test window may lie in the split before, as it will in use."""
     season: PositiveInt | None = None
     """Steps in a season, for the seasonal naive forecast and MASE; null: a day, or a week of days."""
-    units: dict[str, str] = {}
+    units: dict[str, str] = Field(default={})
     """target -> unit."""
     trees: bool = True
     """Whether gradient-boosted trees on the same lags are fitted beside the model (scikit-learn)."""
@@ -50,16 +50,20 @@ class Options(SeriesOptions):
 class TimeSeriesForecasting(Task):
     """The next steps of one or several targets, from their own past, covariates, and what is known ahead.
 
-    Values are standardised with the training rows. What is known ahead reaches the model as channels shifted by the
-    horizon: at each step of the history it sees their values `horizon` steps later, up to the last step to forecast.
+    Values are standardised with the training rows. What is known ahead reaches the model as channels shifted
+    by the
+    horizon: at each step of the history it sees their values `horizon` steps later, up to the last step to
+        forecast.
     """
 
     name = "time-series-forecasting"
     summary = "a history in, the steps that follow out (PatchTST, PatchTSMixer)"
     auto_class = "hf_ft.model.series:AutoModelForForecasting"
-    roles = {
+    roles: ClassVar = {
         "timestamp": Role("the time of the step", usual=("date", "datetime", "time", "ds")),
-        "target": Role("what is forecast: one column or several", target=True, several=True, usual=("value", "y")),
+        "target": Role(
+            "what is forecast: one column or several", target=True, several=True, usual=("value", "y")
+        ),
         "past": Role("further columns, known up to the present", required=False, several=True),
         "known": Role("further columns, known ahead (holidays, plans)", required=False, several=True),
         "series_id": Role("which series the row belongs to", required=False, usual=("unique_id", "item_id")),
@@ -98,15 +102,18 @@ class TimeSeriesForecasting(Task):
         from hf_ft.data.series import spoken
 
         series = rows["train"].series
-        kinds = [f"{len(series)} steps of {spoken(self.step)} in {len(series.names)} series, a season is {self.season} steps"]
+        kinds = [
+            f"{len(series)} steps of {spoken(self.step)} in {len(series.names)} series, a season is "
+            f"{self.season} steps"
+        ]
         return [*kinds, *self._notes]
 
     def inspect(self, row: Row) -> Inspection:
-        """Windows overlap, so equal ones mean nothing; what is wrong with values was found when they were read."""
+        """Windows overlap, so equal ones mean nothing; bad values were found when they were read."""
         return Inspection()
 
     def fit(self, train: Windows) -> None:
-        """Learn the scale of every column, and the error of the seasonal naive forecast, from the training rows."""
+        """Learn every column's scale, and the seasonal naive forecast's error, from the training rows."""
         from hf_ft.evaluate.forecast_baselines import default_season, naive_error
 
         series = train.series
@@ -114,13 +121,17 @@ class TimeSeriesForecasting(Task):
         self.channels, self.step = series.channels, series.step
         calendar = len(series.channels.ahead) - len(series.channels.known)
         known = Scaler.fit(series.ahead[own][:, : len(series.channels.known)], series.channels.known)
-        flags = Scaler.none(series.channels.ahead[len(series.channels.known) :]) if calendar else Scaler.none([])
+        flags = (
+            Scaler.none(series.channels.ahead[len(series.channels.known) :]) if calendar else Scaler.none([])
+        )
         self.scaler = Scaler.fit(series.values[own], series.channels.values).joined(known).joined(flags)
         self.season = self.options.season or default_season(self.step)
         self.naive = naive_error(series, self.season)
         unknown = sorted(set(self.options.units) - set(self.channels.target))
         if unknown:
-            raise DataError(f"task.units: {unknown[0]!r} is not a target; targets: {', '.join(self.channels.target)}")
+            raise DataError(
+                f"task.units: {unknown[0]!r} is not a target; targets: {', '.join(self.channels.target)}"
+            )
 
     def state(self) -> dict[str, Any]:
         """Columns, scales, step and season."""
@@ -161,13 +172,15 @@ class TimeSeriesForecasting(Task):
         """There is none: task.json holds the scales."""
 
     def encode(self, rows: Sequence[Row], rngs: Sequence[np.random.Generator] | None) -> list[Item]:
-        """Windows to `past_values` [context, channels], and their targets to `future_values` [horizon, T], scaled."""
+        """Windows to `past_values` [context, channels], targets to `future_values` [horizon, T], scaled."""
         import numpy as np
 
         history = np.stack([row["history"] for row in rows])
         ahead = np.stack([row["ahead"] for row in rows])[:, self.options.horizon :]
         past = self.scaler.scale(np.concatenate([history, ahead], axis=2)).astype(np.float32)
-        items: list[Item] = [{"past_values": one, "start": row["start"]} for one, row in zip(past, rows, strict=True)]
+        items: list[Item] = [
+            {"past_values": one, "start": row["start"]} for one, row in zip(past, rows, strict=True)
+        ]
         if "target" in rows[0]:
             target = np.stack([row["target"] for row in rows])
             scaled = self._target_scaler.scale(target).astype(np.float32)
@@ -231,7 +244,7 @@ class TimeSeriesForecasting(Task):
     _notes: list[str] = []  # noqa: RUF012
 
     def decode(self, result: dict[str, Any]) -> dict[str, Any]:
-        """The moment of the first step (UTC), and the forecast: a number, a list over steps, or both for each target."""
+        """The moment of the first step (UTC) and the forecast: a number or a list, or one for each target."""
         import numpy as np
 
         start = np.datetime64(result["start"], "ns").astype("datetime64[s]")
@@ -262,14 +275,19 @@ class TimeSeriesForecasting(Task):
     # Prediction
 
     def read_inputs(self, inputs: Any) -> list[Row]:
-        """A table that ends with the present (a file, a DataFrame, or a list of dicts): one forecast for each series.
+        """A table that ends with the present (a file, a DataFrame, a list of dicts): one forecast a series.
 
-        Columns that are known ahead must go on for `horizon` steps after the last target value. A list of rows that
-        hold a `history` is taken as it is.
+        Columns that are known ahead must go on for `horizon` steps after the last target value. A list of
+        rows that hold a `history` is taken as it is.
         """
         from hf_ft.data.latest import latest_windows
 
-        if isinstance(inputs, (list, tuple)) and inputs and isinstance(inputs[0], dict) and "history" in inputs[0]:
+        if (
+            isinstance(inputs, (list, tuple))
+            and inputs
+            and isinstance(inputs[0], dict)
+            and "history" in inputs[0]
+        ):
             return [{"id": str(number), **row} for number, row in enumerate(inputs)]
         if isinstance(inputs, (str, Path)):
             inputs = [inputs]

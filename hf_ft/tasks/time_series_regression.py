@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from hf_ft.data.scaler import Scaler
 from hf_ft.errors import DataError
@@ -27,25 +29,27 @@ class Options(Section):
 
     missing: Literal["error", "interpolate"] = "error"
     """Missing values within a series: a bad row; or filled along a straight line."""
-    units: dict[str, str] = {}
+    units: dict[str, str] = Field(default={})
     """target -> unit."""
     trees: bool = True
-    """Whether gradient-boosted trees on all values of the series are fitted beside the model (scikit-learn)."""
+    """Whether gradient-boosted trees on all values of the series are fitted beside (scikit-learn)."""
 
 
 class TimeSeriesRegression(Task):
     """Numbers that belong to a whole series of fixed length, from all of its channels.
 
-    Series and targets are standardised with the training rows, each channel as a whole, so that the level and the size
-    of a series stay visible. The models' own scaling of each series, on by default in transformers, would hide both;
-    it is off unless `model.config.scaling` says otherwise.
+    Series and targets are standardised with the training rows, each channel as a whole, so that the level and
+    the size of a series stay visible. The models' own scaling of each series, on by default in transformers,
+    would hide both; it is off unless `model.config.scaling` says otherwise.
     """
 
     name = "time-series-regression"
     summary = "a whole series in, one number out (PatchTST, PatchTSMixer)"
     auto_class = "hf_ft.model.series:AutoModelForTimeSeriesRegression"
-    roles = {
-        "series": Role("the values: a column of lists, or one for each channel", several=True, usual=("values", "dim_0")),
+    roles: ClassVar = {
+        "series": Role(
+            "the values: a column of lists, or one for each channel", several=True, usual=("values", "dim_0")
+        ),
         "target": Role("the number to predict, or several", target=True, several=True, usual=("label", "y")),
     }
     main_metric = "rmse"
@@ -76,7 +80,9 @@ class TimeSeriesRegression(Task):
             return Inspection(problem=str(error))
         if values.shape != (self.length, len(self.scaler.names)):
             expected = f"{self.length} steps of {len(self.scaler.names)} channels"
-            return Inspection(problem=f"row {row['id']}: {len(values)} steps of {values.shape[1]} channels, not {expected}")
+            return Inspection(
+                problem=f"row {row['id']}: {len(values)} steps of {values.shape[1]} channels, not {expected}"
+            )
         return Inspection(digest=hashlib.blake2b(np.ascontiguousarray(values), digest_size=16).hexdigest())
 
     def _values(self, row: Row) -> np.ndarray:
@@ -88,14 +94,19 @@ class TimeSeriesRegression(Task):
         try:
             values = np.asarray(row["series"], dtype=np.float64)
         except (TypeError, ValueError) as error:
-            raise DataError(f"row {row['id']}: the series is no list of numbers, or its channels differ in length") from error
+            raise DataError(
+                f"row {row['id']}: the series is no list of numbers, or its channels differ in length"
+            ) from error
         values = values[:, None] if values.ndim == 1 else values.T
         if values.ndim != 2 or not values.size:
-            raise DataError(f"row {row['id']}: expected a list of numbers for each channel, found shape {values.shape}")
+            raise DataError(
+                f"row {row['id']}: expected a list of numbers for each channel, found shape {values.shape}"
+            )
         holes = np.isnan(values)
         if holes.any() and (self.options.missing == "error" or holes.all(axis=0).any()):
             raise DataError(
-                f"row {row['id']}: {int(holes.sum())} of {values.size} values are missing (task.missing: interpolate "
+                f"row {row['id']}: {int(holes.sum())} of {values.size} values are missing (task.missing: "
+                "interpolate "
                 "fills them where a channel has any)"
             )
         if np.isinf(values).any():
@@ -147,7 +158,9 @@ class TimeSeriesRegression(Task):
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` gave."""
         self.columns, self.length = state["columns"], state["length"]
-        self.scaler, self.target_scaler = (Scaler.from_json(state[key]) for key in ("scaler", "target_scaler"))
+        self.scaler, self.target_scaler = (
+            Scaler.from_json(state[key]) for key in ("scaler", "target_scaler")
+        )
         self.names = self.target_scaler.names
 
     # Model
@@ -176,7 +189,9 @@ class TimeSeriesRegression(Task):
         past = self.scaler.scale(np.stack([self._values(row) for row in rows])).astype(np.float32)
         items: list[Item] = [{"past_values": one} for one in past]
         if "target" in rows[0]:
-            targets = self.target_scaler.scale(np.stack([self._target(row) for row in rows])).astype(np.float32)
+            targets = self.target_scaler.scale(np.stack([self._target(row) for row in rows])).astype(
+                np.float32
+            )
             items = [{**item, "target_values": one} for item, one in zip(items, targets, strict=True)]
         return items
 
@@ -216,7 +231,7 @@ class TimeSeriesRegression(Task):
         return RegressionMetrics(self.names, units, extra=self.extra_metrics)
 
     def baseline(self, train: Any, rows: Any) -> dict[str, float]:
-        """The mean of the training rows; as `trees_<metric>`, gradient-boosted trees on all values of the series."""
+        """The mean of the training rows; as `trees_<metric>`, boosted trees on all values of the series."""
         import numpy as np
 
         from hf_ft.evaluate.baselines import mean_baseline
@@ -261,14 +276,16 @@ class TimeSeriesRegression(Task):
         predicted = np.stack([result["value"] for result in evaluation.results])
         truth = np.stack(evaluation.references)
         return [
-            scatter_figure(predicted[:, i], truth[:, i], name, self.options.units.get(name, ""), name=f"scatter_{i}")
+            scatter_figure(
+                predicted[:, i], truth[:, i], name, self.options.units.get(name, ""), name=f"scatter_{i}"
+            )
             for i, name in enumerate(self.names)
         ]
 
     # Prediction
 
     def read_inputs(self, inputs: Any) -> list[Row]:
-        """A file or DataFrame with the columns of the training data, arrays, or rows with the key `series`."""
+        """A file or DataFrame with the training data's columns, arrays, or rows with the key `series`."""
         import numpy as np
 
         from hf_ft.data.files import read_files

@@ -6,9 +6,10 @@ import json
 
 import numpy as np
 import pytest
+from sklearn.preprocessing import StandardScaler
+
 from hf_ft.data.scaler import Scaler
 from hf_ft.errors import DataError
-from sklearn.preprocessing import StandardScaler
 
 
 def test_it_agrees_with_scikit_learn():

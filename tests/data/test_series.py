@@ -5,9 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pandas
 import pytest
+from series_tables import frame, split_tables, table
+
 from hf_ft.data.series import SeriesOptions, fill, read_series, table_times
 from hf_ft.errors import DataError
-from series_tables import frame, split_tables, table
 
 HOUR = 3_600_000_000_000
 
@@ -40,7 +41,9 @@ def test_unordered_rows_are_named_or_sorted():
 def test_repeated_timestamps_are_named():
     data = frame(20)
     data.loc[5, "timestamp"] = data.loc[4, "timestamp"]
-    with pytest.raises(DataError, match=r"1 timestamps occur twice .*train/4 and train/5 \(2016-01-04 04:00:00\)"):
+    with pytest.raises(
+        DataError, match=r"1 timestamps occur twice .*train/4 and train/5 \(2016-01-04 04:00:00\)"
+    ):
         read(data)
 
 
@@ -64,7 +67,7 @@ def test_a_gap_of_daylight_saving_is_none_with_the_zone():
     times = pandas.date_range("2016-03-26 12:00", periods=48, freq="1h", tz="Europe/Berlin")
     data = frame(48)
     data["timestamp"] = times.strftime("%Y-%m-%d %H:%M")
-    with pytest.raises(DataError, match="an hour in spring, set task.time_zone"):
+    with pytest.raises(DataError, match=r"an hour in spring, set task\.time_zone"):
         read(data)
     series = read(data, time_zone="Europe/Berlin")
     assert (np.diff(series.times) == HOUR).all()
@@ -104,7 +107,7 @@ def test_without_its_id_column_two_series_are_found_out():
 
 
 def test_a_column_plays_one_role():
-    with pytest.raises(DataError, match="'?target'? plays several"):
+    with pytest.raises(DataError, match="target plays several"):
         read_series({"train": table(frame(20), past="target")}, SeriesOptions())
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pandas
 import pytest
+
 from hf_ft.data.timestamps import calendar, calendar_names, hours, parse_timestamps
 from hf_ft.errors import DataError
 

@@ -7,15 +7,18 @@ import pickle
 import numpy as np
 import pandas
 import pytest
+from series_tables import frame, split_tables, table
+
 from hf_ft.data.series import SeriesOptions, read_series
 from hf_ft.data.windows import Shape, cut_windows
 from hf_ft.errors import DataError
-from series_tables import frame, split_tables, table
 
 
 def cut(tables, context=8, horizon=4, strides=(1, 1), reach_back=True, **options):
     chosen = SeriesOptions(**options)
-    return cut_windows(read_series(tables, chosen), Shape(context, horizon, reach_back), strides, chosen.missing)
+    return cut_windows(
+        read_series(tables, chosen), Shape(context, horizon, reach_back), strides, chosen.missing
+    )
 
 
 def test_windows_hold_what_slices_hold():
@@ -49,7 +52,11 @@ def test_rows_are_views_and_windows_cost_no_copy_of_the_series():
 def test_histories_reach_back_but_targets_stay_in_their_split():
     """The standard protocol of long horizons: 2,880 rows give 2,880 - 96 + 1 windows."""
     windows, _ = cut(split_tables(frame(100), 60, 80))
-    assert {split: len(rows) for split, rows in windows.items()} == {"train": 49, "validation": 17, "test": 17}
+    assert {split: len(rows) for split, rows in windows.items()} == {
+        "train": 49,
+        "validation": 17,
+        "test": 17,
+    }
     assert windows["validation"].ids[0] == "train/60" and windows["test"].ids[0] == "train/80"
     assert windows["validation"].ids[-1] == "train/76"
 
@@ -91,7 +98,9 @@ def test_windows_with_missing_values_are_left_out_and_counted():
     windows, notes = cut({"train": table(data)}, missing="drop_windows")
     assert len(windows["train"]) == 49 - 12
     assert "12 of 49 windows are left out" in notes[0]
-    assert not any(np.isnan(row["history"]).any() or np.isnan(row["target"]).any() for row in windows["train"])
+    assert not any(
+        np.isnan(row["history"]).any() or np.isnan(row["target"]).any() for row in windows["train"]
+    )
 
 
 def test_interpolation_fills_histories_and_never_targets():

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pandas
+from series_tables import frame, split_tables, table
+
 from hf_ft.data.series import SeriesOptions, read_series
 from hf_ft.data.windows import Shape, cut_windows
 from hf_ft.evaluate.forecast_baselines import (
@@ -16,7 +18,6 @@ from hf_ft.evaluate.forecast_baselines import (
     seasonal_naive,
 )
 from hf_ft.evaluate.forecasting import ForecastMetrics
-from series_tables import frame, split_tables, table
 
 HOUR = 3_600_000_000_000
 
@@ -65,7 +66,9 @@ def test_seasonal_naive_says_where_it_has_no_answer():
     forecast, known = seasonal_naive(rows, 24)
     after = rows.ids.index("train/48")  # the first row after two absent days
     assert known[after]
-    assert np.allclose(forecast[after, :, 0], data["target"][24:30]), "three days before, where there are rows"
+    assert np.allclose(forecast[after, :, 0], data["target"][24:30]), (
+        "three days before, where there are rows"
+    )
 
 
 def test_seasons_follow_the_step():
@@ -78,7 +81,9 @@ def test_the_error_of_the_naive_forecast_is_of_train_alone():
     data = frame(100)
     series = read_series(split_tables(data, 60), SeriesOptions())
     found = naive_error(series, 24)
-    assert np.allclose(found, np.abs(data["target"][24:60].to_numpy() - data["target"][:36].to_numpy()).mean())
+    assert np.allclose(
+        found, np.abs(data["target"][24:60].to_numpy() - data["target"][:36].to_numpy()).mean()
+    )
     constant = frame(60)
     constant["target"] = 1.0
     assert naive_error(read_series(split_tables(constant, 50), SeriesOptions()), 24) is None
@@ -98,9 +103,15 @@ def test_trees_learn_from_train_and_beat_the_last_value_on_a_wave():
     series = read_series(split_tables(data, 600, past=["load"]), SeriesOptions(calendar=["hour_of_day"]))
     rows = cut_windows(series, Shape(24, 6), (1, 1), "error")[0]
     trees = Trees(rows["train"], 24, seed=0)
-    references = [{"value": r["target"], "last": r["history"][-1, :1], "hour": r["hour"]} for r in rows["validation"]]
+    references = [
+        {"value": r["target"], "last": r["history"][-1, :1], "hour": r["hour"]} for r in rows["validation"]
+    ]
     found = forecast_baselines(
-        rows["validation"], references, lambda: ForecastMetrics(["target"], np.ones(1)), season=24, trees=trees
+        rows["validation"],
+        references,
+        lambda: ForecastMetrics(["target"], np.ones(1)),
+        season=24,
+        trees=trees,
     )
     assert found["trees_rmse"] < 0.6 * found["rmse"]
     assert found["trees_fitted_on_steps"] == len(rows["train"]) * 6
@@ -115,4 +126,6 @@ def test_trees_of_one_target_do_not_depend_on_rows_after_the_forecast_is_made():
     changed.loc[250:, "target"] = 1e6
     again = windows_of(changed, 250)
     first = np.array([0])
-    assert np.array_equal(trees.forecast(rows["validation"], first), trees.forecast(again["validation"], first))
+    assert np.array_equal(
+        trees.forecast(rows["validation"], first), trees.forecast(again["validation"], first)
+    )

@@ -1,12 +1,13 @@
-"""Metrics of forecasts agree with scikit-learn in original units, and with the standard protocol when scaled."""
+"""Metrics of forecasts agree with scikit-learn in original units, and with the protocol when scaled."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
+from sklearn import metrics as sklearn_metrics
+
 from hf_ft.errors import DataError, RecipeError, TrainError
 from hf_ft.evaluate.forecasting import FORECASTING_DIRECTIONS, ForecastMetrics
-from sklearn import metrics as sklearn_metrics
 
 
 def made(targets=2, windows=40, horizon=3, units=None, naive=None, seed=0, offset=1000.0):
@@ -29,7 +30,9 @@ def test_they_are_what_scikit_learn_computes_on_all_steps_of_a_target():
     assert found["rmse"] == pytest.approx(sklearn_metrics.root_mean_squared_error(flat_t, flat_p))
     assert found["mape"] == pytest.approx(sklearn_metrics.mean_absolute_percentage_error(flat_t, flat_p))
     assert found["r2"] == pytest.approx(sklearn_metrics.r2_score(flat_t, flat_p))
-    assert found["explained_variance"] == pytest.approx(sklearn_metrics.explained_variance_score(flat_t, flat_p))
+    assert found["explained_variance"] == pytest.approx(
+        sklearn_metrics.explained_variance_score(flat_t, flat_p)
+    )
     assert found["mase"] == pytest.approx((np.abs(flat_p - flat_t).mean(axis=0) / [2, 4]).mean())
     assert found["mse_scaled"] == pytest.approx((((flat_p - flat_t) / std) ** 2).mean())
     assert found["mae_scaled"] == pytest.approx((np.abs(flat_p - flat_t) / std).mean())

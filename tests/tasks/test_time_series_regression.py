@@ -1,0 +1,140 @@
+"""Regression as a task: a whole series in, a number out, its level in sight of the model."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas
+import pytest
+import torch
+
+from hf_ft import Predictor, finetune
+from hf_ft.data.prepare import prepare
+from hf_ft.errors import DataError
+from hf_ft.recipe.read import load_recipe
+from hf_ft.run import new_task
+
+SIZES = {
+    "patchtst": {"d_model": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 32},
+    "patchtsmixer": {"d_model": 8, "num_layers": 1, "dropout": 0.0, "head_dropout": 0.0},
+}
+
+
+def rows(count=60, channels=1, seed=0):
+    """Series whose target is their level."""
+    rng = np.random.default_rng(seed)
+    level = rng.uniform(0, 10, count)
+    series = {f"dim_{i}": [list(lev + rng.normal(0, 0.3, 16)) for lev in level] for i in range(channels)}
+    return pandas.DataFrame({**series, "target": 100 * level})
+
+
+def recipe(folder, model="patchtst", *, columns=None, train=None, config=None, **task):
+    return load_recipe(
+        {
+            "task": {"name": "time-series-regression", "trees": False, **task},
+            "name": "series",
+            "output_dir": str(folder / "run"),
+            "data": {"source": "unused", "columns": columns or {}, "split": {"validation": 0.25}},
+            "model": {"name": model, "from_scratch": True, "config": {**SIZES[model], **(config or {})}},
+            "train": {"num_train_epochs": 1, "global_batch_size": 16, "learning_rate": 1e-2, **(train or {})},
+            "evaluate": {"resamples": 100},
+        }
+    )
+
+
+def ready(chosen, table):
+    task = new_task(chosen)
+    return task, prepare(chosen, task, data=table, cache=None)
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_FT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+
+
+@pytest.mark.parametrize(("model", "channels"), [("patchtst", 1), ("patchtst", 2), ("patchtsmixer", 2)])
+def test_a_whole_run(model, channels, tmp_path):
+    names = [f"dim_{i}" for i in range(channels)]
+    run = finetune(
+        recipe(tmp_path, model, columns={"series": names}, trees=channels == 1), data=rows(channels=channels)
+    )
+    assert all(item["passed"] for item in json.loads((run.folder / "verify.json").read_text()))
+    found = run.results["splits"]["validation"]
+    assert {"mae", "rmse", "r2"} <= set(found["metrics"]) and "rmse" in found["baseline"]
+    assert ("trees_rmse" in found["baseline"]) == (channels == 1)
+    table = rows(4, channels, seed=1)
+    table.to_parquet(tmp_path / "new.parquet")
+    predictor = Predictor.load(run.folder)
+    from_file = [one["prediction"] for one in predictor(tmp_path / "new.parquet")]
+    values = [np.array([row[name] for name in names]) for _, row in table.iterrows()]
+    from_rows = [one["prediction"] for one in predictor([{"series": one} for one in values])]
+    assert np.allclose(from_file, from_rows) and np.isfinite(from_file).all()
+
+
+@pytest.mark.parametrize("model", SIZES)
+def test_the_level_of_a_series_is_seen(model, tmp_path):
+    """The models' own scaling takes a series' level away: FloodModeling1 0.0169 with it, 0.004 without."""
+    chosen = recipe(tmp_path, model)
+    task, prepared = ready(chosen, rows())
+    loaded = task.load(chosen.model)
+    assert loaded.model.config.scaling is None
+    assert any("scaling: null" in note for note in loaded.notes)
+    batch = task.collate(task.encode([prepared.rows["train"][0]], None))
+    raised = {"past_values": batch["past_values"] + 3}
+    with torch.no_grad():
+        assert not torch.allclose(
+            task.forward(loaded.model, batch), task.forward(loaded.model, raised), atol=1e-4
+        )
+    asked = recipe(tmp_path, model, config={"scaling": "std"})
+    assert task.load(asked.model).model.config.scaling == "std"
+
+
+def test_training_learns_the_level(tmp_path):
+    run = finetune(recipe(tmp_path, train={"num_train_epochs": 15}), data=rows(120))
+    found = run.results["splits"]["validation"]
+    assert found["metrics"]["rmse"] < 0.4 * found["baseline"]["rmse"]
+
+
+def test_bad_rows_are_named(tmp_path):
+    table = rows()
+    table.at[3, "dim_0"] = [1.0] * 9
+    table.at[5, "dim_0"] = [np.nan, *[1.0] * 15]
+    table.loc[7, "target"] = np.nan
+    task, prepared = ready(recipe(tmp_path), table)
+    reasons = {entry["id"]: entry["reason"] for entry in prepared.findings.bad}
+    assert set(reasons) == {"train/3", "train/5", "train/7"}
+    assert "9 steps of 1 channels, not 16 steps of 1 channels" in reasons["train/3"]
+    assert "1 of 16 values are missing" in reasons["train/5"]
+    assert "expected a number" in reasons["train/7"]
+    with pytest.raises(DataError, match="rows cannot be used"):
+        prepared.findings.raise_for_errors()
+    assert task.length == 16
+
+
+def test_missing_values_can_be_filled(tmp_path):
+    table = rows()
+    table.at[5, "dim_0"] = [0.0, np.nan, 2.0, *[1.0] * 13]
+    task, prepared = ready(recipe(tmp_path, missing="interpolate"), table)
+    assert not prepared.findings.bad
+    assert task._values({"id": "x", "series": table["dim_0"][5]})[1, 0] == 1.0
+
+
+def test_the_state_restores_everything_that_prediction_needs(tmp_path):
+    task, prepared = ready(recipe(tmp_path), rows())
+    again = new_task(recipe(tmp_path))
+    again.restore(json.loads(json.dumps(task.state(), allow_nan=False)))
+    row = prepared.rows["validation"][0]
+    assert np.array_equal(
+        task.encode([row], None)[0]["past_values"], again.encode([row], None)[0]["past_values"]
+    )
+    assert again.state() == task.state()
+
+
+def test_targets_come_back_in_original_units(tmp_path):
+    task, prepared = ready(recipe(tmp_path), rows())
+    batch = task.collate(task.encode([prepared.rows["train"][i] for i in range(4)], None))
+    result = task.predict(None, batch["target_values"], batch)
+    truth = task.references(prepared.rows["train"].select(range(4)))
+    assert np.allclose([one["value"] for one in result], truth, rtol=1e-5)
