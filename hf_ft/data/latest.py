@@ -46,13 +46,13 @@ def _table(inputs: Any, channels: Channels) -> Table:
         rows = read_files([str(path) for path in inputs])
     else:
         rows = as_datasets(inputs, "inputs")["train"]
-    roles = {
+    roles: dict[str, str | list[str]] = {
         "timestamp": channels.timestamp,
         "target": channels.target,
         "past": channels.past,
         "known": channels.known,
     }
-    needed = {role: columns for role, columns in roles.items() if columns}
+    needed: dict[str, str | list[str]] = {role: columns for role, columns in roles.items() if columns}
     needed |= {"series_id": channels.series_id} if channels.series_id else {}
     names = [
         name for columns in needed.values() for name in ([columns] if isinstance(columns, str) else columns)
@@ -108,7 +108,8 @@ def _latest(series: Series, number: int, options: Any) -> dict[str, Any]:
 
 def _complete(values: np.ndarray, name: str, options: Any) -> np.ndarray:
     if options.missing == "interpolate" and not np.isnan(values).all(axis=0).any():
-        return fill(values[None])[0]
+        result: np.ndarray = fill(values[None])[0]
+        return result
     if np.isnan(values).any():
         raise DataError(
             f"{name}: {int(np.isnan(values).sum())} values that the model reads are missing; fill them"

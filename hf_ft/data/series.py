@@ -233,9 +233,7 @@ def number_series(frame: DataFrame, column: str | None, ids: Sequence[str]) -> t
     codes, names = pandas.factorize(frame[column])
     missing = np.flatnonzero(codes < 0)
     if len(missing):
-        raise DataError(
-            f"{len(missing)} rows have no {column!r}: {listing([ids[row] for row in missing], 5)}"
-        )
+        raise DataError(f"{len(missing)} rows have no {column!r}: {_rows(missing, ids)}")
     return codes.astype(np.int64), [str(name) for name in names]
 
 
@@ -286,7 +284,9 @@ def _check_repeats(times: np.ndarray, series: np.ndarray, ids: Sequence[str], op
     same = np.flatnonzero((np.diff(times) == 0) & (np.diff(series) == 0))
     if len(same):
         clock = wall_clock(times[same[:3]], options.time_zone)
-        pairs = [f"{ids[row]} and {ids[row + 1]} ({when})" for row, when in zip(same, clock, strict=False)]
+        pairs = [
+            f"{ids[row]} and {ids[row + 1]} ({when})" for row, when in zip(same.tolist(), clock, strict=False)
+        ]
         raise DataError(
             f"{len(same)} timestamps occur twice in their series: {', '.join(pairs)}. Remove the repeated "
             "rows; where "
@@ -341,7 +341,7 @@ def _find_gaps(
     clock = wall_clock(times[within[:3]], options.time_zone)
     places = [
         f"after {ids[row]} ({when}) {(times[row + 1] - times[row]) / step - 1:g} steps"
-        for row, when in zip(within, clock, strict=False)
+        for row, when in zip(within.tolist(), clock, strict=False)
     ]
     more = ", ..." if len(within) > 3 else ""
     text = f"{len(within)} gaps: {', '.join(places)}{more} of {spoken(step)} are missing"
@@ -363,7 +363,7 @@ def _check_missing(
         if len(rows) == len(values):
             raise DataError(f"column {name!r}: no row has a value")
         if len(rows):
-            shown = listing([ids[row] for row in rows], 3)
+            shown = _rows(rows, ids, 3)
             lines.append(f"column {name!r}: {len(rows)} of {len(values)} values are missing: {shown}")
     if lines and options.missing == "error":
         raise DataError(
@@ -372,6 +372,10 @@ def _check_missing(
             "(fill a history from itself; windows without their target values are left out)"
         )
     return [f"{line} (task.missing: {options.missing})" for line in lines]
+
+
+def _rows(positions: np.ndarray, ids: Sequence[str], limit: int = 5) -> str:
+    return listing([ids[int(position)] for position in positions], limit)
 
 
 def spoken(step: int) -> str:
@@ -403,4 +407,5 @@ def fill(history: np.ndarray) -> np.ndarray:
         filled[window, empty, channel] = np.interp(
             steps[empty], steps[~empty], history[window, ~empty, channel]
         )
-    return filled
+    result: np.ndarray = filled
+    return result

@@ -67,7 +67,7 @@ def parse_timestamps(
     found = np.empty(len(moments), dtype=np.int64)
     for one in np.unique(series):
         rows = np.flatnonzero(series == one)
-        found[rows] = _localise(moments.iloc[rows], [ids[row] for row in rows], time_zone)
+        found[rows] = _localise(moments.iloc[rows], [ids[int(row)] for row in rows], time_zone)
     return found
 
 
@@ -78,7 +78,8 @@ def _numbers(column: Series, ids: Sequence[str], written: str | None) -> np.ndar
             "unix_s or "
             "unix_ms where they count seconds or milliseconds since 1970"
         )
-    return np.round(column.to_numpy(dtype=np.float64) * EPOCHS[written]).astype(np.int64)
+    result: np.ndarray = np.round(column.to_numpy(dtype=np.float64) * EPOCHS[written]).astype(np.int64)
+    return result
 
 
 def _texts(column: Series, ids: Sequence[str], written: str | None) -> Series:
@@ -155,7 +156,8 @@ def zone(name: str) -> Any:
 
 
 def _nanoseconds(moments: Series) -> np.ndarray:
-    return moments.to_numpy().astype("datetime64[ns]").astype(np.int64)
+    result: np.ndarray = moments.to_numpy().astype("datetime64[ns]").astype(np.int64)
+    return result
 
 
 def wall_clock(times: np.ndarray, time_zone: str | None) -> DatetimeIndex:
@@ -170,7 +172,8 @@ def wall_clock(times: np.ndarray, time_zone: str | None) -> DatetimeIndex:
 
 def hours(times: np.ndarray, time_zone: str | None) -> np.ndarray:
     """Give the hour of the day of each moment on the wall clock, int8 [N]."""
-    return wall_clock(times, time_zone).hour.to_numpy().astype(np.int8)
+    result: np.ndarray = wall_clock(times, time_zone).hour.to_numpy().astype(np.int8)
+    return result
 
 
 def calendar_names(features: Sequence[str]) -> list[str]:

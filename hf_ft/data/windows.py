@@ -94,7 +94,8 @@ class Windows:
         """Values of the last step of each history, float64 [N, C]."""
         if self.interpolate:
             return self.histories()[:, -1]
-        return self.series.values[self.starts + self.shape.context - 1]
+        result: np.ndarray = self.series.values[self.starts + self.shape.context - 1]
+        return result
 
     def aheads(self, indices: np.ndarray | None = None) -> np.ndarray:
         """Gather what is known ahead, float64 [B, context + horizon, K]."""
@@ -103,7 +104,8 @@ class Windows:
 
     def targets(self, indices: np.ndarray | None = None) -> np.ndarray:
         """Gather what followed, float64 [B, horizon, T]."""
-        return self._targets[self._chosen(indices) + self.shape.context]
+        result: np.ndarray = self._targets[self._chosen(indices) + self.shape.context]
+        return result
 
     def target_times(self, indices: np.ndarray | None = None) -> np.ndarray:
         """Moments of the steps to forecast, int64 [B, horizon]."""
@@ -112,7 +114,8 @@ class Windows:
 
     def series_of(self, indices: np.ndarray | None = None) -> np.ndarray:
         """Numbers of the series, [B]."""
-        return self.series.series[self._chosen(indices)]
+        result: np.ndarray = self.series.series[self._chosen(indices)]
+        return result
 
     def _chosen(self, indices: np.ndarray | None) -> np.ndarray:
         return self.starts if indices is None else self.starts[indices]
@@ -133,7 +136,7 @@ class Windows:
         """Hash of the values and of the places of the windows."""
         digest = hashlib.blake2b(digest_size=16)
         for array in (self.series.values, self.series.ahead, self.series.times, self.starts):
-            digest.update(np.ascontiguousarray(array))
+            digest.update(array.tobytes())
         digest.update(repr(self.shape).encode())
         return digest.hexdigest()
 
@@ -195,7 +198,8 @@ def _unbroken(series: Series, shape: Shape) -> np.ndarray:
     """Positions at which a window can start without spanning a break."""
     run = np.cumsum(series.breaks)
     starts = np.arange(max(0, len(series) - shape.steps + 1))
-    return starts[run[starts] == run[starts + shape.steps - 1]]
+    result: np.ndarray = starts[run[starts] == run[starts + shape.steps - 1]]
+    return result
 
 
 def _belongs(series: Series, shape: Shape, starts: np.ndarray, code: int) -> np.ndarray:
@@ -204,7 +208,8 @@ def _belongs(series: Series, shape: Shape, starts: np.ndarray, code: int) -> np.
     present, end = starts + shape.context, starts + shape.steps
     in_split = own[end] - own[present] == shape.horizon
     allowed = _count(series.split <= code) if shape.reach_back else own
-    return in_split & (allowed[present] - allowed[starts] == shape.context)
+    result: np.ndarray = in_split & (allowed[present] - allowed[starts] == shape.context)
+    return result
 
 
 def _unusable(series: Series, shape: Shape, starts: np.ndarray, fills: bool) -> np.ndarray:
@@ -235,4 +240,5 @@ def _strided(starts: np.ndarray, stride: int) -> np.ndarray:
         return starts
     first = np.concatenate([[True], np.diff(starts) != 1])
     begin = starts[first][np.cumsum(first) - 1]
-    return starts[(starts - begin) % stride == 0]
+    result: np.ndarray = starts[(starts - begin) % stride == 0]
+    return result

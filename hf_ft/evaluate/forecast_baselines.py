@@ -56,7 +56,8 @@ def seasonal_naive(windows: Windows, season: int) -> tuple[np.ndarray, np.ndarra
         # Only what was known when the forecast was made.
         value[moment > present] = np.nan
         found = np.where(np.isnan(found), value, found)
-    return found, ~np.isnan(found).any(axis=(1, 2))
+    complete: Any = ~np.isnan(found).any(axis=(1, 2))
+    return found, complete
 
 
 def naive_error(series: Series, season: int) -> np.ndarray | None:

@@ -197,7 +197,7 @@ class ForecastMetrics:
         return {"per_horizon": per_horizon, "per_hour": per_hour}
 
 
-def _metric(name: str, sums: dict[str, np.ndarray], about: ForecastMetrics) -> np.ndarray:
+def _metric(name: str, sums: dict[str, np.ndarray], about: ForecastMetrics) -> Any:
     """One metric of each target [T] from sums over windows; NaN where it is undefined."""
     total = {key: array.sum(axis=0) for key, array in sums.items()}
     count = total["windows"] * about._steps
@@ -210,7 +210,10 @@ def _metric(name: str, sums: dict[str, np.ndarray], about: ForecastMetrics) -> n
         return total["squared"] / count / about.std**2
     undefined = np.full(len(about.targets), np.nan)
     if name == "mape":
-        return np.divide(total["relative"], total["counted"], out=undefined, where=total["counted"] > 0)
+        result: np.ndarray = np.divide(
+            total["relative"], total["counted"], out=undefined, where=total["counted"] > 0
+        )
+        return result
     variance = total["truth_squared"] / count - (total["truth"] / count) ** 2
     rest = total["squared"] / count
     if name == "explained_variance":

@@ -25,13 +25,13 @@ LONGEST_PATCH = 16
 class AutoModelForForecasting(_BaseAutoModelClass):
     """Models from `past_values` to `prediction_outputs`; transformers has no auto class for these."""
 
-    _model_mapping = _LazyAutoMapping(CONFIG_MAPPING_NAMES, FORECASTERS)
+    _model_mapping: Any = _LazyAutoMapping(CONFIG_MAPPING_NAMES, FORECASTERS)
 
 
 class AutoModelForTimeSeriesRegression(_BaseAutoModelClass):
     """Regression models of time series; transformers has the mapping, but no auto class for it."""
 
-    _model_mapping = MODEL_FOR_TIME_SERIES_REGRESSION_MAPPING
+    _model_mapping: Any = MODEL_FOR_TIME_SERIES_REGRESSION_MAPPING
 
 
 def load_series_model(

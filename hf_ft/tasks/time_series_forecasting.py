@@ -201,7 +201,8 @@ class TimeSeriesForecasting(Task):
     def forward(self, model: Any, batch: Batch) -> torch.Tensor:
         """Give the scaled forecasts of the targets, [B, horizon, T]."""
         outputs = model(past_values=batch["past_values"]).prediction_outputs
-        return outputs[..., : len(self.channels.target)]
+        result: torch.Tensor = outputs[..., : len(self.channels.target)]
+        return result
 
     def loss(self, model: Any, outputs: torch.Tensor, batch: Batch) -> torch.Tensor:
         """Mean over steps and targets of each row's scaled error, [B]."""

@@ -13,13 +13,14 @@ from hf_ft.data.scaler import Scaler
 from hf_ft.errors import DataError
 from hf_ft.evaluate.metrics import REGRESSION_DIRECTIONS
 from hf_ft.recipe.schema import Section
-from hf_ft.task import Batch, Evaluation, Figure, Inspection, Item, Metrics, Role, Row, Task
+from hf_ft.task import Batch, Evaluation, Figure, Inspection, Item, Role, Row, Task
 from hf_ft.tasks._pointwise import PointwiseLoss, row_losses
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from hf_ft.evaluate.metrics import RegressionMetrics
     from hf_ft.model.load import Loaded
     from hf_ft.recipe.schema import ModelSection
 
@@ -70,8 +71,6 @@ class TimeSeriesRegression(Task):
 
     def inspect(self, row: Row) -> Inspection:
         """Is the series of the common length and complete, and its target a number?"""
-        import numpy as np
-
         try:
             values = self._values(row)
             if "target" in row:
@@ -83,7 +82,7 @@ class TimeSeriesRegression(Task):
             return Inspection(
                 problem=f"row {row['id']}: {len(values)} steps of {values.shape[1]} channels, not {expected}"
             )
-        return Inspection(digest=hashlib.blake2b(np.ascontiguousarray(values), digest_size=16).hexdigest())
+        return Inspection(digest=hashlib.blake2b(values.tobytes(), digest_size=16).hexdigest())
 
     def _values(self, row: Row) -> np.ndarray:
         """Give the series of a row, float64 [steps, channels]."""
@@ -111,7 +110,8 @@ class TimeSeriesRegression(Task):
             )
         if np.isinf(values).any():
             raise DataError(f"row {row['id']}: a value is infinite")
-        return fill(values[None])[0]
+        result: np.ndarray = fill(values[None])[0]
+        return result
 
     def _target(self, row: Row) -> np.ndarray:
         """Give the targets of a row, float64 [T]."""
@@ -223,7 +223,7 @@ class TimeSeriesRegression(Task):
 
         return [np.atleast_1d(np.asarray(value, dtype=np.float64)) for value in rows.column("target")]
 
-    def metrics(self) -> Metrics:
+    def metrics(self) -> RegressionMetrics:
         """Errors in original units, by target."""
         from hf_ft.evaluate.metrics import RegressionMetrics
 
