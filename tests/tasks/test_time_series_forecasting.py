@@ -13,6 +13,7 @@ from series_tables import frame
 from hf_ft import Predictor, finetune
 from hf_ft.data.prepare import prepare
 from hf_ft.errors import DataError, ModelError
+from hf_ft.evaluate.loop import evaluate_rows
 from hf_ft.recipe.read import load_recipe
 from hf_ft.run import new_task
 
@@ -79,6 +80,7 @@ def test_a_whole_run(model, tmp_path):
     assert np.allclose(forecast["forecast"], predictions["forecast"].iloc[-1], atol=1e-4)
 
 
+@pytest.mark.slow
 def test_training_learns_the_wave(tmp_path):
     chosen = recipe(tmp_path, train={"num_train_epochs": 12}, config={"scaling": None})
     run = finetune(chosen, data=data(500))
@@ -164,17 +166,27 @@ def test_another_kind_of_model_is_refused(tmp_path):
 
 
 def test_a_checkpoint_is_read_and_its_context_length_is_a_must(tmp_path):
-    first = finetune(recipe(tmp_path), data=data())
-    section = {"name": str(first.folder / "model"), "from_scratch": False, "config": {}}
-    chosen = recipe(tmp_path, split={"validation": 0.25})
-    model = chosen.model.model_copy(update=section)
+    chosen = recipe(tmp_path)
     task, _ = ready(chosen, data())
-    loaded = task.load(model)
-    assert loaded.new == []
-    wrong = recipe(tmp_path, context_length=32)
-    task, _ = ready(wrong, data())
+    task.load(chosen.model).model.save_pretrained(tmp_path / "checkpoint")
+    section = chosen.model.model_copy(
+        update={"name": str(tmp_path / "checkpoint"), "from_scratch": False, "config": {}}
+    )
+    assert task.load(section).new == []
+    task, _ = ready(recipe(tmp_path, context_length=32), data())
     with pytest.raises(ModelError, match=r"pretrained on 24 steps .* set task.context_length: 24"):
-        task.load(wrong.model.model_copy(update=section))
+        task.load(section)
+
+
+def test_another_horizon_makes_a_new_head_and_nothing_else(tmp_path):
+    chosen = recipe(tmp_path)
+    task, _ = ready(chosen, data())
+    task.load(chosen.model).model.save_pretrained(tmp_path / "checkpoint")
+    section = chosen.model.model_copy(
+        update={"name": str(tmp_path / "checkpoint"), "from_scratch": False, "config": {}}
+    )
+    other, _ = ready(recipe(tmp_path, horizon=6), data())
+    assert set(other.load(section).new) == {"head.projection.weight", "head.projection.bias"}
 
 
 @pytest.mark.parametrize("kind", ["mse", "mae", "huber"])
@@ -197,8 +209,10 @@ def test_one_loss_a_row(kind, tmp_path):
 
 
 def test_the_loss_of_mse_is_the_scaled_mse(tmp_path):
-    run = finetune(recipe(tmp_path), data=data())
-    found = run.results["splits"]["validation"]["metrics"]
+    chosen = recipe(tmp_path)
+    task, prepared = ready(chosen, data())
+    network = task.load(chosen.model).model
+    found = evaluate_rows(task, network, prepared.encoded(task, "validation"), batch_size=13).metrics
     assert found["loss"] == pytest.approx(found["mse_scaled"], rel=1e-4)
 
 
