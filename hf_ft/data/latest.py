@@ -78,8 +78,7 @@ def _latest(series: Series, number: int, options: Any) -> dict[str, Any]:
     if len(broken):
         raise DataError(
             f"{name}: steps are missing before row {series.ids[start + 1 + broken[-1]]}, within the last "
-            f"{context} that "
-            "the model reads; fill them"
+            f"{context} that the model reads; fill them"
         )
     history = _complete(series.values[start:present], name, options)
     known = len(series.channels.known)
@@ -88,8 +87,7 @@ def _latest(series: Series, number: int, options: Any) -> dict[str, Any]:
         if high - present < horizon:
             raise DataError(
                 f"{name}: {listing(series.channels.known)} must be given for {horizon} steps after the last "
-                "target value, "
-                f"found {high - present}"
+                f"target value, found {high - present}"
             )
         times = series.times[present : present + horizon]
     future = calendar(times, series.channels.calendar, options.time_zone)

@@ -78,8 +78,7 @@ class Channels:
         if twice:
             raise DataError(
                 f"data.columns: {listing(twice)} plays several of the roles target, past and known; a "
-                "target's own "
-                "past is always seen, so name it as the target alone"
+                "target's own past is always seen, so name it as the target alone"
             )
         one = several("series_id")
         return cls(
@@ -274,9 +273,8 @@ def check_order(times: np.ndarray, series: np.ndarray, ids: Sequence[str], optio
         pairs = [f"{ids[order[row + 1]]} is earlier than {ids[order[row]]}" for row in back]
         raise DataError(
             f"{len(back)} rows are not in the order of time: {listing(pairs, 3)}. Is task.timestamp_format "
-            "right (day "
-            "or month first)? Is there a column for data.columns.series_id? Otherwise set task.unordered: "
-            "sort"
+            "right (day or month first)? Is there a column for data.columns.series_id? Otherwise set "
+            "task.unordered: sort"
         )
 
 
@@ -289,10 +287,8 @@ def _check_repeats(times: np.ndarray, series: np.ndarray, ids: Sequence[str], op
         ]
         raise DataError(
             f"{len(same)} timestamps occur twice in their series: {', '.join(pairs)}. Remove the repeated "
-            "rows; where "
-            "the table holds several series, name the column that tells them apart in "
-            "data.columns.series_id; where "
-            "it is an hour in autumn, set task.time_zone"
+            "rows; where the table holds several series, name the column that tells them apart in "
+            "data.columns.series_id; where it is an hour in autumn, set task.time_zone"
         )
 
 
@@ -348,8 +344,8 @@ def _find_gaps(
     if options.gaps == "error":
         raise DataError(
             f"{text}. Set task.gaps: split (no window spans one) or ignore (the rows as they stand); where "
-            "they are an "
-            "hour in spring, set task.time_zone; where most rows are not one step apart, set task.step"
+            "they are an hour in spring, set task.time_zone; where most rows are not one step apart, set "
+            "task.step"
         )
     return breaks, [f"{text} (task.gaps: {options.gaps})"]
 

@@ -75,8 +75,7 @@ def _numbers(column: Series, ids: Sequence[str], written: str | None) -> np.ndar
     if written not in EPOCHS:
         raise DataError(
             f"the timestamps are numbers ({column.iloc[0]} in row {ids[0]}); set task.timestamp_format: "
-            "unix_s or "
-            "unix_ms where they count seconds or milliseconds since 1970"
+            "unix_s or unix_ms where they count seconds or milliseconds since 1970"
         )
     result: np.ndarray = np.round(column.to_numpy(dtype=np.float64) * EPOCHS[written]).astype(np.int64)
     return result
@@ -102,9 +101,8 @@ def _texts(column: Series, ids: Sequence[str], written: str | None) -> Series:
         expected = f"the format {written!r}" if written else "ISO 8601 (2016-01-31 23:55)"
         raise DataError(
             f"{len(wrong)} of {len(column)} timestamps are not of {expected}: {column.iloc[wrong[0]]!r} in "
-            "row "
-            f"{ids[wrong[0]]}. Set task.timestamp_format, for instance '%d/%m/%Y %H:%M' where the day comes "
-            "first"
+            f"row {ids[wrong[0]]}. Set task.timestamp_format, for instance '%d/%m/%Y %H:%M' where the day "
+            "comes first"
         )
     return moments
 
@@ -119,19 +117,16 @@ def _localise(moments: Series, ids: Sequence[str], time_zone: str) -> np.ndarray
     if len(absent):
         raise DataError(
             f"task.time_zone: {len(absent)} rows have a time that {time_zone} skips when its clock goes "
-            "forward: "
-            f"{moments.iloc[absent[0]]} in row {ids[absent[0]]}. The data are in another zone, or in a clock "
-            "without "
-            "daylight saving: correct task.time_zone, or remove it"
+            f"forward: {moments.iloc[absent[0]]} in row {ids[absent[0]]}. The data are in another zone, or "
+            "in a clock without daylight saving: correct task.time_zone, or remove it"
         )
     try:
         known = moments.dt.tz_localize(time_zone, ambiguous="infer")
     except ValueError as error:
         raise DataError(
             f"task.time_zone: {len(twice)} rows lie in the hour that {time_zone} has twice, and their order "
-            "does not "
-            f"tell which: {moments.iloc[twice[0]]} in row {ids[twice[0]]}. Write the timestamps in UTC or "
-            "with an offset"
+            f"does not tell which: {moments.iloc[twice[0]]} in row {ids[twice[0]]}. Write the timestamps in "
+            "UTC or with an offset"
         ) from error
     return _nanoseconds(known.dt.tz_convert("UTC").dt.tz_localize(None))
 

@@ -186,8 +186,8 @@ def cut_windows(
         if not len(usable):
             raise DataError(
                 f"{split}: {int((series.split == code).sum())} rows give no window of {shape.context} + "
-                f"{shape.horizon} "
-                "steps (task.context_length + task.horizon); give the split more rows, or shorten the "
+                f"{shape.horizon} steps (task.context_length + task.horizon); give the split more rows, or "
+                "shorten the "
                 "windows" + (", or look at the missing values" if len(starts) else "")
             )
         found[split] = Windows(series, usable, shape, interpolate=missing == "interpolate")

@@ -87,8 +87,7 @@ class ForecastMetrics:
         if wrong:
             raise TrainError(
                 f"{wrong} of {len(predicted)} forecasts are not finite: the model has diverged, or its "
-                "weights are "
-                "broken; try a smaller train.learning_rate"
+                "weights are broken; try a smaller train.learning_rate"
             )
         return predicted, truth
 

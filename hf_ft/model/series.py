@@ -72,8 +72,7 @@ def load_series_model(
     if not section.from_scratch and found.context_length != context:
         raise ModelError(
             f"model.name: {section.name!r} was pretrained on {found.context_length} steps and cannot read "
-            f"{context}; "
-            f"set task.context_length: {found.context_length}"
+            f"{context}; set task.context_length: {found.context_length}"
         )
     defaults: dict[str, Any] = {}
     notes = []
@@ -94,8 +93,7 @@ def load_series_model(
     if mixed and section.config.get(key, value) != value:
         raise ModelError(
             f"model.config.{key}: {section.config[key]!r} keeps the channels apart, so the covariates would "
-            "never reach "
-            f"the targets; write {value!r}, or leave the key out"
+            f"never reach the targets; write {value!r}, or leave the key out"
         )
     if mixed and key not in section.config and section.from_scratch:
         defaults[key] = value
@@ -103,8 +101,7 @@ def load_series_model(
     if mixed and not section.from_scratch and getattr(found, key) != value:
         raise ModelError(
             f"model.name: {section.name!r} keeps its channels apart ({key}: {getattr(found, key)}), so the "
-            "covariates "
-            "would never reach the targets; leave them out, or take another checkpoint"
+            "covariates would never reach the targets; leave them out, or take another checkpoint"
         )
     decided = {
         "context_length": context,

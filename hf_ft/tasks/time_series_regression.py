@@ -105,8 +105,7 @@ class TimeSeriesRegression(Task):
         if holes.any() and (self.options.missing == "error" or holes.all(axis=0).any()):
             raise DataError(
                 f"row {row['id']}: {int(holes.sum())} of {values.size} values are missing (task.missing: "
-                "interpolate "
-                "fills them where a channel has any)"
+                "interpolate fills them where a channel has any)"
             )
         if np.isinf(values).any():
             raise DataError(f"row {row['id']}: a value is infinite")
