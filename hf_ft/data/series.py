@@ -13,7 +13,8 @@ import numpy as np
 from pydantic import Field
 
 from hf_ft.data.names import listing
-from hf_ft.data.timestamps import calendar, calendar_names, hours, parse_timestamps, wall_clock
+from hf_ft.data.steps import check_missing, check_order, check_repeats, find_gaps, find_step, rows_named
+from hf_ft.data.timestamps import calendar, calendar_names, hours, parse_timestamps
 from hf_ft.errors import DataError
 from hf_ft.recipe.schema import Section
 
@@ -190,10 +191,10 @@ def read_series(tables: Mapping[str, Table], options: SeriesOptions) -> Series:
     times, series, split, ids = times[order], series[order], split[order], [ids[row] for row in order]
     values = numbers(frame, channels.values, order, ids)
     known = numbers(frame, channels.known, order, ids)
-    _check_repeats(times, series, ids, options)
+    check_repeats(times, series, ids, options)
     step = find_step(times, series, options.step)
-    breaks, notes = _find_gaps(times, series, split, ids, step, options)
-    notes += _check_missing(np.hstack([values, known]), [*channels.values, *channels.known], ids, options)
+    breaks, notes = find_gaps(times, series, split, ids, step, options)
+    notes += check_missing(np.hstack([values, known]), [*channels.values, *channels.known], ids, options)
     return Series(
         channels,
         values,
@@ -232,7 +233,7 @@ def number_series(frame: DataFrame, column: str | None, ids: Sequence[str]) -> t
     codes, names = pandas.factorize(frame[column])
     missing = np.flatnonzero(codes < 0)
     if len(missing):
-        raise DataError(f"{len(missing)} rows have no {column!r}: {_rows(missing, ids)}")
+        raise DataError(f"{len(missing)} rows have no {column!r}: {rows_named(missing, ids)}")
     return codes.astype(np.int64), [str(name) for name in names]
 
 
@@ -257,128 +258,6 @@ def numbers(frame: DataFrame, columns: Sequence[str], order: np.ndarray, ids: Se
         row, column = endless[0]
         raise DataError(f"column {columns[column]!r}: row {ids[row]} is infinite ({len(endless)} values are)")
     return found
-
-
-def check_order(times: np.ndarray, series: np.ndarray, ids: Sequence[str], options: SeriesOptions) -> None:
-    """Refuse rows that are not in the order of time within their series, unless they shall be sorted.
-
-    Raises:
-        DataError: names the rows.
-    """
-    if options.unordered == "sort":
-        return
-    order = np.argsort(series, kind="stable")
-    back = np.flatnonzero((np.diff(times[order]) < 0) & (np.diff(series[order]) == 0))
-    if len(back):
-        pairs = [f"{ids[order[row + 1]]} is earlier than {ids[order[row]]}" for row in back]
-        raise DataError(
-            f"{len(back)} rows are not in the order of time: {listing(pairs, 3)}. Is task.timestamp_format "
-            "right (day or month first)? Is there a column for data.columns.series_id? Otherwise set "
-            "task.unordered: sort"
-        )
-
-
-def _check_repeats(times: np.ndarray, series: np.ndarray, ids: Sequence[str], options: SeriesOptions) -> None:
-    same = np.flatnonzero((np.diff(times) == 0) & (np.diff(series) == 0))
-    if len(same):
-        clock = wall_clock(times[same[:3]], options.time_zone)
-        pairs = [
-            f"{ids[row]} and {ids[row + 1]} ({when})" for row, when in zip(same.tolist(), clock, strict=False)
-        ]
-        raise DataError(
-            f"{len(same)} timestamps occur twice in their series: {', '.join(pairs)}. Remove the repeated "
-            "rows; where the table holds several series, name the column that tells them apart in "
-            "data.columns.series_id; where it is an hour in autumn, set task.time_zone"
-        )
-
-
-def find_step(times: np.ndarray, series: np.ndarray, written: str | None) -> int:
-    """Give the time between two rows in nanoseconds: as written, or the most frequent difference.
-
-    Raises:
-        DataError: it is not a time, or no series has two rows.
-    """
-    import pandas
-
-    if written is not None:
-        try:
-            step = int(pandas.Timedelta(written).value)
-        except ValueError as error:
-            raise DataError(
-                f"task.step: {written!r} is not a time such as 5min, 1h or 1D ({error})"
-            ) from error
-        if step <= 0:
-            raise DataError(f"task.step: expected a time above zero, found {written!r}")
-        return step
-    differences = np.diff(times)[np.diff(series) == 0]
-    if not len(differences):
-        raise DataError(
-            "no series has two rows, so there is no step from one to the next; is series_id right?"
-        )
-    steps, counts = np.unique(differences, return_counts=True)
-    return int(steps[counts.argmax()])
-
-
-def _find_gaps(
-    times: np.ndarray,
-    series: np.ndarray,
-    split: np.ndarray,
-    ids: Sequence[str],
-    step: int,
-    options: SeriesOptions,
-) -> tuple[np.ndarray, list[str]]:
-    """Tell where a row does not follow the one before it, and what to say about it."""
-    other = np.diff(series) != 0
-    jump = (np.diff(times) != step) & ~other
-    within = np.flatnonzero(jump & (np.diff(split) == 0))
-    breaks = np.concatenate([[True], other if options.gaps == "ignore" else other | jump])
-    if not len(within):
-        return breaks, []
-    clock = wall_clock(times[within[:3]], options.time_zone)
-    places = [
-        f"after {ids[row]} ({when}) {(times[row + 1] - times[row]) / step - 1:g} steps"
-        for row, when in zip(within.tolist(), clock, strict=False)
-    ]
-    more = ", ..." if len(within) > 3 else ""
-    text = f"{len(within)} gaps: {', '.join(places)}{more} of {spoken(step)} are missing"
-    if options.gaps == "error":
-        raise DataError(
-            f"{text}. Set task.gaps: split (no window spans one) or ignore (the rows as they stand); where "
-            "they are an hour in spring, set task.time_zone; where most rows are not one step apart, set "
-            "task.step"
-        )
-    return breaks, [f"{text} (task.gaps: {options.gaps})"]
-
-
-def _check_missing(
-    values: np.ndarray, columns: Sequence[str], ids: Sequence[str], options: SeriesOptions
-) -> list[str]:
-    lines = []
-    for position, name in enumerate(columns):
-        rows = np.flatnonzero(np.isnan(values[:, position]))
-        if len(rows) == len(values):
-            raise DataError(f"column {name!r}: no row has a value")
-        if len(rows):
-            shown = _rows(rows, ids, 3)
-            lines.append(f"column {name!r}: {len(rows)} of {len(values)} values are missing: {shown}")
-    if lines and options.missing == "error":
-        raise DataError(
-            "\n".join(lines)
-            + "\nSet task.missing: drop_windows (leave out windows that hold one) or interpolate "
-            "(fill a history from itself; windows without their target values are left out)"
-        )
-    return [f"{line} (task.missing: {options.missing})" for line in lines]
-
-
-def _rows(positions: np.ndarray, ids: Sequence[str], limit: int = 5) -> str:
-    return listing([ids[int(position)] for position in positions], limit)
-
-
-def spoken(step: int) -> str:
-    """Write a time as hours, minutes and seconds, after days where there are any."""
-    import pandas
-
-    return str(pandas.Timedelta(step, unit="ns")).removeprefix("0 days ")
 
 
 def fill(history: np.ndarray) -> np.ndarray:

@@ -99,7 +99,7 @@ class TimeSeriesForecasting(Task):
 
     def notes(self, rows: Mapping[str, Windows]) -> list[str]:
         """Gaps, missing values and windows that were left out; the step and the season."""
-        from hf_ft.data.series import spoken
+        from hf_ft.data.steps import spoken
 
         series = rows["train"].series
         kinds = [
