@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from hf_ft.recipe.schema import Recipe
     from hf_ft.task import Task
 
+
 @dataclass
 class Run:
     """A finished and verified run.
@@ -53,19 +54,25 @@ class Run:
 
 
 def finetune(
-    recipe: Recipe | str | Path | dict[str, Any], *, data: Any = None, callbacks: Sequence[Any] = (), resume: str = "auto"
+    recipe: Recipe | str | Path | dict[str, Any],
+    *,
+    data: Any = None,
+    callbacks: Sequence[Any] = (),
+    resume: str = "auto",
 ) -> Run:
     """Fine-tune, evaluate, save and verify one model.
 
     Args:
         recipe: a path, a dict, or a Recipe.
-        data: rows in memory in place of `data.source`: a Dataset, DatasetDict, pandas DataFrame, or list of dicts.
+        data: rows in memory in place of `data.source`: a Dataset, DatasetDict, pandas DataFrame, or list of
+            dicts.
         callbacks: further callbacks of the Hugging Face Trainer.
-        resume: `auto` goes on with an unfinished run of the same recipe; `never` starts anew; `must` only goes on.
+        resume: `auto` goes on with an unfinished run of the same recipe; `never` starts anew; `must` only
+            goes on.
 
     Raises:
-        HfFtError: the run stopped; the message says what was found and what to change. A VerifyError means that it
-            finished, and that its result cannot be trusted.
+        HfFtError: the run stopped; the message says what was found and what to change. A VerifyError means
+            that it finished, and that its result cannot be trusted.
     """
     recipe = load_recipe(recipe)
 
@@ -112,7 +119,7 @@ def finetune(
     self_test = check_loss_division(tuner)
     story.lines([self_test, probe_step(tuner)])
     before = frozen.frozen_fingerprint()
-    tuner.train(resume_from_checkpoint=run_folder.checkpoint and str(run_folder.checkpoint))
+    tuner.train(resume_from_checkpoint=str(run_folder.checkpoint) if run_folder.checkpoint else None)
 
     story.room("evaluate")
     model = tuner.finished_model()
@@ -151,7 +158,7 @@ def finetune(
 
 
 def check(recipe: Recipe | str | Path | dict[str, Any], *, data: Any = None) -> Findings:
-    """Look before training: read, split and audit the data, load the model, run one step forward and backward.
+    """Look before training: audit the data, load the model, run one step forward and backward.
 
     Args:
         recipe: a path, a dict, or a Recipe.

@@ -1,21 +1,25 @@
 """The contract between a task and the engine, and how a task is found by name.
 
-A task is one file in `hf_ft/tasks/`, named after its Hub pipeline tag. The engine (freezing, losses, evaluation,
-intervals, checkpoints, verification, report, prediction) knows a task only through this class, so whatever the engine
-offers works on every task, and a task of a user's own (`my_package.my_module:MyTask`) is as good as a built-in one.
+A task is one file in `hf_ft/tasks/`, named after its Hub pipeline tag. The engine (freezing, losses,
+evaluation,
+intervals, checkpoints, verification, report, prediction) knows a task only through this class, so whatever
+the engine
+offers works on every task, and a task of a user's own (`my_package.my_module:MyTask`) is as good as a
+built-in one.
 
-Words used below. A *row* is one raw example: a dict from role (`image`, `label`) to value, with its `id`. An *item* is
-what `encode` makes of a row. A *batch* is a dict of tensors whose first dimension is B rows. A *result* is the small
-CPU value that `predict` leaves of a row, a *reference* the value it is compared with.
+Words used below. A *row* is one raw example: a dict from role (`image`, `label`) to value, with its `id`. An
+*item* is
+what `encode` makes of a row. A *batch* is a dict of tensors whose first dimension is B rows. A *result* is
+the small CPU value that `predict` leaves of a row, a *reference* the value it is compared with.
 """
 
 from __future__ import annotations
 
 import difflib
 import importlib
-import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 from hf_ft.errors import RecipeError
@@ -33,7 +37,8 @@ Row = dict[str, Any]
 Item = dict[str, Any]
 Batch = dict[str, Any]
 
-# Keys that the engine adds to every batch and never hands to the model: the row's index in its split [B], and whether
+# Keys that the engine adds to every batch and never hands to the model: the row's index in its split [B],
+# and whether
 # the row counts [B] (False where a row only fills up the last batch of a process).
 ENGINE_KEYS = ("row", "real")
 
@@ -82,7 +87,7 @@ class Metrics(Protocol):
         """Give every metric over all rows seen: floats, and tables (lists of dicts) for the report."""
 
     def value(self, name: str, rows: np.ndarray | None = None) -> float:
-        """Give one metric over a selection of the rows seen (indices, repeats allowed): what the bootstrap needs."""
+        """Give one metric over a selection of the rows seen (indices, repeats allowed), for the bootstrap."""
 
 
 @dataclass
@@ -126,11 +131,13 @@ class Task:
     name: ClassVar[str]
     # One line for `hf-ft recipes` and `hf-ft init`.
     summary: ClassVar[str]
-    # What builds the model: a class of transformers (`AutoModelForImageClassification`) or `package.module:Class`.
+    # What builds the model: a class of transformers (`AutoModelForImageClassification`) or
+    # `package.module:Class`.
     auto_class: ClassVar[str]
     # role name -> Role, inputs first.
     roles: ClassVar[Mapping[str, Role]]
-    # The metric that picks the best checkpoint by default, and the direction of every metric the task computes.
+    # The metric that picks the best checkpoint by default, and the direction of every metric the task
+    # computes.
     main_metric: str
     greater_is_better: ClassVar[Mapping[str, bool]]
     # Metrics shown beside the main one.
@@ -141,7 +148,8 @@ class Task:
     example_input: ClassVar[Any] = "input"
     # Batch keys that are for the loss and not for the model.
     targets: ClassVar[tuple[str, ...]] = ("labels",)
-    # The role whose classes stratify the splits and are counted by the audit; None where there are no classes.
+    # The role whose classes stratify the splits and are counted by the audit; None where there are no
+    # classes.
     class_role: str | None = None
     # The task's own recipe keys: inside `task:`, and the sections `augment:` and `loss:`.
     Options: ClassVar[type[Section]] = Empty
@@ -165,7 +173,7 @@ class Task:
     # Data
 
     def times(self, table: Table) -> np.ndarray | None:
-        """Give the moment of each row where rows are steps in time, so that splits are cut by time; None elsewhere."""
+        """Give the moment of each row where rows are steps in time and splits are cut by it, else None."""
         return None
 
     def examples(self, splits: dict[str, Table]) -> dict[str, Any]:
@@ -183,10 +191,10 @@ class Task:
         """Learn labels, scalers and thresholds from the training rows alone."""
 
     def check(self, split: str, rows: Any) -> None:
-        """Refuse rows of another split that do not fit what was learned (an unknown class, a missing channel)."""
+        """Refuse rows of another split that do not fit what was learned (an unknown class)."""
 
     def state(self) -> dict[str, Any]:
-        """What `fit` learned, as JSON: saved as task.json beside the model, so prediction needs nothing else."""
+        """What `fit` learned, as JSON: saved as task.json beside the model, all that prediction needs."""
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -211,7 +219,8 @@ class Task:
 
         Args:
             rows: raw rows.
-            rngs: one generator a row, seeded by (seed, epoch, row), for random augmentation; None: no randomness.
+            rngs: one generator a row, seeded by (seed, epoch, row), for random augmentation; None: no
+                randomness.
         """
         raise NotImplementedError
 
@@ -222,7 +231,8 @@ class Task:
     def lengths(self, rows: Any) -> list[int] | None:
         """Give the length of each row (tokens, steps), or None where all are of one length.
 
-        Training puts rows of like length into one batch, and evaluation goes from the longest to the shortest.
+        Training puts rows of like length into one batch, and evaluation goes from the longest to the
+        shortest.
         """
         return None
 
@@ -249,18 +259,20 @@ class Task:
         raise NotImplementedError
 
     def forward(self, model: Any, batch: Batch) -> Any:
-        """Call the model on a batch; the targets stay out, so that no model guesses its own loss from them."""
-        return model(**{key: value for key, value in batch.items() if key not in (*self.targets, *ENGINE_KEYS)})
+        """Call the model on a batch without its targets, so that no model guesses its own loss."""
+        return model(
+            **{key: value for key, value in batch.items() if key not in (*self.targets, *ENGINE_KEYS)}
+        )
 
     def loss(self, model: Any, outputs: Any, batch: Batch) -> torch.Tensor:
-        """Give the loss of each row, float [B], *summed* over what the row counts (tokens, boxes) and weighted."""
+        """Give the loss of each row, float [B], *summed* over what it counts (tokens, boxes) and weighted."""
         raise NotImplementedError
 
     def count(self, batch: Batch) -> torch.Tensor:
         """Give what each row counts in the mean, float [B]: 1, its class weight, its tokens, its boxes.
 
-        The engine's loss is sum(loss) / sum(count) over the whole global batch, whatever the number of processes and
-        accumulation steps. Must not depend on the model.
+        The engine's loss is sum(loss) / sum(count) over the whole global batch, whatever the number of
+        processes and accumulation steps. Must not depend on the model.
         """
         import torch
 
@@ -273,10 +285,11 @@ class Task:
     # Evaluation
 
     def calibrate(self, validation: Evaluation) -> list[str]:
-        """Choose on the validation rows what turns scores into answers (thresholds); called once, after training.
+        """Choose on the validation rows what turns scores into answers; called once, after training.
 
         Returns:
-            What was chosen, one line each; empty where nothing was, and the figures of validation stand as they are.
+            What was chosen, one line each; empty where nothing was, and the figures of validation stand as
+            they are.
         """
         return []
 
@@ -289,7 +302,7 @@ class Task:
         raise NotImplementedError
 
     def baseline(self, train: Any, rows: Any) -> dict[str, float]:
-        """Give the metrics of a trivial answer (majority class, last value), fitted on train, on these rows."""
+        """Give the metrics of a trivial answer (majority class, last value), fitted on train."""
         return {}
 
     def decode(self, result: Any) -> dict[str, Any]:
@@ -298,10 +311,13 @@ class Task:
 
     def describe(self, result: Any) -> str:
         """Give a result as one short line, for the list of worst rows."""
-        return ", ".join(f"{value:.3g}" if isinstance(value, float) else str(value) for value in self.decode(result).values())
+        return ", ".join(
+            f"{value:.3g}" if isinstance(value, float) else str(value)
+            for value in self.decode(result).values()
+        )
 
     def thumbnail(self, row: Row) -> str | None:
-        """Give a row as a small picture, a `data:image/...` address, or None where there is nothing to see."""
+        """Give a row as a small picture, a `data:image/...` address, or None where nothing is to be seen."""
         return None
 
     def decode_reference(self, reference: Any) -> Any:
@@ -325,13 +341,8 @@ class Task:
 
 def list_tasks() -> list[str]:
     """Names of the built-in tasks, from the files that are there."""
-    import hf_ft.tasks
-
-    return sorted(
-        module.name.replace("_", "-")
-        for module in pkgutil.iter_modules(hf_ft.tasks.__path__)
-        if not module.name.startswith("_")
-    )
+    files = (Path(__file__).parent / "tasks").glob("[a-z]*.py")
+    return sorted(file.stem.replace("_", "-") for file in files)
 
 
 def get_task(name: str) -> type[Task]:
@@ -345,7 +356,9 @@ def get_task(name: str) -> type[Task]:
         try:
             found = getattr(importlib.import_module(module_name), attribute)
         except (ImportError, AttributeError) as error:
-            raise RecipeError(f"task: cannot import {name!r} ({error}); expected package.module:Class") from error
+            raise RecipeError(
+                f"task: cannot import {name!r} ({error}); expected package.module:Class"
+            ) from error
         if not (isinstance(found, type) and issubclass(found, Task)):
             raise RecipeError(f"task: {name!r} is {found!r}, not a subclass of hf_ft.Task")
         return found

@@ -34,7 +34,9 @@ if TYPE_CHECKING:
 TOLERANCE = 1e-4
 MOST_ROWS = 256
 # Variables of the launcher: a process that inherits them would wait for peers that never come.
-LAUNCHER = re.compile(r"^(ACCELERATE_|FSDP_|TORCHELASTIC_|GROUP_|ROLE_|LOCAL_|MASTER_|RANK$|WORLD_SIZE$|OMP_NUM_THREADS$)")
+LAUNCHER = re.compile(
+    r"^(ACCELERATE_|FSDP_|TORCHELASTIC_|GROUP_|ROLE_|LOCAL_|MASTER_|RANK$|WORLD_SIZE$|OMP_NUM_THREADS$)"
+)
 PICKLE_NAMES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"}
 SECRETS = {
     "Hugging Face token": rb"\bhf_[A-Za-z0-9]{30,}",
@@ -93,7 +95,9 @@ def gate(
     checks = {
         "reload": lambda: check_reload(task, folder / "model", sample, final, metric),
         "frozen": lambda: check_frozen(frozen_before, frozen.frozen_fingerprint(), len(frozen.frozen)),
-        "counted": lambda: check_counted(evaluations.values(), {name: part.ids for name, part in data.rows.items()}),
+        "counted": lambda: check_counted(
+            evaluations.values(), {name: part.ids for name, part in data.rows.items()}
+        ),
         "loss": lambda: check_loss(self_test.passed, str(self_test)),
         "labels": lambda: check_labels(task.labels(), folder),
         "contents": lambda: check_contents(folder),
@@ -125,7 +129,9 @@ def run_checks(checks: Mapping[str, Callable[[], str]], folder: Path) -> list[It
     return items
 
 
-def check_reload(task: Task, model_folder: Path, rows: Sequence[Row], evaluation: Evaluation, metric: str) -> str:
+def check_reload(
+    task: Task, model_folder: Path, rows: Sequence[Row], evaluation: Evaluation, metric: str
+) -> str:
     """(a) Load the saved folder in a fresh process and predict raw rows; compare outputs and metric.
 
     Args:
@@ -142,17 +148,23 @@ def check_reload(task: Task, model_folder: Path, rows: Sequence[Row], evaluation
     targets = {role for role, about in task.roles.items() if about.target}
     inputs = [{key: value for key, value in row.items() if key not in targets} for row in rows]
     fresh = predict_in_fresh_process(model_folder, inputs)
-    worst = max(task.difference(evaluation.results[i], result) for i, result in zip(picked, fresh, strict=True))
+    worst = max(
+        task.difference(evaluation.results[i], result) for i, result in zip(picked, fresh, strict=True)
+    )
     if not worst <= TOLERANCE:
-        raise VerifyError(f"{model_folder} gives other outputs than the trained model: they differ by {worst:.2e}")
+        raise VerifyError(
+            f"{model_folder} gives other outputs than the trained model: they differ by {worst:.2e}"
+        )
     live, saved = task.metrics(), task.metrics()
     references = [evaluation.references[i] for i in picked]
     live.update([evaluation.results[i] for i in picked], references)
     saved.update(fresh, references)
     before, after = live.value(metric), saved.value(metric)
     if not (np.isclose(before, after, atol=TOLERANCE) or (np.isnan(before) and np.isnan(after))):
-        raise VerifyError(f"{model_folder} gives {metric} {after:.6f} on {len(rows)} rows, the trained model {before:.6f}")
-    return f"{len(rows)} rows in a fresh process: largest difference {worst:.1e}, {metric} {after:.4f} on both sides"
+        raise VerifyError(
+            f"{model_folder} gives {metric} {after:.6f} on {len(rows)} rows, the trained model {before:.6f}"
+        )
+    return f"{len(rows)} rows, fresh process: differ by {worst:.1e} at most, {metric} {after:.4f} on both"
 
 
 def predict_in_fresh_process(model_folder: Path, rows: Sequence[Row]) -> list[Any]:
@@ -184,7 +196,9 @@ def check_counted(evaluations: Iterable[Evaluation], expected: Mapping[str, Sequ
         if Counter(evaluation.ids) != Counter(expected[evaluation.split]) or len(evaluation.results) != len(
             evaluation.ids
         ):
-            raise VerifyError(f"{evaluation.split}: the evaluated rows are not the rows of the split, each once")
+            raise VerifyError(
+                f"{evaluation.split}: the evaluated rows are not the rows of the split, each once"
+            )
         counted.append(f"{evaluation.split}: {len(evaluation.ids)} rows once each")
     return ", ".join(counted)
 
@@ -217,7 +231,7 @@ def check_labels(labels: list[str] | None, run_folder: Path) -> str:
 
 
 def check_contents(run_folder: Path) -> str:
-    """(f) Look for pickles and secrets in model/, adapter/ and checkpoints/, and in everything that is text."""
+    """(f) Look for pickles and secrets in everything that the run keeps."""
     secrets = dict(SECRETS)
     for variable, value in os.environ.items():
         if SECRET_VARIABLES.search(variable) and len(value) >= 8:
@@ -225,7 +239,9 @@ def check_contents(run_folder: Path) -> str:
     files = [path for path in run_folder.rglob("*") if path.is_file()]
     for path in files:
         if path.suffix in PICKLE_NAMES or path.name == "training_args.bin" or _is_pickle(path):
-            raise VerifyError(f"{path.relative_to(run_folder)} is a pickle; loading it could run anybody's code")
+            raise VerifyError(
+                f"{path.relative_to(run_folder)} is a pickle; loading it could run anybody's code"
+            )
         if path.suffix in {".safetensors", ".parquet", ".png"}:
             continue
         content = path.read_bytes()
@@ -250,7 +266,10 @@ def check_provenance(run_folder: Path) -> str:
         load_recipe(run_folder / "recipe.yaml")
     except (HfFtError, OSError) as error:
         raise VerifyError(f"recipe.yaml cannot be run again: {error}") from error
-    for name, keys in {"environment.json": ("packages", "python"), "data.json": ("fingerprints", "sizes")}.items():
+    for name, keys in {
+        "environment.json": ("packages", "python"),
+        "data.json": ("fingerprints", "sizes"),
+    }.items():
         path = run_folder / name
         found = json.loads(path.read_text()) if path.exists() else {}
         missing = [key for key in keys if not found.get(key)]

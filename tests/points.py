@@ -1,4 +1,4 @@
-"""A task of a user's own, complete and small: points in the plane, two classes. The engine knows nothing of it."""
+"""A task of a user's own, complete and small: points in the plane, two classes."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
+from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
+
 from hf_ft.data.labels import LabelMap
 from hf_ft.evaluate.metrics import CLASSIFICATION_DIRECTIONS, ClassificationMetrics
 from hf_ft.model.load import load_model
 from hf_ft.recipe.schema import Section
 from hf_ft.task import Inspection, Role, Task
-from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
 
 
 class PointConfig(PretrainedConfig):
@@ -144,7 +145,9 @@ class Points(Task):
 def rows(count: int = 75) -> list[dict[str, Any]]:
     """Points on two sides of a curve, the same at every call."""
     points = np.random.default_rng(0).normal(size=(count, 2)).round(4)
-    return [{"point": [float(x), float(y)], "label": "above" if y > x * x - 0.5 else "below"} for x, y in points]
+    return [
+        {"point": [float(x), float(y)], "label": "above" if y > x * x - 0.5 else "below"} for x, y in points
+    ]
 
 
 def saved(folder: Any) -> str:

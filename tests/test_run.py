@@ -7,9 +7,10 @@ import sys
 import points
 import pytest
 import tiny
+from PIL import Image, ImageDraw
+
 from hf_ft import Predictor, check, finetune
 from hf_ft.errors import DataError, RecipeError, VerifyError
-from PIL import Image, ImageDraw
 
 
 def draw_signs(folder, per_class=12, names=("stop", "yield", "停")):
@@ -54,7 +55,9 @@ def recipe(signs, vit, folder, **sections):
 
 @pytest.fixture(scope="module")
 def run(signs, vit, tmp_path_factory):
-    return finetune(recipe(signs, vit, tmp_path_factory.mktemp("runs"), augment={"policy": "light", "mixup": 0.2}))
+    return finetune(
+        recipe(signs, vit, tmp_path_factory.mktemp("runs"), augment={"policy": "light", "mixup": 0.2})
+    )
 
 
 def test_a_run_leaves_everything_a_user_needs(run):
@@ -110,7 +113,9 @@ def test_two_runs_have_the_same_head(run, signs, vit, tmp_path):
     assert other.results["headline"] == run.results["headline"]
 
 
-@pytest.mark.parametrize("strategy", [{"strategy": "head"}, {"strategy": "last", "n": 1}, {"strategy": "lora", "r": 4}])
+@pytest.mark.parametrize(
+    "strategy", [{"strategy": "head"}, {"strategy": "last", "n": 1}, {"strategy": "lora", "r": 4}]
+)
 def test_every_strategy_goes_through_the_gate(signs, vit, tmp_path, strategy):
     done = finetune(recipe(signs, vit, tmp_path, freeze=strategy))
     items = {item["name"]: item for item in json.loads((done.folder / "verify.json").read_text())}
@@ -125,8 +130,9 @@ def test_a_resnet_under_lora_is_saved_with_its_statistics(signs, tmp_path):
 
 
 def test_sabotage_of_the_saved_model_fails_the_gate(signs, vit, tmp_path, monkeypatch):
-    from hf_ft.model import save
     from safetensors.torch import load_file, save_file
+
+    from hf_ft.model import save
 
     honest = save.save_model
 
@@ -137,7 +143,7 @@ def test_sabotage_of_the_saved_model_fails_the_gate(signs, vit, tmp_path, monkey
         save_file({name: t * 1.01 for name, t in tensors.items()}, path, metadata={"format": "pt"})
 
     monkeypatch.setattr(save, "save_model", sabotaged)
-    with pytest.raises(VerifyError, match="reload: .* gives other outputs than the trained model"):
+    with pytest.raises(VerifyError, match=r"reload: .* gives other outputs than the trained model"):
         finetune(recipe(signs, vit, tmp_path))
 
 
@@ -179,24 +185,28 @@ def test_an_unfinished_run_of_another_recipe_is_not_continued(signs, vit, tmp_pa
     """tf#22580."""
     from hf_ft.train.trainer import FineTuner
 
-    monkeypatch.setattr(FineTuner, "_finalize_training", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt))
+    monkeypatch.setattr(
+        FineTuner, "_finalize_training", lambda *given: (_ for _ in ()).throw(KeyboardInterrupt)
+    )
     with pytest.raises(KeyboardInterrupt):
         finetune(recipe(signs, vit, tmp_path))
     monkeypatch.undo()
     changed = recipe(signs, vit, tmp_path)
     changed["train"] = {**changed["train"], "learning_rate": 0.5}
-    with pytest.raises(RecipeError, match=r"train.learning_rate: None then, 0.5 now"):
+    with pytest.raises(RecipeError, match=r"train\.learning_rate: None then, 0\.5 now"):
         finetune(changed)
     done = finetune(recipe(signs, vit, tmp_path))
     assert done.folder == tmp_path / "run"
 
 
 def test_a_run_in_memory(vit, signs, tmp_path):
-    rows = [
-        {"img": Image.open(path), "kind": path.parent.name} for path in sorted(signs.rglob("*.png"))
-    ]
+    rows = [{"img": Image.open(path), "kind": path.parent.name} for path in sorted(signs.rglob("*.png"))]
     given = recipe(signs, vit, tmp_path)
-    given["data"] = {"source": "memory", "columns": {"image": "img", "label": "kind"}, "split": {"validation": 9}}
+    given["data"] = {
+        "source": "memory",
+        "columns": {"image": "img", "label": "kind"},
+        "split": {"validation": 9},
+    }
     done = finetune(given, data=rows)
     assert done.results["headline"]["split"] == "validation"
 
@@ -221,7 +231,9 @@ def test_two_processes_give_what_one_gives(signs, vit, tmp_path):
         done = subprocess.run([*launch, str(path)], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr[-3000:]
         log = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
-        results.append([line.get("loss", line.get("eval_loss")) for line in log if "loss" in line or "eval_loss" in line])
+        results.append(
+            [line.get("loss", line.get("eval_loss")) for line in log if "loss" in line or "eval_loss" in line]
+        )
         from safetensors.torch import load_file
 
         weights.append(load_file(tmp_path / name / "model" / "model.safetensors"))

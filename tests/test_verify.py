@@ -4,6 +4,7 @@ import json
 import pickle
 
 import pytest
+
 from hf_ft.errors import VerifyError
 from hf_ft.task import Evaluation
 from hf_ft.verify import check_contents, check_counted, check_frozen, check_labels, check_loss, run_checks
@@ -13,7 +14,9 @@ from hf_ft.verify import check_contents, check_counted, check_frozen, check_labe
 def folder(tmp_path):
     model = tmp_path / "model"
     model.mkdir()
-    (model / "config.json").write_text(json.dumps({"model_type": "vit", "id2label": {"0": "cat", "1": "dog"}}))
+    (model / "config.json").write_text(
+        json.dumps({"model_type": "vit", "id2label": {"0": "cat", "1": "dog"}})
+    )
     (model / "task.json").write_text(json.dumps({"state": {"labels": ["cat", "dog"]}}))
     (tmp_path / "data.json").write_text(json.dumps({"labels": ["cat", "dog"]}))
     return tmp_path
@@ -50,7 +53,9 @@ def test_rows_missed_or_counted_twice_are_caught(ids):
     assert "3 rows" in check_counted([evaluation("abc")], {"test": list("abc")})
 
 
-@pytest.mark.parametrize("name", ["training_args.bin", "optimizer.pt", "rng_state.pth", "innocent.safetensors"])
+@pytest.mark.parametrize(
+    "name", ["training_args.bin", "optimizer.pt", "rng_state.pth", "innocent.safetensors"]
+)
 def test_a_pickle_is_caught_by_name_or_by_content(folder, name):
     """tf PR#43140 (CVE-2026-1839)."""
     (folder / "model" / name).write_bytes(pickle.dumps({"a": 1}))
@@ -87,4 +92,8 @@ def test_every_item_is_written_and_every_failure_is_named(tmp_path):
     with pytest.raises(VerifyError, match="two: broken"):
         run_checks({"one": lambda: "fine", "two": fails, "three": lambda: "fine too"}, tmp_path)
     items = json.loads((tmp_path / "verify.json").read_text())
-    assert [(item["name"], item["passed"]) for item in items] == [("one", True), ("two", False), ("three", True)]
+    assert [(item["name"], item["passed"]) for item in items] == [
+        ("one", True),
+        ("two", False),
+        ("three", True),
+    ]

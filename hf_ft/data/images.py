@@ -184,7 +184,8 @@ def augmentation(
     Args:
         policy: `none`; `light`: small rotations, shifts and scales, and changes of colour; `randaugment`:
             Cubuk et al., "RandAugment", 2020; `trivialaugment`: Müller and Hutter, "TrivialAugment", 2021.
-        flip: `none`, `horizontal` or `both`; none by default, because arrows, digits and organs change meaning.
+        flip: `none`, `horizontal` or `both`; none by default, because arrows, digits and organs change
+            meaning.
         crop: smallest share of the area that a random crop keeps, in (0, 1]; 1: no crop.
         magnitude: strength of randaugment, 0 to 30.
         operations: number of operations of randaugment.

@@ -1,4 +1,4 @@
-"""From the recipe's `data:` to rows that a model can be trained on: read, split, learn the labels, check everything."""
+"""From the recipe's `data:` to rows that can be trained on: read, split, learn labels, audit."""
 
 from __future__ import annotations
 
@@ -57,7 +57,8 @@ def prepare(recipe: Recipe, task: Task, *, data: Any = None, cache: Path | None 
     Args:
         recipe: the resolved recipe.
         task: a fresh task; fitted here.
-        data: rows in memory in place of `data.source`: a Dataset, DatasetDict, pandas DataFrame, or list of dicts.
+        data: rows in memory in place of `data.source`: a Dataset, DatasetDict, pandas DataFrame, or list of
+            dicts.
         cache: where findings of earlier audits are kept; default: the user's cache.
 
     Raises:
@@ -76,7 +77,9 @@ def prepare(recipe: Recipe, task: Task, *, data: Any = None, cache: Path | None 
     findings = audit(task, rows, recipe.data.on_bad, cache or cache_folder() / "audit")
     for split, positions in findings.skip.items():
         left_out = set(positions)
-        rows[split] = rows[split].select([index for index in range(len(rows[split])) if index not in left_out])
+        rows[split] = rows[split].select(
+            [index for index in range(len(rows[split])) if index not in left_out]
+        )
     info = {
         **splits.info,
         "sizes": {split: len(part) for split, part in rows.items()},

@@ -10,11 +10,13 @@ from torch.utils.data import Sampler
 
 from hf_ft.errors import DataError
 
-# (epoch, row, real): the epoch travels with the index, so that augmentation can be seeded by it in any worker process;
+# (epoch, row, real): the epoch travels with the index, so that augmentation can be seeded by it in any
+# worker process;
 # a row that is not real only keeps the processes in step and weighs nothing.
 Index = tuple[int, int, bool]
 
-# Global batches that are sorted by length together: enough that rows of a batch are of like length, few enough that
+# Global batches that are sorted by length together: enough that rows of a batch are of like length, few
+# enough that
 # the order stays random.
 LENGTH_CHUNK = 50
 
@@ -22,8 +24,10 @@ LENGTH_CHUNK = 50
 class GlobalBatchSampler(Sampler[list[Index]]):
     """Cut a seeded order of the rows into global batches, and each of them into equal shares.
 
-    A global batch is the same set of rows for any number of processes and accumulation steps; only its division into
-    micro-batches differs. Accelerate's own sharding is not used because it repeats rows to fill the last batch.
+    A global batch is the same set of rows for any number of processes and accumulation steps; only its
+    division into
+    micro-batches differs. Accelerate's own sharding is not used because it repeats rows to fill the last
+    batch.
 
     Args:
         rows: number of training rows.
@@ -33,7 +37,8 @@ class GlobalBatchSampler(Sampler[list[Index]]):
         rank: this process.
         seed: with the epoch, decides the order.
         weights: probability of each row [rows] to be drawn, with replacement; None: every row once an epoch.
-        lengths: length of each row [rows] (tokens, steps): rows of like length then share a global batch, which saves
+        lengths: length of each row [rows] (tokens, steps): rows of like length then share a global batch,
+            which saves
             padding. The batches keep their size and come in random order; None: rows are not sorted.
         drop_last: leave out the last global batch where it is not full.
     """
@@ -76,14 +81,16 @@ class GlobalBatchSampler(Sampler[list[Index]]):
         return order if self.lengths is None else self._by_length(order, self.lengths, rng)
 
     def _by_length(self, order: np.ndarray, lengths: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Sort within chunks of global batches, then shuffle the batches; a last batch that is not full stays last."""
+        """Sort within chunks of global batches and shuffle the batches; one that is not full stays last."""
         full = self.rows // self.global_batch_size * self.global_batch_size
         chunk = LENGTH_CHUNK * self.global_batch_size
         parts = [order[start : min(start + chunk, full)] for start in range(0, full, chunk)]
         batches = [
             batch
             for part in parts
-            for batch in np.split(part[np.argsort(lengths[part], kind="stable")], len(part) // self.global_batch_size)
+            for batch in np.split(
+                part[np.argsort(lengths[part], kind="stable")], len(part) // self.global_batch_size
+            )
         ]
         shuffled = [batches[index] for index in rng.permutation(len(batches))]
         return np.concatenate([*shuffled, order[full:]])
@@ -111,15 +118,23 @@ class EvalBatchSampler(Sampler[list[Index]]):
         batch_size: rows per batch and process.
         processes: number of processes.
         rank: this process.
-        lengths: length of each row [rows]: the longest rows then come first, so that padding is little and memory is
-            found wanting at once; None: in the order of the split.
+        lengths: length of each row [rows]: the longest rows then come first, so that padding is little and
+            memory is found wanting at once; None: in the order of the split.
     """
 
     def __init__(
-        self, rows: int, *, batch_size: int, processes: int = 1, rank: int = 0, lengths: Sequence[int] | None = None
+        self,
+        rows: int,
+        *,
+        batch_size: int,
+        processes: int = 1,
+        rank: int = 0,
+        lengths: Sequence[int] | None = None,
     ):
         self.rows, self.batch_size, self.processes, self.rank = rows, batch_size, processes, rank
-        self.order = range(rows) if lengths is None else np.argsort(-np.asarray(lengths), kind="stable").tolist()
+        self.order = (
+            range(rows) if lengths is None else np.argsort(-np.asarray(lengths), kind="stable").tolist()
+        )
 
     def __len__(self) -> int:
         return math.ceil(self.rows / (self.batch_size * self.processes))
@@ -140,10 +155,12 @@ def balanced_weights(classes: Sequence[object]) -> list[float]:
     """
     if any(isinstance(value, (list, tuple)) for value in classes):
         raise DataError(
-            "data.sampler: balanced needs one class a row, and here rows have lists of labels; write shuffle, and "
-            "loss: {class_weights: balanced} against rare labels"
+            "data.sampler: balanced needs one class a row, and here rows have lists of labels; write "
+            "shuffle, and loss: {class_weights: balanced} against rare labels"
         )
-    values, inverse, counts = np.unique(np.asarray(classes, dtype=str), return_inverse=True, return_counts=True)
+    values, inverse, counts = np.unique(
+        np.asarray(classes, dtype=str), return_inverse=True, return_counts=True
+    )
     del values
     weights: list[float] = (1.0 / counts[inverse]).tolist()
     return weights

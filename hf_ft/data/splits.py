@@ -60,7 +60,8 @@ def make_splits(
         roles: the task's roles.
         seed: decides every draw.
         class_role: the role whose classes keep their proportions, or None; amounts (3.25) are no classes.
-        times: gives the moment of each row of a table whose rows are steps in time: splits are then always cut by time.
+        times: gives the moment of each row of a table whose rows are steps in time: splits are then always
+            cut by time.
 
     Raises:
         DataError: columns, ids, splits or groups are not as the recipe says, or there are too few rows.
@@ -220,7 +221,9 @@ def _part(table: Table, rows: list[int] | None) -> Table:
     if rows is None:
         return table
     if not 0 <= rows[0] < rows[1] <= len(table):
-        raise DataError(f"data.rows: {rows} is no part of the {len(table)} training rows; expected [first, end]")
+        raise DataError(
+            f"data.rows: {rows} is no part of the {len(table)} training rows; expected [first, end]"
+        )
     return table.select(range(*rows))
 
 
@@ -238,8 +241,8 @@ def _draw(
     moments = times(table)
     if moments is not None and split.by not in (None, "time"):
         raise DataError(
-            f"data.split.by: the rows are steps in time, so a split by {split.by!r} would let the model see the future; "
-            "remove the key"
+            f"data.split.by: the rows are steps in time, so a split by {split.by!r} would let the model see "
+            "the future; remove the key"
         )
     if moments is not None or split.by == "time":
         return draw_latest(_times(table) if moments is None else moments, rows), []

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 class Table:
     """Rows of one split, seen through the roles of the task.
 
-    Media are never decoded here: an image is the raw `{"bytes": ..., "path": ...}`, so that a file that cannot be
-    decoded is met by the task, which can name the row.
+    Media are never decoded here: an image is the raw `{"bytes": ..., "path": ...}`, so that a file that
+        cannot be decoded is met by the task, which can name the row.
 
     Args:
         dataset: the rows, Arrow-backed; Image and Audio features set to `decode=False`.

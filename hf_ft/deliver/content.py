@@ -82,7 +82,11 @@ def report_content(
         worst=_worst(task, data.rows[evaluation.split], evaluation),
         checks=[Check(item.name, item.passed, item.detail) for item in items],
         timing=dict(seconds),
-        environment={**environment["packages"], "python": environment["python"], "device": environment["device"]},
+        environment={
+            **environment["packages"],
+            "python": environment["python"],
+            "device": environment["device"],
+        },
         usage=[
             "from hf_ft import Predictor",
             f'predictor = Predictor.load("{folder}")',
@@ -92,7 +96,10 @@ def report_content(
 
 
 def _headlines(task: Task, evaluation: Evaluation, metric: str) -> list[Headline]:
-    names = [metric, *(name for name in task.headline_metrics if name != metric and name in evaluation.metrics)]
+    names = [
+        metric,
+        *(name for name in task.headline_metrics if name != metric and name in evaluation.metrics),
+    ]
     return [
         Headline(
             name,
@@ -112,7 +119,11 @@ def _told_apart(recipe: Recipe) -> dict[str, Any]:
         found: dict[str, Any] = {}
         for name in section.model_fields_set:
             value = getattr(section, name)
-            inner = flat(value, f"{path}{name}.") if hasattr(value, "model_fields_set") else {f"{path}{name}": value}
+            inner = (
+                flat(value, f"{path}{name}.")
+                if hasattr(value, "model_fields_set")
+                else {f"{path}{name}": value}
+            )
             found |= inner
         return found
 
@@ -130,15 +141,16 @@ def _best_step(log: Sequence[Mapping[str, Any]], metric: str, task: Task) -> int
 
 
 def _worst(task: Task, rows: Any, evaluation: Evaluation) -> list[WorstRow]:
-    if evaluation.losses is None:
+    losses = evaluation.losses
+    if losses is None:
         return []
-    order = sorted(range(len(evaluation.ids)), key=lambda index: -evaluation.losses[index])[:WORST_ROWS]
+    order = sorted(range(len(losses)), key=lambda index: -losses[index])[:WORST_ROWS]
     return [
         WorstRow(
             evaluation.ids[index],
             str(task.decode_reference(evaluation.references[index])),
             task.describe(evaluation.results[index]),
-            evaluation.losses[index],
+            losses[index],
             task.thumbnail(rows[index]),
         )
         for index in order

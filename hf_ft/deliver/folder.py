@@ -21,7 +21,18 @@ if TYPE_CHECKING:
     from hf_ft.recipe.schema import Recipe
     from hf_ft.task import Evaluation, Task
 
-PACKAGES = ("hf_ft", "torch", "torchvision", "transformers", "datasets", "accelerate", "evaluate", "peft", "timm", "numpy")
+PACKAGES = (
+    "hf_ft",
+    "torch",
+    "torchvision",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "evaluate",
+    "peft",
+    "timm",
+    "numpy",
+)
 # What may differ between a checkpoint's recipe and the one that resumes from it.
 SAFE = ("name", "output_dir", "evaluate", "publish", "train.logging_steps", "train.report_to")
 
@@ -56,8 +67,8 @@ def open_folder(recipe: Recipe, resume: str, processes: PartialState) -> RunFold
 def choose_folder(recipe: Recipe, resume: str) -> RunFolder:
     """Choose the run folder. Nothing that is there is ever overwritten.
 
-    A folder with an unfinished run of the same recipe is resumed from its newest whole checkpoint; next to a finished
-    run, or with `resume="never"`, a numbered folder is made.
+    A folder with an unfinished run of the same recipe is resumed from its newest whole checkpoint; next to a
+    finished run, or with `resume="never"`, a numbered folder is made.
 
     Args:
         recipe: the resolved recipe.
@@ -69,7 +80,9 @@ def choose_folder(recipe: Recipe, resume: str) -> RunFolder:
     path = Path(recipe.output_dir)
     numbered = sorted(path.parent.glob(f"{path.name}-[0-9]*"), key=lambda p: int(p.name.rpartition("-")[2]))
     newest = numbered[-1] if numbered else path
-    unfinished = newest.exists() and not (newest / "verify.json").exists() and (newest / "recipe.yaml").exists()
+    unfinished = (
+        newest.exists() and not (newest / "verify.json").exists() and (newest / "recipe.yaml").exists()
+    )
     if unfinished and resume != "never":
         checkpoint, notes = checkpoints.newest(newest / "checkpoints")
         if checkpoint is not None:
@@ -94,7 +107,8 @@ def _same_recipe(recipe: Recipe, checkpoint: Path) -> None:
     differing = [
         f"  {key}: {then.get(key, 'absent')} then, {now.get(key, 'absent')} now"
         for key in sorted(then.keys() | now.keys())
-        if then.get(key) != now.get(key) and not any(key == safe or key.startswith(f"{safe}.") for safe in SAFE)
+        if then.get(key) != now.get(key)
+        and not any(key == safe or key.startswith(f"{safe}.") for safe in SAFE)
     ]
     if differing:
         raise RecipeError(
@@ -124,7 +138,9 @@ def environment() -> dict[str, Any]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False).stdout.strip()
+    commit = subprocess.run(
+        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+    ).stdout.strip()
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return {
         "packages": found,
@@ -146,7 +162,7 @@ def write_json(path: Path, value: Any) -> None:
 def write_run(
     folder: Path, recipe: Recipe, task: Task, data: Prepared, evaluations: dict[str, Evaluation], metric: str
 ) -> dict[str, Any]:
-    """Write data.json, environment.json, results.json and predictions.parquet; give what results.json holds."""
+    """Write data.json, environment.json, results.json and predictions.parquet; give the results."""
     (folder / "recipe.yaml").write_text(recipe.to_yaml())
     data.write(folder)
     write_json(folder / "environment.json", environment())

@@ -31,7 +31,13 @@ def calibrate(task: Task, validation: Evaluation) -> list[str]:
 
 
 def with_interval_and_baseline(
-    evaluation: Evaluation, task: Task, section: EvaluateSection, *, metric: str, rows: dict[str, Any], seed: int
+    evaluation: Evaluation,
+    task: Task,
+    section: EvaluateSection,
+    *,
+    metric: str,
+    rows: dict[str, Any],
+    seed: int,
 ) -> Evaluation:
     """Add the bootstrap interval of the main metric, and what a trivial answer scores on the same rows.
 

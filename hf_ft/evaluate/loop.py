@@ -28,8 +28,8 @@ def evaluate_rows(
 ) -> Evaluation:
     """Evaluate a model on all rows of a split.
 
-    Works on the model itself, not on a DDP wrapper: a forward pass needs no synchronisation, so processes may hold
-    different rows. Only the small results of `Task.predict` are kept.
+    Works on the model itself, not on a DDP wrapper: a forward pass needs no synchronisation, so processes
+        may hold different rows. Only the small results of `Task.predict` are kept.
 
     Args:
         task: the fitted task.
@@ -61,8 +61,12 @@ def evaluate_rows(
         lengths=rows.lengths,
     )
     # Its own generator: evaluating must not move the random state that training draws dropout from.
-    loader = DataLoader(
-        rows, batch_sampler=sampler, collate_fn=rows.collate, num_workers=workers, generator=torch.Generator()
+    loader: Any = DataLoader(
+        rows,  # type: ignore[arg-type]
+        batch_sampler=sampler,
+        collate_fn=rows.collate,
+        num_workers=workers,
+        generator=torch.Generator(),
     )
     was_training = model.training
     model.eval()
@@ -74,8 +78,18 @@ def evaluate_rows(
             results = task.predict(model, outputs, batch)
             losses = task.loss(model, outputs, batch).float() if with_loss else torch.zeros(len(results))
             counts = task.count(batch).float() if with_loss else torch.ones(len(results))
-            columns = (batch["row"].tolist(), results, losses.tolist(), counts.tolist(), batch["real"].tolist())
-            seen += [(row, result, loss, count) for row, result, loss, count, real in zip(*columns, strict=True) if real]
+            columns = (
+                batch["row"].tolist(),
+                results,
+                losses.tolist(),
+                counts.tolist(),
+                batch["real"].tolist(),
+            )
+            seen += [
+                (row, result, loss, count)
+                for row, result, loss, count, real in zip(*columns, strict=True)
+                if real
+            ]
     model.train(was_training)
     seen = sorted(gather_object(seen), key=lambda one: one[0])
     _check_once([one[0] for one in seen], rows.ids, rows.split)
@@ -89,14 +103,16 @@ def _bar(loader: Any, text: str | None, show: bool) -> Any:
 
 
 def _check_once(found: Sequence[int], ids: Sequence[str], split: str) -> None:
-    """Every row exactly once: accelerate repeats rows to fill batches, and gathering can lose them (tf#25939)."""
+    """Every row exactly once: accelerate repeats rows to fill batches, gathering can lose them (tf#25939)."""
     counts = Counter(found)
     wrong = [f"{ids[row]} x{counts[row]}" for row in range(len(ids)) if counts[row] != 1]
     if wrong:
         raise DataError(f"evaluation of {split}: rows not counted exactly once: {', '.join(wrong[:10])}")
 
 
-def _measure(task: Task, rows: EncodedRows, seen: list[tuple[int, Any, float, float]], with_loss: bool) -> Evaluation:
+def _measure(
+    task: Task, rows: EncodedRows, seen: list[tuple[int, Any, float, float]], with_loss: bool
+) -> Evaluation:
     results = [one[1] for one in seen]
     references = task.references(rows.rows)
     metrics = task.metrics()

@@ -174,8 +174,8 @@ class TrainSection(Section):
     compile: bool = False
     """Compile the model with torch.compile."""
     batch_norm_rows: Annotated[int, Field(ge=0)] = 1024
-    """Before each evaluation, batch norms that learn take their statistics from this many training rows, unaugmented;
-    0: the running averages of training."""
+    """Before each evaluation, batch norms that learn take their statistics from this many training rows, as
+    they are without augmentation; 0: keep the running averages of training."""
     eval_strategy: Literal["no", "steps", "epoch"] = "epoch"
     """When the validation split is evaluated, and a checkpoint written: each has its measure."""
     early_stopping_patience: PositiveInt | None = None

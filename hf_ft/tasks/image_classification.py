@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -28,7 +28,8 @@ class Options(Section):
     """Keys inside `task:` of image-classification."""
 
     image_size: Annotated[int, Field(ge=8, le=4096)] | None = Field(
-        None, description="Side of the square that the model sees, in pixels; null: what the model was pretrained with."
+        None,
+        description="Side of the square that the model sees, in pixels; null: as in pretraining.",
     )
 
 
@@ -36,7 +37,8 @@ class Augment(Section):
     """Keys of `augment:` of image-classification. Every draw depends on (seed, epoch, row) alone."""
 
     policy: Literal["none", "light", "randaugment", "trivialaugment"] = Field(
-        "none", description="Random changes of each training image; light: small shifts, turns, zooms and colours."
+        "none",
+        description="Random changes of each training image; light: small shifts, turns, zooms and colours.",
     )
     flip: Literal["none", "horizontal", "both"] = Field(
         "none", description="Mirror half of the images. Not for signs, letters or anything with a side."
@@ -56,7 +58,8 @@ class Loss(Section):
     """Keys of `loss:` of image-classification."""
 
     class_weights: Literal["balanced"] | dict[str, float] | None = Field(
-        None, description="Weight of each class in the loss: balanced (inverse frequency), or class name -> weight."
+        None,
+        description="Weight of each class: balanced (inverse frequency), or class name -> weight.",
     )
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = Field(
         0.0, description="Share of the target that is spread over all classes (Szegedy et al. 2016)."
@@ -70,9 +73,11 @@ class ImageClassification(Task):
     baseline_name = "always the most frequent class of train"
     summary = "one picture in, one class out (ViT, ResNet, ConvNeXt, Swin, timm, ...)"
     auto_class = "AutoModelForImageClassification"
-    roles = {
+    roles: ClassVar = {
         "image": Role("a picture: a file or its bytes", usual=("img", "picture", "photo", "file", "path")),
-        "label": Role("the class of the picture", target=True, usual=("class", "category", "target", "labels")),
+        "label": Role(
+            "the class of the picture", target=True, usual=("class", "category", "target", "labels")
+        ),
     }
     main_metric = "accuracy"
     greater_is_better = CLASSIFICATION_DIRECTIONS
@@ -114,7 +119,9 @@ class ImageClassification(Task):
             return [len(names) / (len(classes) * count) for count in counts]
         unknown = sorted(set(setting) - set(classes))
         if unknown:
-            raise DataError(f"loss.class_weights: no class {unknown[0]!r} in the training rows; classes: {classes}")
+            raise DataError(
+                f"loss.class_weights: no class {unknown[0]!r} in the training rows; classes: {classes}"
+            )
         return [float(setting.get(name, 1.0)) for name in classes]
 
     def check(self, split: str, rows: Any) -> None:
@@ -194,7 +201,7 @@ class ImageClassification(Task):
         return torch.nn.functional.one_hot(torch.tensor(item["labels"]), len(self.label_map.names)).float()
 
     def collate(self, items: Sequence[Item]) -> Batch:
-        """`pixel_values` [B, C, H, W]; `labels` [B] class ids, or [B, K] shares of the classes after mixing."""
+        """`pixel_values` [B, C, H, W]; `labels` [B] class ids, or [B, K] class shares after mixing."""
         import torch
 
         batch: Batch = {"pixel_values": torch.stack([item["pixel_values"] for item in items])}
@@ -230,7 +237,8 @@ class ImageClassification(Task):
         scores = logits.softmax(-1).numpy()
         classes = logits.argmax(-1).tolist()
         return [
-            {"class": k, "scores": s, "logits": x} for k, s, x in zip(classes, scores, logits.numpy(), strict=True)
+            {"class": k, "scores": s, "logits": x}
+            for k, s, x in zip(classes, scores, logits.numpy(), strict=True)
         ]
 
     # Evaluation

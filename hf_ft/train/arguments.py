@@ -49,9 +49,15 @@ def plan_batches(global_batch: int, processes: int, largest: int | None = None) 
 
 
 def training_arguments(
-    recipe: Recipe, folder: Path, plan: BatchPlan, precision: Precision, learning_rate: float, metric: str, greater: bool
+    recipe: Recipe,
+    folder: Path,
+    plan: BatchPlan,
+    precision: Precision,
+    learning_rate: float,
+    metric: str,
+    greater: bool,
 ) -> TrainingArguments:
-    """Build the Trainer's arguments: the recipe's own, and those that hf_ft sets so that the result can be trusted.
+    """Build the Trainer's arguments: the recipe's own, and those that hf_ft sets for a result to trust.
 
     Args:
         recipe: the resolved recipe.
@@ -80,7 +86,8 @@ def training_arguments(
         "metric_for_best_model": f"eval_{metric}",
         "greater_is_better": greater,
         "load_best_model_at_end": strategy != "no",
-        # Best is only ever a checkpoint that was measured: save whenever, and only when, there is an evaluation.
+        # Best is only ever a checkpoint that was measured: save whenever, and only when, there is an
+        # evaluation.
         "save_strategy": strategy if strategy != "no" else "epoch",
         "save_steps": own.get("eval_steps", own.get("logging_steps", 10)),
         "remove_unused_columns": False,
@@ -106,7 +113,8 @@ def training_arguments(
         "log_level": "error",
     }
     arguments = TrainingArguments(**{**defaults, **own, **ours})
-    # One process drives one device: DataParallel, which the Trainer would choose, changes the loss (tf#24345).
+    # One process drives one device: DataParallel, which the Trainer would choose, changes the loss
+    # (tf#24345).
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
 

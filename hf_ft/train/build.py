@@ -36,8 +36,8 @@ def main_metric(recipe: Recipe, task: Task) -> tuple[str, bool]:
     if name not in task.greater_is_better:
         known = ", ".join(sorted(task.greater_is_better))
         raise RecipeError(
-            f"evaluate.metric: {name!r} is not a metric of {task.name} ({known}); for one of evaluate.extra, write "
-            "evaluate.mode: min or max beside it"
+            f"evaluate.metric: {name!r} is not a metric of {task.name} ({known}); for one of "
+            "evaluate.extra, write evaluate.mode: min or max beside it"
         )
     return name, task.greater_is_better[name]
 
@@ -97,7 +97,11 @@ def build_tuner(
         str(plan),
         f"precision {precision.name}: {precision.reason}",
         *([layout] if layout else []),
-        *([f"{norms} batch norms take their statistics from {settled} training rows before each evaluation"] if norms else []),
+        *(
+            [f"{norms} batch norms take their statistics from {settled} training rows before each evaluation"]
+            if norms
+            else []
+        ),
         f"{optimizer}, learning rate {rate:.2g}: {reason}",
         *(
             f"  {group['name']}: {len(group['params'])} tensors, learning rate {group['lr']:.2g}, "

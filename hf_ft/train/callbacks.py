@@ -12,7 +12,8 @@ from transformers import ProgressCallback, TrainerCallback, TrainerControl, Trai
 class LogFile(TrainerCallback):
     """Append every logged step to log.jsonl, as it happens.
 
-    A resumed run goes on behind the step of its checkpoint; lines of steps that are trained again are dropped.
+    A resumed run goes on behind the step of its checkpoint; lines of steps that are trained again are
+    dropped.
     """
 
     def __init__(self, path: Path):
@@ -25,7 +26,9 @@ class LogFile(TrainerCallback):
         if state.is_world_process_zero:
             self.path.write_text("".join(json.dumps(line) + "\n" for line in state.log_history))
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
         """Write the newest line."""
         if state.is_world_process_zero:
             with self.path.open("a") as file:
@@ -46,13 +49,23 @@ class EpochLines(ProgressCallback):
         self.training_loss: float | None = None
 
     def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: Any = None, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        logs: Any = None,
+        **kwargs: Any,
     ) -> None:
         """Remember the training loss for the next line."""
         self.training_loss = (logs or {}).get("loss", self.training_loss)
 
     def on_evaluate(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: Any = None, **kwargs: Any
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: Any = None,
+        **kwargs: Any,
     ) -> None:
         """Write the line."""
         if not state.is_world_process_zero or not metrics or self.training_bar is None:
@@ -62,4 +75,6 @@ class EpochLines(ProgressCallback):
         self.best = value if better else self.best
         loss = "" if self.training_loss is None else f"  loss {self.training_loss:.4f}"
         measured = f"validation loss {metrics['eval_loss']:.4f}  {self.metric} {value:.4f}"
-        self.training_bar.write(f"  epoch {state.epoch or 0:5.2f}{loss}  {measured}{'  best so far' if better else ''}")
+        self.training_bar.write(
+            f"  epoch {state.epoch or 0:5.2f}{loss}  {measured}{'  best so far' if better else ''}"
+        )

@@ -1,6 +1,7 @@
 """Checkpoints that are complete or absent, restore every tensor, and hold no pickle.
 
-The Trainer's own loader matches names with strict=False and leaves most of a ViT at its old values (tf#43701), so a
+The Trainer's own loader matches names with strict=False and leaves most of a ViT at its old values
+(tf#43701), so a
 checkpoint here holds the live model under its own names and is loaded strictly. Layout of `checkpoint-N/`:
 
     model.safetensors                     every parameter and buffer
@@ -49,12 +50,16 @@ def load_weights(model: torch.nn.Module, folder: Path) -> None:
 def save_optimizer(optimizer: Any, scheduler: Any, folder: Path) -> None:
     """Write the optimizer's tensors as safetensors and its numbers as JSON; the scheduler as JSON."""
     state = optimizer.state_dict()
-    tensors, numbers = {}, {}
+    tensors: dict[str, torch.Tensor] = {}
+    numbers: dict[str, Any] = {}
     for index, entries in state["state"].items():
         for key, value in entries.items():
-            kind = tensors if torch.is_tensor(value) else numbers
+            kind: dict[str, Any] = tensors if torch.is_tensor(value) else numbers
             kind[f"{index}.{key}"] = value
-    save_file({key: value.contiguous().cpu() for key, value in tensors.items()}, str(folder / "optimizer.safetensors"))
+    save_file(
+        {key: value.contiguous().cpu() for key, value in tensors.items()},
+        str(folder / "optimizer.safetensors"),
+    )
     _write_json(folder / "optimizer.json", {"numbers": numbers, "param_groups": state["param_groups"]})
     _write_json(folder / "scheduler.json", scheduler.state_dict())
 
@@ -63,7 +68,10 @@ def load_optimizer(optimizer: Any, scheduler: Any, folder: Path) -> None:
     """Take back what `save_optimizer` wrote, bit for bit."""
     written = json.loads((folder / "optimizer.json").read_text())
     state: dict[int, dict[str, Any]] = {}
-    for name, value in [*load_file(str(folder / "optimizer.safetensors")).items(), *written["numbers"].items()]:
+    for name, value in [
+        *load_file(str(folder / "optimizer.safetensors")).items(),
+        *written["numbers"].items(),
+    ]:
         index, _, key = name.partition(".")
         state.setdefault(int(index), {})[key] = value
     groups = [
@@ -77,8 +85,8 @@ def load_optimizer(optimizer: Any, scheduler: Any, folder: Path) -> None:
 def save_random(folder: Path, rank: int) -> None:
     """Write the random state of this process: Python, numpy, torch, and every CUDA device."""
     version, internal, gauss = random.getstate()
-    name, keys, position, has_gauss, cached = np.random.get_state(legacy=True)
-    tensors = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(keys.astype(np.int64))}
+    name, keys, position, has_gauss, cached = np.random.get_state()
+    tensors = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(np.asarray(keys).astype(np.int64))}
     if torch.cuda.is_available():
         tensors |= {f"cuda{index}": value for index, value in enumerate(torch.cuda.get_rng_state_all())}
     save_file(tensors, str(folder / f"random-{rank}.safetensors"))
@@ -94,7 +102,9 @@ def load_random(folder: Path, rank: int) -> None:
     """
     path = folder / f"random-{rank}.safetensors"
     if not path.exists():
-        raise TrainError(f"{folder}: no random state for process {rank}; resume with the number of processes it had")
+        raise TrainError(
+            f"{folder}: no random state for process {rank}; resume with the number of processes it had"
+        )
     tensors = load_file(str(path))
     rest = json.loads((folder / f"random-{rank}.json").read_text())
     version, internal, gauss = rest["python"]
@@ -108,7 +118,7 @@ def load_random(folder: Path, rank: int) -> None:
 
 
 def seal(temporary: Path, final: Path) -> None:
-    """Declare a checkpoint complete: hash every file, write the marker, flush, and move it into place at once."""
+    """Declare a checkpoint complete: hash every file, write the marker, flush, move it into place."""
     files = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
     _write_json(temporary / MARKER, files)
     for path in temporary.iterdir():
@@ -144,7 +154,7 @@ def newest(checkpoints: Path) -> tuple[Path | None, list[str]]:
     Returns:
         The folder or None, and one line for each checkpoint that was passed over.
     """
-    skipped = []
+    skipped: list[str] = []
     for folder in sorted(checkpoints.glob("checkpoint-*"), key=step_of, reverse=True):
         reason = fault(folder)
         if reason is None:

@@ -24,7 +24,9 @@ class Precision:
     @property
     def flags(self) -> dict[str, bool]:
         """The matching TrainingArguments."""
-        return {name: self.name == name for name in ("bf16", "fp16")} | ({"tf32": True} if self.name == "tf32" else {})
+        return {name: self.name == name for name in ("bf16", "fp16")} | (
+            {"tf32": True} if self.name == "tf32" else {}
+        )
 
 
 def choose_precision(setting: str) -> Precision:
@@ -44,21 +46,25 @@ def choose_precision(setting: str) -> Precision:
                 return Precision("bf16", f"CUDA capability {major}.{minor} computes bf16 natively")
             return Precision("fp32", f"CUDA capability {major}.{minor} has no native bf16")
         if torch.accelerator.is_available():
-            return Precision("fp32", f"bf16 is not known to be fast on {torch.accelerator.current_accelerator()}")
+            return Precision(
+                "fp32", f"bf16 is not known to be fast on {torch.accelerator.current_accelerator()}"
+            )
         able = [name for name in ("amx_bf16", "avx512_bf16") if torch.cpu.get_capabilities().get(name)]
         if able:
             return Precision("bf16", f"the processor has {able[0]}")
         return Precision("fp32", "the processor has neither amx_bf16 nor avx512_bf16")
     if setting in ("fp16", "tf32") and not cuda:
-        raise RecipeError(f"train.precision: {setting} needs a CUDA device, found none; write auto, fp32 or bf16")
+        raise RecipeError(
+            f"train.precision: {setting} needs a CUDA device, found none; write auto, fp32 or bf16"
+        )
     return Precision(setting, "asked for by train.precision")
 
 
 def choose_layout(model: torch.nn.Module) -> str | None:
-    """Put a convolutional net into channels_last, which its kernels are fastest in; give the reason, or None."""
+    """Put a convolutional net into channels_last, its kernels' fastest layout; give the reason, or None."""
     convolutions = sum(isinstance(module, torch.nn.Conv2d) for module in model.modules())
     # A ViT has one convolution, its patch embedding: nothing to gain.
     if convolutions < 4:
         return None
-    model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model.to(memory_format=torch.channels_last)
     return f"channels_last: {convolutions} 2-d convolutions"

@@ -23,8 +23,8 @@ def start_processes() -> PartialState:
     """Join the process group that `accelerate launch` prepared, or stand alone.
 
     Raises:
-        TrainError: the launcher started another number of processes than accelerate sees. Each would then believe to
-            be alone, and write over the others' results.
+        TrainError: the launcher started another number of processes than accelerate sees. Each would then
+            believe to be alone, and write over the others' results.
     """
     from accelerate import PartialState
 
@@ -34,7 +34,7 @@ def start_processes() -> PartialState:
     if state.num_processes != world_size():
         raise TrainError(
             f"the launcher started {world_size()} processes, but accelerate sees {state.num_processes}; "
-            "use a file of accelerate_configs/: accelerate launch --config_file accelerate_configs/cpu_2proc.yaml ..."
+            "use a file of accelerate_configs/ with accelerate launch --config_file"
         )
     return state
 
@@ -43,5 +43,5 @@ def unused_devices() -> str | None:
     """Say so where several accelerators are visible and only one process was started."""
     devices = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
     if devices > 1 and world_size() == 1:
-        return f"{devices} devices are visible, 1 is used: start with accelerate launch --num_processes {devices}"
+        return f"{devices} devices, 1 is used; for all: accelerate launch --num_processes {devices}"
     return None

@@ -1,4 +1,4 @@
-"""Before training: does the loss depend on how a global batch is divided (tf#47688), and does anything learn?"""
+"""Before training: is the loss the same however a batch is divided (tf#47688), and does anything learn?"""
 
 from __future__ import annotations
 
@@ -41,14 +41,16 @@ class SelfTest:
         return abs(self.whole - self.parts) <= TOLERANCE * max(1.0, abs(self.whole))
 
     def __str__(self) -> str:
-        return f"loss {self.whole:.6f} in one batch, {self.parts:.6f} in parts over {self.processes} process(es)"
+        return (
+            f"loss {self.whole:.6f} in one batch, {self.parts:.6f} in parts over {self.processes} process(es)"
+        )
 
 
 def check_loss_division(tuner: FineTuner) -> SelfTest:
     """Compute the loss of up to 16 training rows whole and in parts, through the code that training runs.
 
-    In eval mode, where dropout and batch statistics cannot make a difference of their own. Augmentation can stay: it
-    depends on (seed, epoch, row) alone.
+    In eval mode, where dropout and batch statistics cannot make a difference of their own. Augmentation can
+    stay: it depends on (seed, epoch, row) alone.
     """
     rows = np.arange(min(ROWS, len(tuner.train_dataset)))
     processes, rank = tuner.accelerator.num_processes, tuner.accelerator.process_index
@@ -56,7 +58,8 @@ def check_loss_division(tuner: FineTuner) -> SelfTest:
     was_training = tuner.model.training
     tuner.model.eval()
     with torch.no_grad():
-        # Every process holds the whole batch here, so the global count holds it once per process, as the loss does.
+        # Every process holds the whole batch here, so the global count holds it once per process, as the
+        # loss does.
         whole = _loss(tuner, [_batch(tuner, rows)])
         divided = _loss(tuner, [_batch(tuner, part) for part in parts[rank::processes]]) / processes
         divided = tuner.accelerator.reduce(divided, "sum")
@@ -92,7 +95,9 @@ class Probe:
 
     def __str__(self) -> str:
         minutes = self.seconds * self.micro_batches / 60
-        return f"about {minutes:.1f} min of training ahead, {self.peak_bytes / 2**30:.1f} GiB at the peak so far"
+        return (
+            f"about {minutes:.1f} min of training ahead, {self.peak_bytes / 2**30:.1f} GiB at the peak so far"
+        )
 
 
 def probe_step(tuner: FineTuner) -> Probe:
@@ -117,14 +122,18 @@ def probe_step(tuner: FineTuner) -> Probe:
         seconds = time.perf_counter() - start
     learning = [p for p in model.parameters() if p.requires_grad]
     if not any(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in learning):
-        raise TrainError(f"none of the {len(learning)} trainable tensors received a gradient; see the section freeze:")
+        raise TrainError(
+            f"none of the {len(learning)} trainable tensors received a gradient; see the section freeze:"
+        )
     model.zero_grad(set_to_none=True)
     with torch.no_grad():
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
     torch.set_rng_state(random_state)
     epochs = tuner.args.num_train_epochs
-    steps = tuner.args.max_steps * tuner.plan.accumulation if tuner.args.max_steps > 0 else len(loader) * epochs
+    steps = (
+        tuner.args.max_steps * tuner.plan.accumulation if tuner.args.max_steps > 0 else len(loader) * epochs
+    )
     return Probe(seconds, int(steps), _peak_bytes())
 
 

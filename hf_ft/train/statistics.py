@@ -1,4 +1,4 @@
-"""Statistics of batch norms, taken where they will be used: on training rows as they are, at the present weights."""
+"""Statistics of batch norms, taken of training rows as they are, at the present weights."""
 
 from __future__ import annotations
 
@@ -30,9 +30,10 @@ def learning_batch_norms(model: torch.nn.Module) -> list[_BatchNorm]:
 def settle_batch_norms(model: torch.nn.Module, task: Task, rows: EncodedRows, count: int, seed: int) -> int:
     """Replace running averages by the statistics of training rows, without augmentation and without dropout.
 
-    Running averages lag behind the weights and are of augmented rows, so a fine-tuned network is evaluated with
-    statistics of pictures that it will never see. "Precise BN": Wu and Johnson, "Rethinking 'Batch' in BatchNorm",
-    2021, section 3. Training is not touched: in training mode a batch norm uses the batch.
+    Running averages lag behind the weights and are of augmented rows, so a fine-tuned network is evaluated
+    with
+    statistics of pictures that it will never see. "Precise BN": Wu and Johnson, "Rethinking 'Batch' in
+    BatchNorm", 2021, section 3. Training is not touched: in training mode a batch norm uses the batch.
 
     Args:
         model: the model.

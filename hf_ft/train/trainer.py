@@ -1,7 +1,9 @@
 """`FineTuner`: the Hugging Face Trainer, with the parts replaced that give silent wrong results.
 
-Replaced are the loss (one definition for any accumulation and any number of processes, tf#47688), the order of the rows
-(tf#39215), evaluation (every row once), checkpoints (every tensor, tf#43701) and what happens on a NaN (trl#6702).
+Replaced are the loss (one definition for any accumulation and any number of processes, tf#47688), the order
+of the rows
+(tf#39215), evaluation (every row once), checkpoints (every tensor,
+tf#43701) and what happens on a NaN (trl#6702).
 Kept are the loop, the optimizers, the schedules, Accelerate, the callbacks and the trackers.
 """
 
@@ -46,6 +48,14 @@ class FineTuner(Trainer):
         callbacks: further callbacks.
     """
 
+    # What the Trainer allows to be many things is one thing here.
+    model: Any
+    train_dataset: Any
+    eval_dataset: Any
+    callback_handler: Any
+    state: Any
+    args: Any
+
     def __init__(
         self,
         task: Task,
@@ -74,7 +84,8 @@ class FineTuner(Trainer):
             eval_dataset=eval_rows,
             callbacks=list(callbacks),
         )
-        # `compute_loss` below divides by the count of the whole accumulated batch; the Trainer must not divide again.
+        # `compute_loss` below divides by the count of the whole accumulated batch; the Trainer must not
+        # divide again.
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = False
 
@@ -86,7 +97,9 @@ class FineTuner(Trainer):
         weights = None
         if self.recipe.data.sampler == "balanced":
             if self.task.class_role is None:
-                raise TrainError("data.sampler: balanced needs classes, and the target is a number; write shuffle")
+                raise TrainError(
+                    "data.sampler: balanced needs classes, and the target is a number; write shuffle"
+                )
             weights = balanced_weights(rows.rows.column(self.task.class_role))
         self.sampler = GlobalBatchSampler(
             len(rows),
@@ -114,15 +127,17 @@ class FineTuner(Trainer):
         """Count the rows of an epoch over all processes."""
         return len(self.train_dataset)
 
-    def _run_epoch(self, *args: Any, epoch: int, **kwargs: Any) -> None:
-        self.sampler.epoch = epoch
-        super()._run_epoch(*args, epoch=epoch, **kwargs)
+    def _run_epoch(self, **kwargs: Any) -> None:  # type: ignore[override]
+        self.sampler.epoch = kwargs["epoch"]
+        super()._run_epoch(**kwargs)
 
     # Loss
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> torch.Tensor:
         """Sum what the rows count, over the accumulated batch and all processes."""
-        counts = [(self.task.count(batch).float() * batch["real"]).sum().to(device) for batch in batch_samples]
+        counts = [
+            (self.task.count(batch).float() * batch["real"]).sum().to(device) for batch in batch_samples
+        ]
         return self.accelerator.reduce(torch.stack(counts).sum(), "sum")
 
     def compute_loss(
@@ -130,9 +145,9 @@ class FineTuner(Trainer):
         model: torch.nn.Module,
         inputs: Batch,
         return_outputs: bool = False,
-        num_items_in_batch: torch.Tensor | None = None,
+        num_items_in_batch: Any = None,
     ) -> Any:
-        """Sum of row losses over the count of the whole global batch, times the processes that DDP averages over."""
+        """Sum of row losses over the count of the whole global batch, times the processes."""
         outputs = self.task.forward(model, inputs)
         rows = self.task.loss(self.accelerator.unwrap_model(model), outputs, inputs)
         rows = torch.where(inputs["real"], rows, torch.zeros_like(rows))
@@ -148,13 +163,15 @@ class FineTuner(Trainer):
         names = [self.train_dataset.ids[row] for row in rows]
         raise TrainError(
             f"the loss is {losses[bad][0].item()} at step {self.state.global_step + 1} (learning rate "
-            f"{self._get_learning_rate():.3g}, dtype {losses.dtype}) for the row(s) {', '.join(names[:8])}; nothing was "
-            "saved from this step. Look at these rows, lower train.learning_rate, or write train.precision: fp32"
+            f"{self._get_learning_rate():.3g}, dtype {losses.dtype}) for the row(s) "
+            f"{', '.join(names[:8])}; nothing was saved from this step. Look at these rows, lower "
+            "train.learning_rate, or write train.precision: fp32"
         )
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
         norm = super()._clip_grad_norm(model)
-        # With fp16 a first overflow is part of loss scaling; elsewhere the weights would be lost at this step.
+        # With fp16 a first overflow is part of loss scaling; elsewhere the weights would be lost at this
+        # step.
         if not self.args.fp16 and not math.isfinite(float(norm)):
             raise TrainError(
                 f"the gradient is {float(norm)} at step {self.state.global_step + 1} (learning rate "
@@ -184,27 +201,36 @@ class FineTuner(Trainer):
                 return step / max(1, warmup)
             return final ** ((step - warmup) / max(1, num_training_steps - warmup))
 
-        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)
+        self.lr_scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer or self.optimizer, factor)  # type: ignore[arg-type]
         self._created_lr_scheduler = True
         return self.lr_scheduler
 
     # Evaluation
 
-    def evaluate(
-        self, eval_dataset: EncodedRows | None = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    def evaluate(  # type: ignore[override]
+        self,
+        eval_dataset: EncodedRows | None = None,
+        ignore_keys: Any = None,
+        metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
         """Evaluate every row once; log the numbers under `eval_`."""
         rows = eval_dataset or self.eval_dataset
         settle_batch_norms(
-            self.model, self.task, self.train_dataset.plain(), self.recipe.train.batch_norm_rows, self.args.seed
+            self.model,
+            self.task,
+            self.train_dataset.plain(),
+            self.recipe.train.batch_norm_rows,
+            self.args.seed,
         )
         evaluation = self.evaluate_rows(rows)
         self.last_evaluation = evaluation
-        numbers = {f"{metric_key_prefix}_{k}": v for k, v in evaluation.metrics.items() if isinstance(v, float)}
+        numbers = {
+            f"{metric_key_prefix}_{k}": v for k, v in evaluation.metrics.items() if isinstance(v, float)
+        }
         if self.args.metric_for_best_model not in numbers:
             raise TrainError(
-                f"evaluate.metric: {self.args.metric_for_best_model.removeprefix('eval_')!r} is not measured by "
-                f"{self.task.name}; measured are {sorted(name.removeprefix('eval_') for name in numbers)}"
+                f"evaluate.metric: {self.args.metric_for_best_model.removeprefix('eval_')!r} is not measured "
+                f"by {self.task.name}; measured are {sorted(name.removeprefix('eval_') for name in numbers)}"
             )
         self.log(numbers)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, numbers)
@@ -224,9 +250,10 @@ class FineTuner(Trainer):
 
     def evaluate_finished(self, rows: EncodedRows) -> Evaluation:
         """Evaluate the finished model in fp32, as it is saved; not again where that has just been done."""
-        same = self.last_evaluation is not None and self.last_evaluation.split == rows.split
-        if same and self.loaded_best and not (self.args.bf16 or self.args.fp16):
-            return self.last_evaluation
+        last = self.last_evaluation
+        exact = self.loaded_best and not (self.args.bf16 or self.args.fp16)
+        if last is not None and last.split == rows.split and exact:
+            return last
         return self.evaluate_rows(rows)
 
     def finished_model(self) -> torch.nn.Module:
@@ -278,8 +305,8 @@ class FineTuner(Trainer):
         again = self.last_evaluation.metrics[name]
         if abs(again - self.state.best_metric) > 1e-4 * max(1.0, abs(self.state.best_metric)):
             raise TrainError(
-                f"{folder}: {name} was {self.state.best_metric:.6f} when it was saved and is {again:.6f} when it is "
-                "loaded again; the checkpoint is not the model that was measured"
+                f"{folder}: {name} was {self.state.best_metric:.6f} when it was saved and is {again:.6f} "
+                "when it is loaded again; the checkpoint is not the model that was measured"
             )
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:

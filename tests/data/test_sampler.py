@@ -3,6 +3,7 @@
 import itertools
 
 import pytest
+
 from hf_ft.data.sampler import EvalBatchSampler, GlobalBatchSampler, balanced_weights
 from hf_ft.errors import DataError
 
@@ -11,7 +12,13 @@ def global_batches(rows, size, accumulation, processes, **options):
     """Put the shares of all processes together again: one set of rows per optimizer step."""
     samplers = [
         GlobalBatchSampler(
-            rows, global_batch_size=size, accumulation=accumulation, processes=processes, rank=rank, seed=5, **options
+            rows,
+            global_batch_size=size,
+            accumulation=accumulation,
+            processes=processes,
+            rank=rank,
+            seed=5,
+            **options,
         )
         for rank in range(processes)
     ]
@@ -68,7 +75,9 @@ def test_balanced_weights_draw_classes_equally_often():
 @pytest.mark.parametrize("rows", [1, 7, 13])
 def test_evaluation_deals_every_row_once(rows, batch, processes):
     """tf#25939, accelerate#226: rows repeated to fill a batch must not count."""
-    samplers = [EvalBatchSampler(rows, batch_size=batch, processes=processes, rank=rank) for rank in range(processes)]
+    samplers = [
+        EvalBatchSampler(rows, batch_size=batch, processes=processes, rank=rank) for rank in range(processes)
+    ]
     shares = [list(sampler) for sampler in samplers]
     assert len({len(share) for share in shares}) == 1 and len(shares[0]) == len(samplers[0])
     assert all(len(one) <= batch and one for share in shares for one in share)
@@ -110,7 +119,9 @@ def test_drawn_rows_are_sorted_by_length_too():
     sampler = GlobalBatchSampler(203, global_batch_size=8, seed=3, weights=weights, lengths=LENGTHS)
     order = sampler.order(0)
     assert len(order) == 203 and sum(row >= 200 for row in order) > 50
-    spread = [max(LENGTHS[row] for row in b) - min(LENGTHS[row] for row in b) for b in order[:200].reshape(-1, 8)]
+    spread = [
+        max(LENGTHS[row] for row in b) - min(LENGTHS[row] for row in b) for b in order[:200].reshape(-1, 8)
+    ]
     assert max(spread) <= 30
 
 
@@ -122,7 +133,10 @@ def test_balanced_drawing_refuses_rows_with_several_classes():
 @pytest.mark.parametrize("processes", [1, 2])
 def test_evaluation_by_length_starts_with_the_longest_and_deals_every_row_once(processes):
     lengths = [3, 9, 1, 9, 5]
-    samplers = [EvalBatchSampler(5, batch_size=2, processes=processes, rank=r, lengths=lengths) for r in range(processes)]
+    samplers = [
+        EvalBatchSampler(5, batch_size=2, processes=processes, rank=r, lengths=lengths)
+        for r in range(processes)
+    ]
     assert [row for _, row, _ in next(iter(samplers[0]))] == [1, 3]
     seen = sorted(row for sampler in samplers for batch in sampler for _, row, real in batch if real)
     assert seen == [0, 1, 2, 3, 4]

@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
+
 from hf_ft.errors import TrainError
 from hf_ft.train import checkpoints
 
@@ -95,7 +96,9 @@ def test_no_file_is_a_pickle(tmp_path):
         assert path.suffix != ".json" or json.loads(path.read_text()) is not None
 
 
-@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.json", "random-0.safetensors", "complete.json"])
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "optimizer.json", "random-0.safetensors", "complete.json"]
+)
 def test_a_broken_checkpoint_is_passed_over(tmp_path, name):
     """tf#35782: the newest folder is taken by its number, whole or not."""
     write(tmp_path, 1)

@@ -1,10 +1,13 @@
 """FineTuner: runs that must be equivalent are run and compared."""
 
+import itertools
 import json
 
 import points
 import pytest
 import torch
+from transformers import TrainerCallback, set_seed
+
 from hf_ft.data.prepare import prepare
 from hf_ft.errors import TrainError
 from hf_ft.model.freeze import freeze
@@ -12,7 +15,6 @@ from hf_ft.recipe.read import load_recipe
 from hf_ft.run import new_task
 from hf_ft.train.build import build_tuner
 from hf_ft.train.selftest import check_loss_division, probe_step
-from transformers import TrainerCallback, set_seed
 
 
 @pytest.fixture(scope="module")
@@ -71,7 +73,7 @@ def no_dropout(tuner):
 
 @pytest.mark.parametrize("micro", [1, 3, 4])
 def test_accumulation_does_not_change_the_loss_or_the_weights(tuner, micro):
-    """tf#47688: logged losses are multiplied by the accumulation steps; 55 rows in batches of 8 also leave a rest."""
+    """tf#47688: logged losses are multiplied by the accumulation; 55 rows in batches of 8 leave a rest."""
     whole = no_dropout(tuner("whole"))
     parts = no_dropout(tuner("parts", per_device_train_batch_size=micro))
     assert parts.args.gradient_accumulation_steps > 1
@@ -91,7 +93,7 @@ class StopAt(TrainerCallback):
 
 @pytest.mark.parametrize("step", [3, 7, 10, 14])
 def test_a_resumed_run_is_the_same_run(tuner, tmp_path, step):
-    """tf#39215: with random augmentation and dropout, in mid-epoch and at an epoch's end, in epoch 0 and 1."""
+    """tf#39215: with augmentation and dropout, in mid-epoch and at an epoch's end, in epoch 0 and 1."""
     straight = tuner("straight")
     straight.train()
     stopped = tuner("stopped", callbacks=[StopAt(step)])
@@ -153,11 +155,14 @@ def test_early_stopping(tuner):
 
 def test_exponential_schedule_falls_to_its_final_share(tuner):
     trained = tuner(
-        lr_scheduler_type="exponential", lr_scheduler_kwargs={"final": 0.01}, warmup_steps=0, learning_rate=0.1
+        lr_scheduler_type="exponential",
+        lr_scheduler_kwargs={"final": 0.01},
+        warmup_steps=0,
+        learning_rate=0.1,
     )
     trained.train()
     rates = [line["learning_rate"] for line in trained.state.log_history if "learning_rate" in line]
-    ratios = [b / a for a, b in zip(rates, rates[1:], strict=False)]
+    ratios = [b / a for a, b in itertools.pairwise(rates)]
     assert max(ratios) - min(ratios) < 1e-6
     assert trained.lr_scheduler.get_last_lr()[0] == pytest.approx(0.001)
 
@@ -178,7 +183,9 @@ def test_the_self_test_passes_and_notices_a_loss_that_depends_on_the_batch(tuner
     made = tuner()
     assert check_loss_division(made).passed
     honest = points.Points.loss
-    monkeypatch.setattr(points.Points, "loss", lambda self, *given: honest(self, *given) / len(given[2]["labels"]))
+    monkeypatch.setattr(
+        points.Points, "loss", lambda self, *given: honest(self, *given) / len(given[2]["labels"])
+    )
     assert not check_loss_division(made).passed
 
 
