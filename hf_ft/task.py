@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import difflib
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -296,6 +296,13 @@ class Task:
     def references(self, rows: Any) -> list[Any]:
         """Give what the results of these rows are compared with, in order. Must not decode media."""
         raise NotImplementedError
+
+    def groups(self, rows: Any) -> Sequence[Hashable] | None:
+        """Give the group of each row where rows of a group are not independent, such as overlapping windows.
+
+        The interval then draws whole groups, as rows would make it too narrow. None: every row stands alone.
+        """
+        return None
 
     def metrics(self) -> Metrics:
         """Give a fresh accumulator."""

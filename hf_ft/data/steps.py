@@ -91,7 +91,7 @@ def find_gaps(
     """Tell where a row does not follow the one before it, and what to say about it.
 
     Returns:
-        Whether a window may not span from the row before to this one, bool [N]; notes on gaps that are allowed.
+        Whether no window may span from the row before to this one, bool [N]; notes on allowed gaps.
 
     Raises:
         DataError: steps are missing within a split, and `task.gaps` does not allow it; names the rows before.

@@ -60,5 +60,6 @@ def with_interval_and_baseline(
             resamples=section.resamples,
             confidence=section.confidence,
             seed=seed,
+            groups=task.groups(rows[evaluation.split]),
         )
     return evaluation

@@ -224,6 +224,16 @@ class TimeSeriesForecasting(Task):
         parts = zip(rows.targets(), last, hours, strict=True)
         return [{"value": value, "last": one, "hour": hour} for value, one, hour in parts]
 
+    def groups(self, rows: Windows) -> list[tuple[int, int]] | None:
+        """Blocks of a season, or of the horizon where that is longer, because windows overlap.
+
+        None where the split has a single block.
+        """
+        block = max(self.season, rows.shape.horizon) * self.step
+        starts = rows.target_times()[:, 0]
+        found = list(zip(rows.series_of().tolist(), (starts // block).tolist(), strict=True))
+        return found if len(set(found)) > 1 else None
+
     def metrics(self) -> Metrics:
         """Errors in original units and standardised, by target, step ahead and hour of day."""
         from hf_ft.evaluate.forecasting import ForecastMetrics

@@ -88,6 +88,15 @@ def test_training_learns_the_wave(tmp_path):
     assert found["metrics"]["mae"] < 0.5 * found["baseline"]["mae"]
 
 
+def test_the_interval_draws_days_and_not_overlapping_windows(tmp_path):
+    task, prepared = ready(recipe(tmp_path, split={"validation": 72}), data())
+    rows = prepared.rows["validation"]
+    groups = task.groups(rows)
+    days = {(row["series"], pandas.Timestamp(row["start"]).date()) for row in rows}
+    assert len(groups) == len(rows) and len(set(groups)) == len(days) == 4
+    assert task.groups(rows.select(range(4))) is None
+
+
 def test_random_rows_are_never_drawn_from_a_series(tmp_path):
     """Splits are by time without being told so: a random split of steps would train on the future."""
     _, prepared = ready(recipe(tmp_path), data())
