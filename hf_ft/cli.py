@@ -29,7 +29,13 @@ TaskName = Annotated[str, typer.Argument(help="image-classification, ..., or pac
 
 
 @app.command()
-def run(recipe: RecipeFile, overrides: Overrides = None) -> None:
+def run(
+    recipe: RecipeFile,
+    overrides: Overrides = None,
+    resume: Annotated[
+        str, typer.Option(help="auto: go on with an unfinished run of this recipe; never; must.")
+    ] = "auto",
+) -> None:
     """Fine-tune a model and verify it.
 
     recipe -> data -> model -> train -> evaluate -> save -> verify -> report
@@ -39,7 +45,7 @@ def run(recipe: RecipeFile, overrides: Overrides = None) -> None:
     loaded = load_recipe(recipe, overrides or ())
     from hf_ft.run import finetune
 
-    finetune(loaded)
+    finetune(loaded, resume=resume)
 
 
 @app.command()

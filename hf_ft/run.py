@@ -7,6 +7,7 @@ From Python: `run = finetune("recipes/traffic_signs.yaml")`.
 
 from __future__ import annotations
 
+import json
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -48,6 +49,11 @@ class Run:
 
         return Predictor.load(self.folder)
 
+    @property
+    def verification(self) -> list[dict[str, Any]]:
+        """What the gate found, item by item: name, passed, detail."""
+        return json.loads((self.folder / "verify.json").read_text())
+
     def report(self) -> Path:
         """Give the path of the report."""
         return self.folder / "report.html"
@@ -59,6 +65,7 @@ def finetune(
     data: Any = None,
     callbacks: Sequence[Any] = (),
     resume: str = "auto",
+    verbose: bool = True,
 ) -> Run:
     """Fine-tune, evaluate, save and verify one model.
 
@@ -69,10 +76,17 @@ def finetune(
         callbacks: further callbacks of the Hugging Face Trainer.
         resume: `auto` goes on with an unfinished run of the same recipe; `never` starts anew; `must` only
             goes on.
+        verbose: whether to tell the story on standard output.
 
     Raises:
         HfFtError: the run stopped; the message says what was found and what to change. A VerifyError means
             that it finished, and that its result cannot be trusted.
+
+    >>> run = finetune(recipe, verbose=False)
+    >>> run.results["headline"]["metric"], run.results["headline"]["split"]
+    ('accuracy', 'test')
+    >>> all(item["passed"] for item in run.verification)
+    True
     """
     recipe = load_recipe(recipe)
 
@@ -91,7 +105,7 @@ def finetune(
     from hf_ft.verify import gate
 
     processes = start_processes()
-    story = Story(speaks=processes.is_main_process)
+    story = Story(speaks=verbose and processes.is_main_process)
     run_folder = folder.open_folder(recipe, resume, processes)
     story.room("recipe")
     story.lines([f"{recipe.name} -> {run_folder.path}", *run_folder.notes, *recipe.warnings])
@@ -115,7 +129,7 @@ def finetune(
 
     story.room("train")
     tuner, notes = build_tuner(recipe, task, frozen, data_ready, run_folder.path, callbacks)
-    story.lines(notes)
+    story.facts(notes)
     self_test = check_loss_division(tuner)
     story.lines([self_test, probe_step(tuner)])
     before = frozen.frozen_fingerprint()
@@ -129,9 +143,7 @@ def finetune(
     if "test" in data_ready.rows:
         evaluations["test"] = tuner.evaluate_finished(data_ready.encoded(task, "test"))
     for evaluation in evaluations.values():
-        with_interval_and_baseline(
-            evaluation, task, recipe.evaluate, metric=metric, rows=data_ready.rows, seed=recipe.seed
-        )
+        with_interval_and_baseline(evaluation, task, recipe.evaluate, metric=metric, data=data_ready)
 
     items, results = [], {}
     if processes.is_main_process:
@@ -166,6 +178,9 @@ def check(recipe: Recipe | str | Path | dict[str, Any], *, data: Any = None) -> 
 
     Returns:
         What was found; `findings.errors` is empty where the recipe can run.
+
+    >>> check(recipe).errors
+    []
     """
     recipe = load_recipe(recipe)
 
@@ -188,7 +203,8 @@ def check(recipe: Recipe | str | Path | dict[str, Any], *, data: Any = None) -> 
     frozen = freeze(loaded.model, recipe.freeze, loaded.new)
     with tempfile.TemporaryDirectory() as scratch:
         tuner, notes = build_tuner(recipe, task, frozen, data_ready, Path(scratch))
-        findings.notes += [*loaded.notes, *task.notes(data_ready.rows), *notes]
+        findings.notes += [*loaded.notes, *task.notes(data_ready.rows)]
+        findings.notes += [f"{subject}: {text}" for subject, text in notes.items()]
         findings.notes += [str(check_loss_division(tuner)), str(probe_step(tuner))]
     return findings
 

@@ -66,7 +66,7 @@ def test_run_hands_the_recipe_to_finetune(hf_ft_command, monkeypatch, tmp_path):
     import hf_ft.run
 
     seen = []
-    monkeypatch.setattr(hf_ft.run, "finetune", lambda recipe: seen.append(recipe))
+    monkeypatch.setattr(hf_ft.run, "finetune", lambda recipe, resume: seen.append(recipe))
     (tmp_path / "r.yaml").write_text(GOOD)
     code, _, _ = hf_ft_command("run", "r.yaml", "seed=3", "train.max_steps=2")
     assert code == 0

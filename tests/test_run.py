@@ -240,3 +240,23 @@ def test_two_processes_give_what_one_gives(signs, vit, tmp_path):
     assert "over 2 process(es)" in (tmp_path / "two" / "verify.json").read_text()
     assert results[1] == pytest.approx(results[0], abs=1e-5)
     assert all((weights[0][name] - tensor).abs().max() < 1e-5 for name, tensor in weights[1].items())
+
+
+@pytest.mark.parametrize("name", ["finetune", "check", "Predictor", "freeze"])
+def test_the_doctests_of_the_public_names(name, run, signs, vit, tmp_path):
+    import doctest
+
+    import hf_ft
+
+    given = {
+        "recipe": recipe(signs, vit, tmp_path),
+        "run_folder": run.folder,
+        "picture": str(next(signs.rglob("*.png"))),
+        name: getattr(hf_ft, name),
+    }
+    runner = doctest.DocTestRunner()
+    examples = doctest.DocTestFinder(recurse=False).find(given[name], name, globs=given)
+    assert sum(len(test.examples) for test in examples) > 0
+    for test in examples:
+        runner.run(test)
+    assert runner.summarize().failed == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from hf_ft.data.cache import cache_folder
 from hf_ft.data.examples import EncodedRows
 from hf_ft.data.sources import as_datasets, read_source
 from hf_ft.data.splits import make_splits
+from hf_ft.data.table import Table
 from hf_ft.errors import DataError
 
 if TYPE_CHECKING:
@@ -39,6 +41,13 @@ class Prepared:
     def final_split(self) -> str:
         """The split that the final figure is measured on."""
         return "test" if "test" in self.rows else "validation"
+
+    def groups(self, task: Task, split: str) -> Sequence[Any] | None:
+        """Give the group of each row where rows are not independent: `data.split.by`, or as the task says."""
+        by, rows = self.info.get("by"), self.rows[split]
+        if by not in (None, "time") and isinstance(rows, Table) and rows.has(by):
+            return rows.column(by)
+        return task.groups(rows)
 
     def encoded(self, task: Task, split: str, *, train: bool = False) -> EncodedRows:
         """Give a split as a torch data set; with random augmentation only where it is trained on."""

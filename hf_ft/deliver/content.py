@@ -30,7 +30,7 @@ def report_content(
     frozen: Frozen,
     items: Sequence[Item],
     seconds: Mapping[str, float],
-    train_notes: Sequence[str],
+    train_notes: Mapping[str, str],
 ) -> ReportContent:
     """Put the content of the report together.
 
@@ -44,7 +44,7 @@ def report_content(
         frozen: the model and what of it learned.
         items: the gate.
         seconds: room -> seconds.
-        train_notes: what was decided for training.
+        train_notes: what was decided for training, by subject.
     """
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     environment = json.loads((folder / "environment.json").read_text())
@@ -61,6 +61,9 @@ def report_content(
         headlines=_headlines(task, evaluation, metric),
         selected_on="validation",
         confidence=recipe.evaluate.confidence,
+        interval_over="rows"
+        if data.groups(task, evaluation.split) is None
+        else "groups of rows that belong together",
         baseline=task.baseline_name,
         recipe=_told_apart(recipe),
         recipe_text=recipe.to_yaml(),
@@ -73,7 +76,7 @@ def report_content(
             "trainable": f"{learning:,} ({learning / total:.1%})",
             **({"batch norms held in eval mode": frozen.norms_in_eval} if frozen.norms_in_eval else {}),
         },
-        train_facts={f"decision {index}": note for index, note in enumerate(train_notes, 1)},
+        train_facts=train_notes,
         metrics=scalars,
         directions=task.greater_is_better,
         per_class=evaluation.metrics.get("per_class", []),
@@ -113,12 +116,14 @@ def _headlines(task: Task, evaluation: Evaluation, metric: str) -> list[Headline
 
 
 def _told_apart(recipe: Recipe) -> dict[str, Any]:
-    """Give the lines of the recipe that a user wrote, flat."""
+    """Give the lines of the recipe that are not defaults, flat."""
 
     def flat(section: Any, path: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
-        for name in section.model_fields_set:
+        for name, about in type(section).model_fields.items():
             value = getattr(section, name)
+            if value == about.get_default(call_default_factory=True):
+                continue
             inner = (
                 flat(value, f"{path}{name}.")
                 if hasattr(value, "model_fields_set")

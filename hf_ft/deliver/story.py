@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from rich.console import Console
@@ -35,6 +35,10 @@ class Story:
         for text in texts:
             for part in str(text).splitlines():
                 self.console.print(f"  {part}", markup=False)
+
+    def facts(self, facts: Mapping[str, Any]) -> None:
+        """Say things under their subjects."""
+        self.lines(f"{subject:<16}{text}" for subject, text in facts.items())
 
     def table(self, table: Any) -> None:
         """Print a rich table."""

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hf_ft.evaluate.intervals import bootstrap_interval
 
 if TYPE_CHECKING:
+    from hf_ft.data.prepare import Prepared
     from hf_ft.recipe.schema import EvaluateSection
     from hf_ft.task import Evaluation, Task
 
@@ -36,8 +37,7 @@ def with_interval_and_baseline(
     section: EvaluateSection,
     *,
     metric: str,
-    rows: dict[str, Any],
-    seed: int,
+    data: Prepared,
 ) -> Evaluation:
     """Add the bootstrap interval of the main metric, and what a trivial answer scores on the same rows.
 
@@ -46,10 +46,10 @@ def with_interval_and_baseline(
         task: the fitted task.
         section: the recipe's `evaluate:`.
         metric: the main metric.
-        rows: split -> raw rows; the baseline is fitted on `train`.
-        seed: of the bootstrap.
+        data: the rows; the baseline is fitted on `train`, and the bootstrap draws whole groups where rows of
+            one group are not independent.
     """
-    evaluation.baseline = task.baseline(rows["train"], rows[evaluation.split])
+    evaluation.baseline = task.baseline(data.rows["train"], data.rows[evaluation.split])
     if section.intervals == "bootstrap" and metric != "loss":
         metrics = task.metrics()
         metrics.update(evaluation.results, evaluation.references)
@@ -59,7 +59,7 @@ def with_interval_and_baseline(
             len(evaluation.ids),
             resamples=section.resamples,
             confidence=section.confidence,
-            seed=seed,
-            groups=task.groups(rows[evaluation.split]),
+            seed=data.seed,
+            groups=data.groups(task, evaluation.split),
         )
     return evaluation

@@ -27,6 +27,11 @@ class Predictor:
         model: in eval mode, on `device`.
         task: restored from task.json.
         device: where the model is.
+
+    >>> predictor = Predictor.load(run_folder)
+    >>> answer = predictor(picture)[0]
+    >>> answer["label"] in predictor.task.labels(), 0 <= answer["score"] <= 1
+    (True, True)
     """
 
     model: Any

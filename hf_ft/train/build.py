@@ -44,7 +44,7 @@ def main_metric(recipe: Recipe, task: Task) -> tuple[str, bool]:
 
 def build_tuner(
     recipe: Recipe, task: Task, frozen: Frozen, data: Prepared, folder: Path, callbacks: Sequence[Any] = ()
-) -> tuple[FineTuner, list[str]]:
+) -> tuple[FineTuner, dict[str, str]]:
     """Build the trainer of a run.
 
     Args:
@@ -56,7 +56,7 @@ def build_tuner(
         callbacks: further callbacks.
 
     Returns:
-        The trainer, and one line for each decision that was made for the user.
+        The trainer, and what was decided for the user, by subject.
     """
     section = recipe.train
     metric, greater = main_metric(recipe, task)
@@ -93,20 +93,14 @@ def build_tuner(
     tuner.remove_callback(ProgressCallback)
     if not arguments.disable_tqdm:
         tuner.add_callback(EpochLines(metric, greater))
-    notes = [
-        str(plan),
-        f"precision {precision.name}: {precision.reason}",
-        *([layout] if layout else []),
-        *(
-            [f"{norms} batch norms take their statistics from {settled} training rows before each evaluation"]
-            if norms
-            else []
-        ),
-        f"{optimizer}, learning rate {rate:.2g}: {reason}",
-        *(
-            f"  {group['name']}: {len(group['params'])} tensors, learning rate {group['lr']:.2g}, "
-            f"weight decay {group['weight_decay']:g}"
-            for group in groups
-        ),
-    ]
+    notes = {"batch": str(plan), "precision": f"{precision.name}: {precision.reason}"}
+    if layout:
+        notes["layout"] = layout
+    if norms:
+        notes["batch norms"] = f"{norms} measured on {settled} training rows before each evaluation"
+    notes["optimizer"] = f"{optimizer}, learning rate {rate:.2g}: {reason}"
+    for group in groups:
+        notes[group["name"]] = (
+            f"{len(group['params'])} tensors, rate {group['lr']:.2g}, decay {group['weight_decay']:g}"
+        )
     return tuner, notes
