@@ -84,6 +84,11 @@ class FineTuner(Trainer):
             eval_dataset=eval_rows,
             callbacks=list(callbacks),
         )
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise TrainError(
+                "FSDP and DeepSpeed shard the weights, and hf_ft's checkpoints would hold one shard; use DDP "
+                "(accelerate_configs/multi_gpu.yaml)"
+            )
         # `compute_loss` below divides by the count of the whole accumulated batch; the Trainer must not
         # divide again.
         self.loss_is_scaled_for_ga = True
@@ -215,13 +220,7 @@ class FineTuner(Trainer):
     ) -> dict[str, float]:
         """Evaluate every row once; log the numbers under `eval_`."""
         rows = eval_dataset or self.eval_dataset
-        settle_batch_norms(
-            self.model,
-            self.task,
-            self.train_dataset.plain(),
-            self.recipe.train.batch_norm_rows,
-            self.args.seed,
-        )
+        self._settle_batch_norms()
         evaluation = self.evaluate_rows(rows)
         self.last_evaluation = evaluation
         numbers = {
@@ -235,6 +234,10 @@ class FineTuner(Trainer):
         self.log(numbers)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, numbers)
         return numbers
+
+    def _settle_batch_norms(self) -> None:
+        count = self.recipe.train.batch_norm_rows
+        settle_batch_norms(self.model, self.task, self.train_dataset.plain(), count, self.args.seed)
 
     def evaluate_rows(self, rows: EncodedRows) -> Evaluation:
         """One pass over the rows with the model as it is."""
@@ -254,6 +257,8 @@ class FineTuner(Trainer):
         exact = self.loaded_best and not (self.args.bf16 or self.args.fp16)
         if last is not None and last.split == rows.split and exact:
             return last
+        if not self.loaded_best:
+            self._settle_batch_norms()
         return self.evaluate_rows(rows)
 
     def finished_model(self) -> torch.nn.Module:

@@ -222,3 +222,10 @@ def test_balanced_sampling_sees_the_rare_class_as_often(tuner):
     made = tuner(sections=sections, data=rows, global_batch_size=60)
     drawn = [row for batch in made.get_train_dataloader() for row in batch["labels"].tolist()]
     assert 15 <= sum(drawn) <= 45
+
+
+def test_without_evaluations_the_last_model_is_the_result(tuner):
+    trained = tuner(eval_strategy="no", num_train_epochs=1)
+    trained.train()
+    assert trained.state.best_metric is None
+    assert trained.evaluate_finished(trained.eval_dataset).metrics["loss"] > 0
