@@ -299,23 +299,43 @@ class ImageClassification(Task):
     # Prediction
 
     def read_inputs(self, inputs: Any) -> list[Row]:
-        """Paths, folders, PIL images, arrays, or rows with the key `image`."""
+        """Paths of pictures, folders or tables, PIL images, arrays, a DataFrame, or rows with `image`."""
         if isinstance(inputs, (str, Path)) or not isinstance(inputs, Sequence):
             inputs = [inputs]
         rows: list[Row] = []
-        for number, value in enumerate(inputs):
+        for value in inputs:
             if isinstance(value, dict):
-                rows.append({"id": str(number), **value})
-            elif isinstance(value, (str, Path)):
-                rows += [{"id": str(path), "image": str(path)} for path in _pictures(Path(value))]
+                rows.append({"id": str(len(rows)), **value})
+            elif isinstance(value, (str, Path)) or hasattr(value, "columns"):
+                rows += self._read_rows(value)
             else:
-                rows.append({"id": str(number), "image": value})
+                rows.append({"id": str(len(rows)), "image": value})
         return rows
+
+    def _read_rows(self, source: Any) -> list[Row]:
+        """Rows of a DataFrame or a file of rows; or a picture; or all pictures of a folder."""
+        from hf_ft.data.columns import map_columns
+        from hf_ft.data.files import format_of, read_files
+        from hf_ft.data.sources import as_datasets
+        from hf_ft.data.table import Table
+
+        if isinstance(source, (str, Path)):
+            if format_of(str(source)) is None:
+                return [{"id": str(path), "image": str(path)} for path in _pictures(Path(source))]
+            name, found = str(source), read_files([str(source)])
+        else:
+            name, found = "row", as_datasets(source, "inputs")["train"]
+        columns = map_columns(found.column_names, {"image": self.roles["image"]}, {}, "inputs")
+        return list(Table(found, columns, [f"{name}/{index}" for index in range(len(found))]))
 
 
 def _pictures(path: Path) -> list[Path]:
-    if not path.is_dir():
+    if path.is_file():
         return [path]
+    if not path.is_dir():
+        raise DataError(
+            f"{path}: there is no such file or folder; expected a picture, a folder, or a file of rows"
+        )
     found = sorted(file for file in path.rglob("*") if file.suffix.lower() in IMAGE_FILES)
     if not found:
         raise DataError(f"{path}: no picture in this folder; expected files ending in {sorted(IMAGE_FILES)}")
