@@ -60,9 +60,7 @@ def draw_rows(total: int, rows: int, classes: Sequence[str] | None, seed: int, k
     return np.setdiff1d(everything, drawn), np.sort(drawn)
 
 
-def draw_distinct(
-    first: np.ndarray, rows: int, classes: Sequence[str] | None, seed: int, key: str
-) -> Draw:
+def draw_distinct(first: np.ndarray, rows: int, classes: Sequence[str] | None, seed: int, key: str) -> Draw:
     """Draw about `rows` rows as `draw_rows` does, equal ones always together.
 
     Args:

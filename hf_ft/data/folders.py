@@ -124,9 +124,7 @@ def _same_classes(root: Path, found: dict[str, list[tuple[str, Path]]]) -> None:
     classes = {split: {name for name, _ in files} for split, files in found.items()}
     every: set[str] = set().union(*classes.values())
     lines = [
-        f"{split} lacks {listing(sorted(every - names))}"
-        for split, names in classes.items()
-        if every - names
+        f"{split} lacks {listing(sorted(every - names))}" for split, names in classes.items() if every - names
     ]
     if lines:
         raise DataError(
