@@ -86,7 +86,7 @@ def test_mixed_labels_are_shares(table):
 
 @pytest.mark.parametrize("mixup", [0.0, 0.5])
 def test_class_weights_give_the_weighted_mean(table, mixup):
-    """tf#15450: class weights without a subclass; sum of losses over sum of counts is torch's weighted mean."""
+    """tf#15450: class weights without a subclass; sum of losses over sum of counts is torch's mean."""
     task = fitted(table, loss=Loss(class_weights="balanced"), augment=Augment(mixup=mixup))
     assert task.class_weights == pytest.approx([6 / (2 * 4), 6 / (2 * 2)])
     batch = batch_of(task, table)
