@@ -156,13 +156,12 @@ def finetune(
         story.lines(f"{item.name:<12} {item.detail}" for item in items)
 
         story.room("report")
-        story.room("")
-        folder.write_json(run_folder.path / "timing.json", story.seconds)
         final = evaluations[data_ready.final_split]
         content = report_content(
             run_folder.path, recipe, task, data_ready, final, metric, frozen, items, story.seconds, notes
         )
         report.write_report(run_folder.path, content)
+        folder.write_json(run_folder.path / "timing.json", story.finish())
         story.table(report.result_table(content))
         story.lines([f"done: {run_folder.path}"])
     processes.wait_for_everyone()

@@ -23,12 +23,17 @@ class Story:
 
     def room(self, name: str) -> None:
         """Begin a room: the next part of the flow."""
+        self.finish()
+        self._room = name
+        self.console.print(f"[bold]{name}[/bold]")
+
+    def finish(self) -> dict[str, float]:
+        """End the present room, and give the seconds of every room so far."""
         now = time.perf_counter()
         if self._room:
             self.seconds[self._room] = self.seconds.get(self._room, 0.0) + now - self._start
-        self._room, self._start = name, now
-        if name:
-            self.console.print(f"[bold]{name}[/bold]")
+        self._room, self._start = "", now
+        return self.seconds
 
     def lines(self, texts: Iterable[Any]) -> None:
         """Say things; text is never read as markup, since labels and paths may hold brackets."""
