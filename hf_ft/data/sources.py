@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.data.files import download, format_of, from_frame, from_records, read_files
-from hf_ft.data.folders import ROW_ID, read_class_folders, visible
+from hf_ft.data.folders import ROW_ID, media_kind, read_class_folders, visible
 from hf_ft.data.names import hint, listing, natural_key, split_of
 from hf_ft.errors import DataError
 
@@ -130,6 +130,12 @@ def _read_folder(root: Path, section: DataSection) -> dict[str, Dataset]:
         raise DataError(
             f"data.config: {root} declares no configurations in a README.md; remove data.config, or name a "
             "file."
+        )
+    beside = [file for file in files if any(map(media_kind, os.listdir(os.path.dirname(file))))]
+    if any(Path(file).parent != root for file in beside):
+        raise DataError(
+            f"data.source: {root} holds tables beside pictures or other media ({listing(beside, 3)}), so it "
+            "can be read in two ways; name the table as data.source, or move it out of the class folders."
         )
     if files:
         return _read_many(files, root)

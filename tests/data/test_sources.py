@@ -239,3 +239,15 @@ def test_real_folders(source, config, rows):
     if rows is not None:
         assert {split: len(part) for split, part in found.items()} == rows
     assert len(next(iter(found.values()))[0]) > 1
+
+
+def test_a_table_inside_a_class_folder_is_ambiguous(tmp_path):
+    """A stray list of files would otherwise take the place of every picture, in silence."""
+    from PIL import Image
+
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (8, 8)).save(tmp_path / name / "1.png")
+    (tmp_path / "cat" / "list.csv").write_text("a,b\n1,2\n")
+    with pytest.raises(DataError, match=r"tables beside pictures .*list\.csv"):
+        read_source(DataSection(source=str(tmp_path)))
