@@ -168,7 +168,7 @@ class MultilabelMetrics:
             return []
         named = ", ".join(self.labels[label] for label in absent[:5]) + (", ..." if len(absent) > 5 else "")
         return [
-            f"map and roc_auc leave out {len(absent)} of {len(self.labels)} labels, true of no row or of all: "
+            f"map and roc_auc leave out {len(absent)} of {len(self.labels)} labels, true of none or all: "
             f"{named}"
         ]
 

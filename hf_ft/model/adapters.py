@@ -23,14 +23,6 @@ if TYPE_CHECKING:
 # PEFT's OFT also takes convolutions, but in 0.21 it computes something else than what it merges.
 CONV_METHODS = ("lora", "dora", "loha", "lokr", "boft", "hra", "hira", "ia3")
 
-# Methods that PEFT counts among those with target modules and that cannot keep this room's promises.
-UNFIT = {
-    "adalora": "its ranks are allocated and its orthogonality term is added by a training loop written for "
-    "it, so here it would quietly be something else; take lora or dora",
-    "lily": "PEFT cannot merge it into the model; take lora or dora",
-    "trainable_tokens": "it trains rows of an embedding and cannot train a new head; take lora",
-}
-
 
 def check_method(name: str | None) -> None:
     """Refuse what is no PEFT method that changes layers.
@@ -40,8 +32,6 @@ def check_method(name: str | None) -> None:
     """
     from hf_ft.recipe.arguments import peft_methods, unusable_method, usable_methods
 
-    if name in UNFIT:
-        raise ModelError(f"freeze.strategy: {name} cannot be used: {UNFIT[name]}")
     if name in usable_methods():
         return
     if name in peft_methods():

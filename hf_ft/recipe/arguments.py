@@ -59,9 +59,12 @@ PROMPT = (
 )
 # PEFT methods that have target modules and still cannot work on the models of a Task, with the reason.
 UNUSABLE_METHODS = {
+    "adalora": "needs a training loop of its own (ranks, orthogonality term); take lora or dora",
     "adaption_prompt": PROMPT,
+    "lily": "cannot be merged into the model; take lora or dora",
     "poly": "needs a task number beside every row",
     "shadow": "works on decoder-only language models alone",
+    "trainable_tokens": "trains rows of an embedding and cannot train a new head; take lora",
     "xlora": "mixes LoRA adapters that were trained before",
 }
 

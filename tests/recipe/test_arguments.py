@@ -50,7 +50,7 @@ def test_methods_are_those_of_peft():
 
 
 @pytest.mark.parametrize(
-    "name", ["lora", "dora", "ia3", "vera", "oft", "boft", "loha", "lokr", "adalora", "hra", "fourierft"]
+    "name", ["lora", "dora", "ia3", "vera", "oft", "boft", "loha", "lokr", "hra", "fourierft"]
 )
 def test_methods_with_target_modules_can_be_strategies(name):
     assert name in usable_methods()
