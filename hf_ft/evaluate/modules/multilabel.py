@@ -21,7 +21,7 @@ Returns:
     micro_f1, macro_f1 (mean over all K labels; 0 for a label neither true nor predicted), weighted_f1
     (weighted by the label's references), samples_f1 (mean over rows), macro_precision, macro_recall,
     subset_accuracy (rows whose labels are all right), hamming_loss (share of wrong answers, of N x K).
-    map: mean over labels of the average precision; roc_auc: mean of the area under the ROC curve. Both are over
+    map: mean over labels of the average precision; roc_auc: mean area under the ROC curve. Both are over
     the labels that are true of some rows and not of all, and None where there are none.
     absent: ids of the labels left out of map and roc_auc.
 """
