@@ -6,8 +6,8 @@ import numpy
 import scipy.stats
 import sklearn.metrics
 
-_DESCRIPTION = """MAE, RMSE, MAPE, R2, explained variance, Pearson's and Spearman's correlation, and MASE where
-the scale of a naive error is given."""
+_DESCRIPTION = """MAE, RMSE, MAPE, R2, explained variance, Pearson's and Spearman's correlation, and MASE
+where the scale of a naive error is given."""
 
 _INPUTS = """
 Args:
