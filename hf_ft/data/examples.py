@@ -66,7 +66,8 @@ class EncodedRows:
             B items, each with the engine's keys `row` and `real`.
         """
         rows = [self.rows[row] for _, row, _ in indices]
-        rngs = [self._rng(epoch, row) for epoch, row, _ in indices] if self.train else None
+        chance = self.train and (self.task.random or self.task.mixes)
+        rngs = [self._rng(epoch, row) for epoch, row, _ in indices] if chance else None
         items = self.task.encode(rows, rngs)
         if rngs is not None and self.task.mixes:
             items = self._mix(items, indices, rngs)

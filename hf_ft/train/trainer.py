@@ -248,7 +248,7 @@ class FineTuner(Trainer):
             batch_size=self.args.per_device_eval_batch_size,
             workers=self.args.dataloader_num_workers,
             device=self.args.device,
-            progress=f"evaluate {rows.split}",
+            progress=None if self.args.disable_tqdm else f"evaluate {rows.split}",
         )
 
     def evaluate_finished(self, rows: EncodedRows) -> Evaluation:

@@ -10,6 +10,8 @@ from hf_ft.task import Task
 class Noise(Task):
     """A task whose item is the row's number and, in training, a random one."""
 
+    random = True
+
     mixing = False
 
     def encode(self, rows, rngs):
