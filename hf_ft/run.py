@@ -102,7 +102,7 @@ def finetune(
     from hf_ft.train.build import build_tuner, main_metric
     from hf_ft.train.processes import start_processes
     from hf_ft.train.selftest import check_loss_division, probe_step
-    from hf_ft.verify import gate
+    from hf_ft.verify import check_contents, gate
 
     processes = start_processes()
     story = Story(speaks=verbose and processes.is_main_process)
@@ -116,7 +116,7 @@ def finetune(
         data_ready = prepare(recipe, task, data=data)
     story.table(data_ready.findings.table())
     data_ready.findings.raise_for_errors()
-    metric, _ = main_metric(recipe, task)
+    metric, greater = main_metric(recipe, task)
 
     story.room("model")
     # Before the model is made: the new head is drawn from this seed (tf#11965).
@@ -158,10 +158,22 @@ def finetune(
         story.room("report")
         final = evaluations[data_ready.final_split]
         content = report_content(
-            run_folder.path, recipe, task, data_ready, final, metric, frozen, items, story.seconds, notes
+            run_folder.path,
+            recipe,
+            task,
+            data_ready,
+            final,
+            metric,
+            greater,
+            frozen,
+            items,
+            story.seconds,
+            notes,
         )
         report.write_report(run_folder.path, content)
         folder.write_json(run_folder.path / "timing.json", story.finish())
+        # The report repeats much of the recipe: what is kept is looked at once more.
+        check_contents(run_folder.path)
         story.table(report.result_table(content))
         story.lines([f"done: {run_folder.path}"])
     processes.wait_for_everyone()

@@ -17,6 +17,7 @@ import pickle
 import re
 import subprocess
 import sys
+import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -186,7 +187,7 @@ def check_frozen(before: str, after: str, tensors: int) -> str:
     """(b) Compare the hashes of everything frozen, before and after training."""
     if before != after:
         raise VerifyError("a frozen parameter or buffer has changed during training")
-    return f"{tensors} frozen tensors unchanged"
+    return f"{tensors} frozen tensors unchanged" if tensors else "nothing is frozen"
 
 
 def check_counted(evaluations: Iterable[Evaluation], expected: Mapping[str, Sequence[str]]) -> str:
@@ -238,11 +239,11 @@ def check_contents(run_folder: Path) -> str:
             secrets[f"the value of ${variable}"] = re.escape(value.encode())
     files = [path for path in run_folder.rglob("*") if path.is_file()]
     for path in files:
-        if path.suffix in PICKLE_NAMES or path.name == "training_args.bin" or _is_pickle(path):
+        if path.suffix.lower() in PICKLE_NAMES or _is_pickle(path):
             raise VerifyError(
                 f"{path.relative_to(run_folder)} is a pickle; loading it could run anybody's code"
             )
-        if path.suffix in {".safetensors", ".parquet", ".png"}:
+        if path.suffix in {".safetensors", ".png"}:
             continue
         content = path.read_bytes()
         for what, pattern in secrets.items():
@@ -252,6 +253,8 @@ def check_contents(run_folder: Path) -> str:
 
 
 def _is_pickle(path: Path) -> bool:
+    if zipfile.is_zipfile(path):  # torch.save, whatever the name
+        return any(name.endswith(".pkl") for name in zipfile.ZipFile(path).namelist())
     with path.open("rb") as file:
         start = file.read(4)
     return start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")

@@ -79,6 +79,9 @@ def prepare(recipe: Recipe, task: Task, *, data: Any = None, cache: Path | None 
     for needed in ("train", "validation"):
         if not len(rows.get(needed, ())):
             raise DataError(f"data.split.{needed}: there are no {needed} rows; set a fraction, such as 0.1")
+    for split in rows:
+        if len(rows[split]) < 2:
+            raise DataError(f"data.split.{split}: 1 row; a figure with an interval needs at least 2")
     task.fit(rows["train"])
     for split in rows:
         if split != "train":

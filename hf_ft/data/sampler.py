@@ -66,7 +66,9 @@ class GlobalBatchSampler(Sampler[list[Index]]):
     def steps(self) -> int:
         """Optimizer steps per epoch."""
         steps = self.rows / self.global_batch_size
-        return max(1, math.floor(steps) if self.drop_last else math.ceil(steps))
+        # A rest of one row joins the batch before it: batch norms cannot learn from one row.
+        alone = self.rows % self.global_batch_size == 1
+        return max(1, math.floor(steps) if self.drop_last or alone else math.ceil(steps))
 
     def __len__(self) -> int:
         return self.steps * self.accumulation
@@ -98,7 +100,9 @@ class GlobalBatchSampler(Sampler[list[Index]]):
     def __iter__(self) -> Iterator[list[Index]]:
         order = self.order(self.epoch)
         for step in range(self.steps):
-            batch = order[step * self.global_batch_size : (step + 1) * self.global_batch_size]
+            stop = (step + 1) * self.global_batch_size
+            joins = step == self.steps - 1 and self.rows - stop == 1 and not self.drop_last
+            batch = order[step * self.global_batch_size : stop + joins]
             shares = np.array_split(batch, self.processes * self.accumulation)
             for micro in range(self.accumulation):
                 share = shares[micro * self.processes + self.rank]

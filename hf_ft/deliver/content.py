@@ -27,6 +27,7 @@ def report_content(
     data: Prepared,
     evaluation: Evaluation,
     metric: str,
+    greater: bool,
     frozen: Frozen,
     items: Sequence[Item],
     seconds: Mapping[str, float],
@@ -41,6 +42,7 @@ def report_content(
         data: the rows and what the audit found.
         evaluation: of the split that is reported.
         metric: the main metric.
+        greater: whether a greater value of it is better.
         frozen: the model and what of it learned.
         items: the gate.
         seconds: room -> seconds.
@@ -48,6 +50,7 @@ def report_content(
     """
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     environment = json.loads((folder / "environment.json").read_text())
+    directions = {**task.greater_is_better, metric: greater}
     scalars = {name: value for name, value in evaluation.metrics.items() if isinstance(value, float)}
     counts = frozen.counts()
     learning, total = sum(row[1] for row in counts), sum(row[2] for row in counts)
@@ -58,7 +61,7 @@ def report_content(
         data=str(recipe.data.source),
         split=evaluation.split,
         rows=len(evaluation.ids),
-        headlines=_headlines(task, evaluation, metric),
+        headlines=_headlines(directions, evaluation, metric, task.headline_metrics),
         selected_on="validation",
         confidence=recipe.evaluate.confidence,
         interval_over="rows"
@@ -78,9 +81,9 @@ def report_content(
         },
         train_facts=train_notes,
         metrics=scalars,
-        directions=task.greater_is_better,
+        directions=directions,
         per_class=evaluation.metrics.get("per_class", []),
-        curve=learning_curve_figure(log, metric, _best_step(log, metric, task)),
+        curve=learning_curve_figure(log, metric, _best_step(log, metric, greater)),
         figures=task.figures(evaluation),
         worst=_worst(task, data.rows[evaluation.split], evaluation),
         checks=[Check(item.name, item.passed, item.detail) for item in items],
@@ -98,18 +101,17 @@ def report_content(
     )
 
 
-def _headlines(task: Task, evaluation: Evaluation, metric: str) -> list[Headline]:
-    names = [
-        metric,
-        *(name for name in task.headline_metrics if name != metric and name in evaluation.metrics),
-    ]
+def _headlines(
+    directions: Mapping[str, bool], evaluation: Evaluation, metric: str, beside: Sequence[str]
+) -> list[Headline]:
+    names = [metric, *(name for name in beside if name != metric and name in evaluation.metrics)]
     return [
         Headline(
             name,
             evaluation.metrics[name],
             evaluation.intervals.get(name),
             evaluation.baseline.get(name),
-            task.greater_is_better.get(name, True),
+            directions.get(name, True),
         )
         for name in names
     ]
@@ -135,11 +137,11 @@ def _told_apart(recipe: Recipe) -> dict[str, Any]:
     return dict(sorted(flat(recipe, "").items()))
 
 
-def _best_step(log: Sequence[Mapping[str, Any]], metric: str, task: Task) -> int | None:
+def _best_step(log: Sequence[Mapping[str, Any]], metric: str, greater: bool) -> int | None:
     measured = [(line[f"eval_{metric}"], line["step"]) for line in log if f"eval_{metric}" in line]
     if not measured:
         return None
-    best = max if task.greater_is_better.get(metric, True) else min
+    best = max if greater else min
     # The first of equals, as the Trainer chooses.
     value = best(value for value, _ in measured)
     return next(step for found, step in measured if found == value)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 import platform
+import re
+import shutil
 import subprocess
 import sys
 from dataclasses import dataclass, field
@@ -78,25 +81,45 @@ def choose_folder(recipe: Recipe, resume: str) -> RunFolder:
         RecipeError: an unfinished run is there, but of another recipe; the message lists what differs.
     """
     path = Path(recipe.output_dir)
-    numbered = sorted(path.parent.glob(f"{path.name}-[0-9]*"), key=lambda p: int(p.name.rpartition("-")[2]))
-    newest = numbered[-1] if numbered else path
-    unfinished = (
-        newest.exists() and not (newest / "verify.json").exists() and (newest / "recipe.yaml").exists()
-    )
-    if unfinished and resume != "never":
+    runs = _runs_of(recipe, path)
+    newest = runs[-1] if runs else path
+    notes: list[str] = []
+    if runs and resume != "never" and not (newest / "verify.json").exists():
         checkpoint, notes = checkpoints.newest(newest / "checkpoints")
         if checkpoint is not None:
             _same_recipe(recipe, checkpoint)
             return RunFolder(newest, checkpoint, [*notes, f"resume from {checkpoint}"])
-        if not any(newest.glob("checkpoints/*")):
-            return RunFolder(newest, None, notes)
+        if not notes and (newest / "recipe.yaml").read_text() == recipe.to_yaml():
+            return RunFolder(newest)
     if resume == "must":
-        raise RecipeError(f"{newest}: there is no whole checkpoint of an unfinished run to resume from")
-    if not path.exists():
-        return RunFolder(path)
-    number = int(newest.name.rpartition("-")[2]) + 1 if numbered else 2
-    fresh = path.with_name(f"{path.name}-{number}")
-    return RunFolder(fresh, None, [f"{newest} is kept; this run goes to {fresh}"])
+        reasons = "".join(f"; {note}" for note in notes)
+        raise RecipeError(
+            f"{newest}: there is no whole checkpoint of an unfinished run to resume from{reasons}"
+        )
+    fresh, number = path, 1
+    while fresh.exists():
+        number += 1
+        fresh = path.with_name(f"{path.name}-{number}")
+    kept = [f"{newest} is kept; this run goes to {fresh}"] if fresh != path else []
+    return RunFolder(fresh, None, [*notes, *kept])
+
+
+def _runs_of(recipe: Recipe, path: Path) -> list[Path]:
+    """Give the folders of earlier runs of this recipe, oldest first: `runs/x`, `runs/x-2`, ...
+
+    A folder of that form belongs to it only if the recipe inside has the same name.
+    """
+    from hf_ft.recipe.yaml_text import read_yaml
+
+    found = []
+    for folder in path.parent.glob("*") if path.parent.is_dir() else ():
+        numbered = re.fullmatch(rf"{re.escape(path.name)}(?:-(\d+))?", folder.name)
+        file = folder / "recipe.yaml"
+        if numbered and file.is_file():
+            content = read_yaml(file.read_text(), str(file)).value
+            if isinstance(content, dict) and content.get("name") == recipe.name:
+                found.append((int(numbered[1] or 1), folder))
+    return [folder for _, folder in sorted(found)]
 
 
 def _same_recipe(recipe: Recipe, checkpoint: Path) -> None:
@@ -138,9 +161,6 @@ def environment() -> dict[str, Any]:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
             continue
-    commit = subprocess.run(
-        ["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False
-    ).stdout.strip()
     device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
     return {
         "packages": found,
@@ -150,13 +170,30 @@ def environment() -> dict[str, Any]:
         "devices": torch.accelerator.device_count() if device else 0,
         "threads": torch.get_num_threads(),
         "arguments": sys.argv[1:],
-        "commit": commit or None,
+        "commit_of_working_folder": _commit(),
     }
 
 
+def _commit() -> str | None:
+    if shutil.which("git") is None:
+        return None
+    asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or None
+
+
 def write_json(path: Path, value: Any) -> None:
-    """Write JSON that a person can read."""
-    path.write_text(json.dumps(value, indent=2, ensure_ascii=False, default=float))
+    """Write JSON that a person and every parser can read: what is not a finite number is null."""
+    path.write_text(json.dumps(_finite(value), indent=2, ensure_ascii=False, allow_nan=False))
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {str(key): _finite(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_finite(inner) for inner in value]
+    if value is None or isinstance(value, (str, bool, int)):
+        return value
+    return float(value) if math.isfinite(value) else None
 
 
 def write_run(

@@ -53,7 +53,7 @@ def with_interval_and_baseline(
     if section.intervals == "bootstrap" and metric != "loss":
         metrics = task.metrics()
         metrics.update(evaluation.results, evaluation.references)
-        evaluation.intervals[metric] = bootstrap_interval(
+        interval = bootstrap_interval(
             metrics,
             metric,
             len(evaluation.ids),
@@ -62,4 +62,15 @@ def with_interval_and_baseline(
             seed=data.seed,
             groups=data.groups(task, evaluation.split),
         )
+        if metric == "accuracy" and interval[0] == interval[1]:
+            interval = _wilson(evaluation.metrics[metric], len(evaluation.ids), section.confidence)
+        evaluation.intervals[metric] = interval
     return evaluation
+
+
+def _wilson(share: float, rows: int, confidence: float) -> tuple[float, float]:
+    """Give Wilson's score interval (1927); where all rows are right, the bootstrap has no width."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(round(share * rows), rows).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)

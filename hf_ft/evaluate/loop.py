@@ -123,4 +123,5 @@ def _measure(
         total = sum(one[3] for one in seen)
         values["loss"] = sum(one[2] for one in seen) / total
         losses = [one[2] / one[3] if one[3] else 0.0 for one in seen]
-    return Evaluation(rows.split, list(rows.ids), results, references, losses, values)
+    ids = rows.ids
+    return Evaluation(rows.split, [ids[one[0]] for one in seen], results, references, losses, values)

@@ -11,7 +11,7 @@ from pydantic import Field
 from hf_ft.data.labels import LabelMap
 from hf_ft.errors import DataError
 from hf_ft.evaluate.metrics import CLASSIFICATION_DIRECTIONS
-from hf_ft.recipe.schema import Section
+from hf_ft.recipe.schema import PositiveFloat, Section
 from hf_ft.task import Batch, Evaluation, Figure, Inspection, Item, Metrics, Role, Row, Task
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ class Augment(Section):
 class Loss(Section):
     """Keys of `loss:` of image-classification."""
 
-    class_weights: Literal["balanced"] | dict[str, float] | None = Field(
+    class_weights: Literal["balanced"] | dict[str, PositiveFloat] | None = Field(
         None,
         description="Weight of each class: balanced (inverse frequency), or class name -> weight.",
     )

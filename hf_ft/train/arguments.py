@@ -31,7 +31,7 @@ class BatchPlan:
     processes: int
 
     def __str__(self) -> str:
-        parts = f"{self.processes} process(es) x {self.accumulation} accumulation x {self.micro_batch} rows"
+        parts = f"{self.processes} process(es) x {self.accumulation} x at most {self.micro_batch} rows"
         return f"global batch {self.global_batch} = {parts}"
 
 

@@ -31,7 +31,7 @@ def main_metric(recipe: Recipe, task: Task) -> tuple[str, bool]:
         RecipeError: the direction of the metric is unknown and `evaluate.mode` does not say it.
     """
     name = recipe.evaluate.metric or task.main_metric
-    if recipe.evaluate.mode is not None:
+    if recipe.evaluate.mode is not None and (name in task.greater_is_better or recipe.evaluate.extra):
         return name, recipe.evaluate.mode == "max"
     if name not in task.greater_is_better:
         known = ", ".join(sorted(task.greater_is_better))

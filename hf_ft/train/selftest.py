@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import resource
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -101,40 +102,62 @@ class Probe:
 
 
 def probe_step(tuner: FineTuner) -> Probe:
-    """Run one micro-batch forward and backward twice, timing the second, and give everything back as it was.
+    """Run the smallest and a usual micro-batch as training does, and give everything back as it was.
+
+    The gradient of `training_step` must be that of the loss: if the Trainer divided it by the accumulation
+    steps once more, training would go on with other gradients than the recipe says (tf#47688).
 
     Raises:
-        TrainError: nothing that should learn received a gradient (tf#21381).
+        TrainError: nothing that should learn received a gradient (tf#21381), or the gradient is scaled.
     """
     model = tuner.model
     loader = tuner.get_train_dataloader()
-    indices = next(iter(tuner.sampler))
+    first, *others = list(tuner.sampler)
+    smallest = min([first, *others], key=len)
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     random_state = torch.get_rng_state()
-    seconds = 0.0
-    for _ in range(2):
-        start = time.perf_counter()
-        batch = tuner.train_dataset.collate(tuner.train_dataset.__getitems__(indices))
-        batch = send_to_device(batch, tuner.args.device)
-        model.train()
-        count = tuner._get_num_items_in_batch([batch], tuner.args.device)
-        tuner.compute_loss(model, batch, num_items_in_batch=count).backward()
-        seconds = time.perf_counter() - start
-    learning = [p for p in model.parameters() if p.requires_grad]
-    if not any(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in learning):
-        raise TrainError(
-            f"none of the {len(learning)} trainable tensors received a gradient; see the section freeze:"
-        )
-    model.zero_grad(set_to_none=True)
+    tuner.current_gradient_accumulation_steps = 3  # so that a division by it cannot stay hidden
+    model.train()
+    expected = _gradient(
+        tuner, first, lambda batch, count: tuner.compute_loss(model, batch, False, count).backward()
+    )
+    start = time.perf_counter()
+    found = _gradient(tuner, first, lambda batch, count: tuner.training_step(model, batch, count))
+    seconds = time.perf_counter() - start
+    _gradient(tuner, smallest, lambda batch, count: tuner.training_step(model, batch, count))
     with torch.no_grad():
         for name, buffer in model.named_buffers():
             buffer.copy_(buffers[name])
     torch.set_rng_state(random_state)
+    if not expected > 0:
+        learning = sum(parameter.requires_grad for parameter in model.parameters())
+        raise TrainError(
+            f"none of the {learning} trainable tensors received a gradient; see the section freeze:"
+        )
+    # Random draws of a GPU are not rewound here, so dropout may differ a little; a division would be threefold.
+    if not 0.5 < found / expected < 2:
+        raise TrainError(
+            f"the Trainer scales gradients ({found:.4g} in place of {expected:.4g}); this version of "
+            "transformers does not fit hf_ft; take one that pyproject.toml allows"
+        )
     epochs = tuner.args.num_train_epochs
     steps = (
         tuner.args.max_steps * tuner.plan.accumulation if tuner.args.max_steps > 0 else len(loader) * epochs
     )
     return Probe(seconds, int(steps), _peak_bytes())
+
+
+def _gradient(tuner: FineTuner, indices: Sequence[Any], step: Callable[[Batch, torch.Tensor], Any]) -> float:
+    """Give the norm of the gradient that a step leaves, from the same random state each time; clear it."""
+    state = torch.get_rng_state()
+    batch = tuner.train_dataset.collate(tuner.train_dataset.__getitems__(list(indices)))
+    batch = send_to_device(batch, tuner.args.device)
+    step(batch, tuner._get_num_items_in_batch([batch], tuner.args.device))
+    torch.set_rng_state(state)
+    gradients = [parameter.grad for parameter in tuner.model.parameters() if parameter.grad is not None]
+    norm = float(torch.stack([gradient.norm() for gradient in gradients]).norm()) if gradients else 0.0
+    tuner.model.zero_grad(set_to_none=True)
+    return norm
 
 
 def _peak_bytes() -> int:

@@ -153,12 +153,26 @@ class FineTuner(Trainer):
         num_items_in_batch: Any = None,
     ) -> Any:
         """Sum of row losses over the count of the whole global batch, times the processes."""
-        outputs = self.task.forward(model, inputs)
+        if not bool(inputs["real"].any()):
+            # Rows that only keep the processes in step must not reach the statistics of batch norms.
+            model.eval()
+        outputs = self._forward(model, inputs)
         rows = self.task.loss(self.accelerator.unwrap_model(model), outputs, inputs)
         rows = torch.where(inputs["real"], rows, torch.zeros_like(rows))
         self._stop_on_nan(rows, inputs)
         loss = rows.sum() / num_items_in_batch * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
+
+    def _forward(self, model: torch.nn.Module, inputs: Batch) -> Any:
+        try:
+            return self.task.forward(model, inputs)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error):
+                raise
+            raise TrainError(
+                f"a micro-batch of {len(inputs['row'])} row(s) is too small for the model's batch norms "
+                f"({self.plan}); choose another train.global_batch_size, or freeze them (freeze: head)"
+            ) from error
 
     def _stop_on_nan(self, losses: torch.Tensor, batch: Batch) -> None:
         bad = ~torch.isfinite(losses.detach())

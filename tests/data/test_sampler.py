@@ -140,3 +140,9 @@ def test_evaluation_by_length_starts_with_the_longest_and_deals_every_row_once(p
     assert [row for _, row, _ in next(iter(samplers[0]))] == [1, 3]
     seen = sorted(row for sampler in samplers for batch in sampler for _, row, real in batch if real)
     assert seen == [0, 1, 2, 3, 4]
+
+
+def test_a_rest_of_one_row_joins_the_batch_before_it():
+    """A batch norm cannot learn from one row."""
+    assert [len(step) for step in global_batches(9, 4, 1, 1)] == [4, 5]
+    assert [len(step) for step in global_batches(1, 4, 1, 1)] == [1]

@@ -9,7 +9,7 @@ import torch
 from transformers import TrainerCallback, set_seed
 
 from hf_ft.data.prepare import prepare
-from hf_ft.errors import TrainError
+from hf_ft.errors import RecipeError, TrainError
 from hf_ft.model.freeze import freeze
 from hf_ft.recipe.read import load_recipe
 from hf_ft.run import new_task
@@ -174,9 +174,9 @@ def test_sgd_with_momentum(tuner):
 
 
 def test_unknown_metric_is_refused_with_those_that_are_measured(tuner):
-    """tf PR#31142: the direction of a metric is declared, never guessed from its name."""
-    with pytest.raises(TrainError, match=r"'surprise' is not measured by points; measured are \['accuracy'"):
-        tuner(sections={"evaluate": {"metric": "surprise", "mode": "max"}}).train()
+    """tf PR#31142: the direction of a metric is declared, never guessed, and it is known before training."""
+    with pytest.raises(RecipeError, match=r"'surprise' is not a metric of points \(accuracy, "):
+        tuner(sections={"evaluate": {"metric": "surprise", "mode": "max"}})
 
 
 def test_the_self_test_passes_and_notices_a_loss_that_depends_on_the_batch(tuner, monkeypatch):
@@ -229,3 +229,11 @@ def test_without_evaluations_the_last_model_is_the_result(tuner):
     trained.train()
     assert trained.state.best_metric is None
     assert trained.evaluate_finished(trained.eval_dataset).metrics["loss"] > 0
+
+
+def test_gradients_that_the_trainer_scales_are_noticed(tuner):
+    """tf#47688: should a release divide by the accumulation steps once more, no run may start."""
+    made = tuner()
+    made.loss_is_scaled_for_ga = False
+    with pytest.raises(TrainError, match="scales gradients"):
+        probe_step(made)
