@@ -155,6 +155,9 @@ class MultiLabel(SingleLabel):
     def __init__(self, class_weights: str | Mapping[str, float] | None = None, thresholds: str | float = 0.5):
         super().__init__(class_weights)
         self.asked = thresholds
+        # Where a new head's bias starts: from zero, a rare label needs many steps to be called rare
+        # (Lin et al. 2017, "Focal loss for dense object detection", section 4.1).
+        self.log_odds: list[float] = []
         self.thresholds: list[float] = []
 
     def fit(self, values: Sequence[Any], ids: Sequence[str]) -> None:
@@ -162,6 +165,9 @@ class MultiLabel(SingleLabel):
         _check_lists("train", values, ids)
         self.label_map = LabelMap.fit(values, ids)
         positives = np.bincount([label for row in self.references(values) for label in row])
+        # Kept within one row of all and none, so that the log-odds are finite.
+        share = np.clip(positives, 1, len(values) - 1) / len(values)
+        self.log_odds = np.log(share / (1 - share)).tolist()
         self.weights = _weights(self.setting, self.label_map, (len(values) - positives) / positives)
         self.thresholds = [0.5 if isinstance(self.asked, str) else self.asked] * len(self.label_map)
 

@@ -165,6 +165,8 @@ class TextClassification(Task):
         loaded = load_model(self.auto_class, section, self.target.config)
         loaded.processor, notes = load_tokenizer(section, loaded.model, self.options.max_length)
         loaded.notes += notes
+        if isinstance(self.target, MultiLabel):
+            loaded.notes += _start_at(loaded, self.target.log_odds)
         self.processor, self.max_length = loaded.processor, loaded.processor.model_max_length
         self._lengths = {}
         return loaded
@@ -305,6 +307,19 @@ class TextClassification(Task):
         from hf_ft.data.text import read_texts
 
         return read_texts(inputs, self.columns)
+
+
+def _start_at(loaded: Loaded, log_odds: Sequence[float]) -> list[str]:
+    """Let the head's new bias start at the log-odds of the training labels; GPT-2's head has none."""
+    import torch
+
+    parameters = dict(loaded.model.named_parameters())
+    found = [name for name in loaded.new if parameters[name].shape == (len(log_odds),)]
+    biases = [name for name in found if name.endswith(("classifier.bias", "out_proj.bias"))]
+    with torch.no_grad():
+        for name in biases:
+            parameters[name].copy_(torch.tensor(log_odds))
+    return [f"{name} starts at the log-odds of the training labels" for name in biases]
 
 
 def _stacked(labels: list[Any]) -> Any:
