@@ -134,7 +134,7 @@ def probe_step(tuner: FineTuner) -> Probe:
         raise TrainError(
             f"none of the {learning} trainable tensors received a gradient; see the section freeze:"
         )
-    # Random draws of a GPU are not rewound here, so dropout may differ a little; a division would be threefold.
+    # A GPU draws other dropout in the two passes and moves the norm a little; a division is threefold.
     if not 0.5 < found / expected < 2:
         raise TrainError(
             f"the Trainer scales gradients ({found:.4g} in place of {expected:.4g}); this version of "
