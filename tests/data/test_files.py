@@ -108,7 +108,10 @@ def test_files_must_fit_together(tmp_path):
         read_files([str(tmp_path / "c.xlsx")])
 
 
-def test_download(tmp_path):
+def test_download(tmp_path, monkeypatch):
+    # The suite runs offline; this server is on the same machine.
+    monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     (tmp_path / "rows.csv").write_text("a\nno\n")
 
     class Quiet(http.server.SimpleHTTPRequestHandler):
