@@ -137,3 +137,9 @@ def test_inputs_of_every_kind(table, tmp_path):
         assert len({row["id"] for row in rows}) == count
     with pytest.raises(DataError, match="there is no such file or folder"):
         task.read_inputs("missing.png")
+
+
+@pytest.mark.parametrize("weight", [0.0, -1.0])
+def test_weights_must_be_positive(weight):
+    with pytest.raises(ValueError, match="greater than 0"):
+        Loss(class_weights={"dog": weight})
