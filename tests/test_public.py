@@ -41,6 +41,18 @@ def test_light_things_import_nothing_heavy(code):
     assert heavy_after(code) == []
 
 
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["check", "--schema-only", "r.yaml", "freeze.strategy=lora"]]
+)
+def test_the_command_line_starts_without_anything_heavy(arguments, tmp_path):
+    """Neither torch nor transformers, TrainingArguments included: importing these costs seconds."""
+    (tmp_path / "r.yaml").write_text(
+        "task: image-classification\ndata: {source: photos}\nmodel: {name: m}\ntrain: {optim: sgd}\n"
+    )
+    code = f"import os; os.chdir({str(tmp_path)!r}); from hf_ft.cli import app"
+    assert heavy_after(f"{code}; app({arguments}, standalone_mode=False)") == []
+
+
 def test_public_names_are_there():
     for name in hf_ft.__all__:
         assert getattr(hf_ft, name) is not None, name

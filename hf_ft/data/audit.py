@@ -16,19 +16,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from hf_ft.data.duplicates import Duplicates, find_duplicates
-from hf_ft.data.folders import media_kind
 from hf_ft.data.labels import count_classes
 from hf_ft.data.names import listing
+from hf_ft.data.stamps import FileState, Known, recall, remember, stamp, write_whole
 from hf_ft.errors import DataError
 from hf_ft.task import Inspection
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from hf_ft.task import Row, Task
+    from hf_ft.task import Task
 
 # Above this share of bad rows, leaving them out would change what is being learned.
 MOST_SKIPPED = 0.01
@@ -37,8 +35,6 @@ MOST_DUPLICATES = 0.01
 # The largest class may be this many times the smallest before the audit warns.
 IMBALANCE = 10
 _CHUNK = 256
-# What is hashed part by part; a list of plain numbers is hashed whole.
-_HOLDERS = (dict, list, tuple, bytes, str)
 
 
 @dataclass
@@ -164,25 +160,31 @@ def _inspect_split(
     task: Task, rows: Any, cache_dir: str | os.PathLike[str] | None, step: Callable[[int], None]
 ) -> _Seen:
     """Inspect all rows of a split, or take what a run before learned of these rows with this code."""
+    code, folder = _code_of(task), None if cache_dir is None else Path(cache_dir)
+    known = None if folder is None else recall(folder, rows, code)
+    if folder is not None and known is not None:
+        step(len(rows))
+        classes = [] if task.class_role is None else rows.column(task.class_role)
+        return _Seen(_kept(folder / known.audit), classes, True, known.fingerprint)
+    files: dict[str, FileState] = {}
     stamps, classes = [], []
     for index in range(len(rows)):
         row = rows[index]
-        stamps.append(_stamp(row))
+        stamps.append(stamp(row, files))
         if task.class_role is not None:
             classes.append(row.get(task.class_role))
-    state = hashlib.blake2b(b"".join([_code_of(task).encode(), *stamps]), digest_size=16)
-    path = None if cache_dir is None else Path(cache_dir) / f"audit-{state.hexdigest()}.json"
-    cached = path is not None and path.is_file()
-    if path is not None and cached:
-        inspections = [Inspection(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
-    else:
-        inspections = _inspect_all(task, rows, step)
-        if path is not None:
-            _keep(path, inspections)
+    state = hashlib.blake2b(b"".join([code.encode(), *stamps]), digest_size=16)
+    name = f"audit-{state.hexdigest()}.json"
+    cached = folder is not None and (folder / name).is_file()
+    inspections = _kept(folder / name) if folder and cached else _inspect_all(task, rows, step)
     step(len(rows))
     content = hashlib.blake2b(digest_size=16)
-    for name, entry, stamp in zip(rows.ids, inspections, stamps, strict=True):
-        content.update(f"{name}\0{entry.digest or stamp.hex()}\n".encode())
+    for row_id, entry, mark in zip(rows.ids, inspections, stamps, strict=True):
+        content.update(f"{row_id}\0{entry.digest or mark.hex()}\n".encode())
+    if folder is not None:
+        if not cached:
+            write_whole(folder / name, [asdict(entry) for entry in inspections])
+        remember(folder, rows, code, Known(name, content.hexdigest(), files))
     return _Seen(inspections, classes, cached, content.hexdigest())
 
 
@@ -197,12 +199,8 @@ def _inspect_all(task: Task, rows: Any, step: Callable[[int], None]) -> list[Ins
     return inspections
 
 
-def _keep(path: Path, inspections: Sequence[Inspection]) -> None:
-    """Write the file whole or not at all: several processes may do it at once."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    whole = path.with_name(f"{path.name}.{os.getpid()}")
-    whole.write_text(json.dumps([asdict(entry) for entry in inspections]), encoding="utf-8")
-    whole.replace(path)
+def _kept(path: Path) -> list[Inspection]:
+    return [Inspection(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
 
 
 def _code_of(task: Task) -> str:
@@ -217,43 +215,6 @@ def _code_of(task: Task) -> str:
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("datasets", "numpy", "pillow")]
     code = [path.read_text(encoding="utf-8") for path in sources]
     return "\n".join([kind.__module__, kind.__qualname__, repr(task.options), *versions, *code])
-
-
-def _stamp(row: Row) -> bytes:
-    """Hash the content of a row; a file that is only named is stood for by its size and time of change."""
-    state = hashlib.blake2b(digest_size=16)
-    _feed(state, row)
-    return state.digest()
-
-
-def _feed(state: Any, value: Any) -> None:
-    """Add a value to a hash, in a form that is equal in every process."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            state.update(f"{key!r}:".encode())
-            _feed(state, inner)
-    elif isinstance(value, (list, tuple)) and any(isinstance(inner, _HOLDERS) for inner in value):
-        state.update(f"[{len(value)}]".encode())
-        for inner in value:
-            _feed(state, inner)
-    elif isinstance(value, bytes):
-        state.update(f"{len(value)} bytes:".encode())
-        state.update(value)
-    elif hasattr(value, "__array__"):
-        array = np.asarray(value)
-        state.update(f"{array.dtype}{array.shape}:".encode())
-        state.update(np.ascontiguousarray(array).tobytes())
-    else:
-        state.update(repr(value).encode("utf-8", "surrogatepass"))
-        if isinstance(value, str) and len(value) < 4096 and (os.path.isabs(value) or media_kind(value)):
-            state.update(repr(_file_state(value)).encode())
-
-
-def _file_state(path: str) -> tuple[int, int] | None:
-    if not os.path.isfile(path):
-        return None
-    state = os.stat(path)
-    return state.st_size, state.st_mtime_ns
 
 
 # Judging what was seen

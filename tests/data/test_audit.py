@@ -8,9 +8,10 @@ from datasets import Dataset, Features, Value
 from PIL import Image
 from rich.console import Console
 
-from hf_ft.data.audit import _stamp, audit, write_bad
+from hf_ft.data.audit import audit, write_bad
 from hf_ft.data.images import content_digest, open_image, perceptual_hash
 from hf_ft.data.sources import read_source
+from hf_ft.data.stamps import stamp
 from hf_ft.data.table import Table
 from hf_ft.errors import DataError
 from hf_ft.recipe.schema import DataSection
@@ -151,6 +152,31 @@ def test_a_changed_file_is_looked_at_again(tmp_path):
     assert not second.cached and first.fingerprints != second.fingerprints
 
 
+def test_a_second_look_hashes_nothing(tmp_path, monkeypatch):
+    def examples():
+        return {"train": table("train", [png(0), png(1), b"broken"])}
+
+    first = look(examples(), tmp_path)
+    monkeypatch.setattr("hf_ft.data.audit.stamp", lambda row, files: pytest.fail("a known row is hashed"))
+    second = look(examples(), tmp_path)
+    assert second.cached and (first.errors, first.classes) == (second.errors, second.classes)
+    assert first.fingerprints == second.fingerprints
+    with pytest.raises(pytest.fail.Exception):
+        look({"train": table("train", [png(0), png(2), b"broken"])}, tmp_path)
+    for rows in examples().values():
+        rows.ids[0] = "another"
+        with pytest.raises(pytest.fail.Exception):
+            look({"train": rows}, tmp_path)
+
+
+def test_a_file_that_was_missing_is_looked_at_once_it_is_there(tmp_path):
+    path = tmp_path / "late.png"
+    examples = {"train": table("train", [path], ["a"], paths=True)}
+    assert look(examples, tmp_path).errors
+    path.write_bytes(png(0))
+    assert look(examples, tmp_path).errors == []
+
+
 def test_a_changed_inspection_looks_again(tmp_path):
     """ds#3297: the code that looks is part of what the cache is for."""
     look({"train": table("train", [png(0)], ["a"])}, tmp_path)
@@ -191,11 +217,11 @@ def test_stamps_tell_contents_apart(tmp_path):
         {"x": "no"},
         {"x": "\ud800"},
     ]
-    stamps = [_stamp(row) for row in rows]
+    stamps = [stamp(row) for row in rows]
     assert len(set(stamps)) == len(rows)
-    assert _stamp({"x": ["".join(["a", ""]), "b"]}) == stamps[6]
+    assert stamp({"x": ["".join(["a", ""]), "b"]}) == stamps[6]
     path.write_bytes(b"22")
-    assert _stamp(rows[10]) != stamps[10]
+    assert stamp(rows[10]) != stamps[10]
 
 
 @pytest.mark.real

@@ -1,0 +1,129 @@
+"""What a row holds, as a hash; and what earlier runs learned of the same rows, found without hashing them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hf_ft.data.folders import media_kind
+from hf_ft.data.table import Table
+
+if TYPE_CHECKING:
+    from hf_ft.task import Row
+
+# What is hashed part by part; a list of plain numbers is hashed whole.
+_HOLDERS = (dict, list, tuple, bytes, str)
+
+# Size and time of change of a file in nanoseconds, or None where there is none.
+FileState = tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class Known:
+    """What is known of the rows of a split.
+
+    Args:
+        audit: name of the file with the inspection of each row.
+        fingerprint: hash of ids and contents.
+        files: the files that rows name, as they were when the rows were hashed.
+    """
+
+    audit: str
+    fingerprint: str
+    files: Mapping[str, FileState]
+
+
+def stamp(row: Row, files: dict[str, FileState] | None = None) -> bytes:
+    """Hash the content of a row; a file that is only named is stood for by its size and time of change.
+
+    Args:
+        row: a raw row.
+        files: collects the files that the row names, with their state.
+    """
+    state = hashlib.blake2b(digest_size=16)
+    _feed(state, row, {} if files is None else files)
+    return state.digest()
+
+
+def _feed(state: Any, value: Any, files: dict[str, FileState]) -> None:
+    """Add a value to a hash, in a form that is equal in every process."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            state.update(f"{key!r}:".encode())
+            _feed(state, inner, files)
+    elif isinstance(value, (list, tuple)) and any(isinstance(inner, _HOLDERS) for inner in value):
+        state.update(f"[{len(value)}]".encode())
+        for inner in value:
+            _feed(state, inner, files)
+    elif isinstance(value, bytes):
+        state.update(f"{len(value)} bytes:".encode())
+        state.update(value)
+    elif hasattr(value, "__array__"):
+        array = np.asarray(value)
+        state.update(f"{array.dtype}{array.shape}:".encode())
+        state.update(np.ascontiguousarray(array).tobytes())
+    else:
+        state.update(repr(value).encode("utf-8", "surrogatepass"))
+        if isinstance(value, str) and len(value) < 4096 and (os.path.isabs(value) or media_kind(value)):
+            files[value] = _file_state(value)
+            state.update(repr(files[value]).encode())
+
+
+def _file_state(path: str) -> FileState:
+    if not os.path.isfile(path):
+        return None
+    state = os.stat(path)
+    return state.st_size, state.st_mtime_ns
+
+
+def recall(folder: Path, rows: Any, code: str) -> Known | None:
+    """Give what an earlier run learned of the same rows; None where it must be learned.
+
+    `datasets` gives an equal fingerprint to equal rows read from unchanged files, or to equal rows in memory;
+    only files that rows name are looked at again, by size and time of change.
+
+    Args:
+        folder: the cache.
+        rows: the rows of a split.
+        code: what the lesson depends on besides the rows.
+    """
+    path = _place(folder, rows, code)
+    if path is None or not path.is_file():
+        return None
+    entry = json.loads(path.read_text(encoding="utf-8"))
+    files = {name: None if state is None else tuple(state) for name, state in entry.pop("files").items()}
+    if any(_file_state(name) != state for name, state in files.items()):
+        return None
+    known = Known(**entry, files=files)
+    return known if (folder / known.audit).is_file() else None
+
+
+def remember(folder: Path, rows: Any, code: str, known: Known) -> None:
+    """Keep what `recall` gives; nothing is kept of rows without a fingerprint, such as windows."""
+    path = _place(folder, rows, code)
+    if path is not None:
+        write_whole(path, asdict(known))
+
+
+def _place(folder: Path, rows: Any, code: str) -> Path | None:
+    if not isinstance(rows, Table):
+        return None
+    ids = hashlib.blake2b("\0".join(rows.ids).encode("utf-8", "surrogatepass")).hexdigest()
+    parts = [code, rows.fingerprint, ids, repr(sorted(rows.columns.items()))]
+    name = hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
+    return folder / f"known-{name}.json"
+
+
+def write_whole(path: Path, content: Any) -> None:
+    """Write a JSON file whole or not at all: several processes may do it at once."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    whole = path.with_name(f"{path.name}.{os.getpid()}")
+    whole.write_text(json.dumps(content), encoding="utf-8")
+    whole.replace(path)
