@@ -41,7 +41,12 @@ EXPECTED = {
 
 
 # Sections that people write as one word -> the key they mean.
-MAIN_KEYS: dict[str | int, str] = {"data": "source", "model": "name", "evaluate": "metric"}
+MAIN_KEYS: dict[str | int, str] = {
+    "data": "source",
+    "model": "name",
+    "evaluate": "metric",
+    "publish": "repo",
+}
 
 
 def explain(error: ValidationError, value: Any, model: type[Recipe], task: str) -> Iterator[tuple[Path, str]]:

@@ -50,12 +50,12 @@ RESERVED: dict[str, str] = {
     "do_eval": "write train.eval_strategy",
     "do_predict": "remove the key; hf-ft predict RUN INPUTS predicts with a finished run",
     "local_rank": "the launcher sets it; remove the key",
-    "push_to_hub": "a run stays on this machine; remove the key",
-    "hub_private_repo": "a run stays on this machine; remove the key",
-    "hub_model_id": "a run stays on this machine; remove the key",
-    "hub_strategy": "a run stays on this machine; remove the key",
-    "hub_always_push": "a run stays on this machine; remove the key",
-    "hub_revision": "a run stays on this machine; remove the key",
+    "push_to_hub": "write publish.repo: namespace/name",
+    "hub_private_repo": "write publish.private: true or false",
+    "hub_model_id": "write publish.repo: namespace/name",
+    "hub_strategy": "the verified model is published once, in one commit; write publish.repo alone",
+    "hub_always_push": "the verified model is published once, in one commit; write publish.repo alone",
+    "hub_revision": "the model goes to the main branch of publish.repo; remove the key",
 }
 
 # Arguments that older versions of transformers had, and usual words of other tools.
@@ -84,7 +84,7 @@ REMOVED: dict[str, str] = {
     "include_tokens_per_second": "removed in transformers 5; speed is in timing.json",
     "dispatch_batches": "removed in transformers 5; remove the key",
     "split_batches": "removed in transformers 5; write train.global_batch_size",
-    "push_to_hub_model_id": "removed in transformers 5; a run stays on this machine",
+    "push_to_hub_model_id": "removed in transformers 5; write publish.repo: namespace/name",
     "fsdp_min_num_params": "removed in transformers 5; write train.fsdp_config: {min_num_params: ...}",
     "fsdp_transformer_layer_cls_to_wrap": "removed in transformers 5; write it inside train.fsdp_config",
     "mp_parameters": "removed in transformers 5; remove the key",
@@ -132,6 +132,8 @@ ALIASES: dict[str, str] = {
     "stratified": "data.split.stratify",
     "group_by": "data.split.by",
     "early_stopping": "train.early_stopping_patience",
+    "hub": "publish.repo",
+    "repo_id": "publish.repo",
     "seeds": "seed",
     "random_state": "seed",
 }

@@ -229,6 +229,30 @@ class EvaluateSection(Section):
     """The share of the resampled values that the interval covers."""
 
 
+class PublishSection(Section):
+    """Where the finished model goes on the Hub; the token comes from `hf auth login` or HF_TOKEN alone."""
+
+    repo: str | None = None
+    """A model repository on the Hub, namespace/name, made where there is none; null: nothing is published."""
+    private: bool = True
+    """Whether only its owners may see it. A repository that is there already keeps its visibility."""
+
+    @field_validator("repo")
+    @classmethod
+    def _names_a_repository(cls, value: str | None) -> str | None:
+        from huggingface_hub.errors import HFValidationError
+        from huggingface_hub.utils import validate_repo_id
+
+        try:
+            validate_repo_id(value)
+        except HFValidationError:
+            raise problem(
+                f"found {value!r}; expected namespace/name of letters, digits, `-`, `_` and `.`, neither "
+                "`--` nor `..` in it, at most 96"
+            ) from None
+        return value
+
+
 class Empty(Section):
     """A section that a task does not offer: any key in it is refused."""
 
@@ -251,6 +275,7 @@ class Recipe(Section):
     loss: Any
     train: TrainSection = TrainSection()
     evaluate: EvaluateSection = EvaluateSection()
+    publish: PublishSection = PublishSection()
 
     @field_validator("name")
     @classmethod

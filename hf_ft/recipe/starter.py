@@ -15,6 +15,7 @@ from hf_ft.recipe.schema import (
     EvaluateSection,
     FreezeSection,
     ModelSection,
+    PublishSection,
     Recipe,
     Section,
     TrainSection,
@@ -43,6 +44,7 @@ def starter(task: type[Task], name: str) -> str:
         "loss": task.Loss,
         "train": TrainSection,
         "evaluate": EvaluateSection,
+        "publish": PublishSection,
     }
     roles = "; ".join(f"{role}: {about.help}" for role, about in task.roles.items())
     lines = [

@@ -34,27 +34,27 @@ BAD: list[tuple[str, str, str]] = [
     (
         NOTHING,
         "",
-        "r.yaml: the recipe is empty; expected the sections task, data, model, freeze, augment, loss, train, evaluate",
+        "r.yaml: the recipe is empty; expected the sections task, data, model, freeze, augment, loss, train, evaluate, publish",
     ),
     (
         NOTHING,
         "# only a comment\n",
-        "r.yaml: the recipe is empty; expected the sections task, data, model, freeze, augment, loss, train, evaluate",
+        "r.yaml: the recipe is empty; expected the sections task, data, model, freeze, augment, loss, train, evaluate, publish",
     ),
     (
         NOTHING,
         "- task\n- data\n",
-        "r.yaml: the recipe is not a mapping of keys and values; expected the sections task, data, model, freeze, augment, loss, train, evaluate",
+        "r.yaml: the recipe is not a mapping of keys and values; expected the sections task, data, model, freeze, augment, loss, train, evaluate, publish",
     ),
     (
         NOTHING,
         "hello\n",
-        "r.yaml: the recipe is not a mapping of keys and values; expected the sections task, data, model, freeze, augment, loss, train, evaluate",
+        "r.yaml: the recipe is not a mapping of keys and values; expected the sections task, data, model, freeze, augment, loss, train, evaluate, publish",
     ),
     (
         NOTHING,
         "42\n",
-        "r.yaml: the recipe is not a mapping of keys and values; expected the sections task, data, model, freeze, augment, loss, train, evaluate",
+        "r.yaml: the recipe is not a mapping of keys and values; expected the sections task, data, model, freeze, augment, loss, train, evaluate, publish",
     ),
     (ALL, "train:\n\tcompile: true\n", "r.yaml:5: found a tab; indent with spaces"),
     (
@@ -345,13 +345,13 @@ BAD: list[tuple[str, str, str]] = [
     (
         ALL,
         "banana: 1\n",
-        "r.yaml:4: banana: unknown key; the keys here are task, name, output_dir, seed, data, model, freeze, augment, loss, train, evaluate",
+        "r.yaml:4: banana: unknown key; the keys here are task, name, output_dir, seed, data, model, freeze, augment, loss, train, evaluate, publish",
     ),
     (ALL, "<<: {seed: 1}\n", "r.yaml:4: <<: unknown key; write the keys out; YAML 1.2 has no merge key"),
     (
         ALL,
         "push_to_hub: true\n",
-        "r.yaml:4: push_to_hub: not a key of a recipe: a run stays on this machine; remove the key",
+        "r.yaml:4: push_to_hub: not a key of a recipe: write publish.repo: namespace/name",
     ),
     # Data and model
     (
@@ -952,12 +952,27 @@ BAD: list[tuple[str, str, str]] = [
     (
         ALL,
         "train: {push_to_hub: true}\n",
-        "r.yaml:4: train.push_to_hub: not a key of a recipe: a run stays on this machine; remove the key",
+        "r.yaml:4: train.push_to_hub: not a key of a recipe: write publish.repo: namespace/name",
     ),
     (
         ALL,
         "train: {hub_model_id: me/x}\n",
-        "r.yaml:4: train.hub_model_id: not a key of a recipe: a run stays on this machine; remove the key",
+        "r.yaml:4: train.hub_model_id: not a key of a recipe: write publish.repo: namespace/name",
+    ),
+    (
+        ALL,
+        "publish: me/x\n",
+        "r.yaml:4: publish: found the text 'me/x'; expected a mapping of keys and values; write publish: {repo: me/x}",
+    ),
+    (
+        ALL,
+        "publish: {repo: me/my/x}\n",
+        "r.yaml:4: publish.repo: found 'me/my/x'; expected namespace/name of letters, digits, `-`, `_` and `.`, neither `--` nor `..` in it, at most 96",
+    ),
+    (
+        ALL,
+        "publish: {token: abc}\n",
+        "r.yaml:4: publish.token: not allowed: a recipe holds no secret; run `hf auth login`, or set HF_TOKEN in the environment",
     ),
     (
         ALL,
