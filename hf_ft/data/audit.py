@@ -50,6 +50,7 @@ class Findings:
         classes: split -> class -> number of rows; empty where the task has no classes.
         duplicates: rows that occur twice.
         fingerprints: split -> hash of ids and contents of all its rows.
+        contents: split -> hash of everything its rows hold, targets and spelling included.
         cached: whether the rows were known from an earlier run and not decoded again.
         notes: what `check` learned beyond the rows: the model, one training step, time and memory.
     """
@@ -62,6 +63,7 @@ class Findings:
     classes: dict[str, dict[str, int]] = field(default_factory=dict)
     duplicates: list[Duplicates] = field(default_factory=list)
     fingerprints: dict[str, str] = field(default_factory=dict)
+    contents: dict[str, str] = field(default_factory=dict)
     cached: bool = False
     notes: list[str] = field(default_factory=list)
 
@@ -116,6 +118,7 @@ def audit(
             task, rows, cache_dir, functools.partial(_advance, progress, done, total)
         )
         findings.fingerprints[split] = seen[split].fingerprint
+        findings.contents[split] = seen[split].content
         done += len(rows)
     findings.cached = all(one.cached for one in seen.values())
     inspected = {split: one.inspections for split, one in seen.items()}
@@ -148,24 +151,28 @@ def write_bad(bad: Sequence[Mapping[str, str]], path: Path) -> None:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What was learned of one split: each row's inspection and class, known before or not, hash of it all."""
+    """What was learned of one split: each row's inspection and class, known before or not, hashes of it.
+
+    `fingerprint` is of ids and contents; `content` stands for all that the rows hold.
+    """
 
     inspections: list[Inspection]
     classes: list[Any]
     cached: bool
     fingerprint: str
+    content: str
 
 
 def _inspect_split(
     task: Task, rows: Any, cache_dir: str | os.PathLike[str] | None, step: Callable[[int], None]
 ) -> _Seen:
     """Inspect all rows of a split, or take what a run before learned of these rows with this code."""
-    code, folder = _code_of(task), None if cache_dir is None else Path(cache_dir)
+    code, folder = code_of(task), None if cache_dir is None else Path(cache_dir)
     known = None if folder is None else recall(folder, rows, code)
     if folder is not None and known is not None:
         step(len(rows))
         classes = [] if task.class_role is None else rows.column(task.class_role)
-        return _Seen(_kept(folder / known.audit), classes, True, known.fingerprint)
+        return _Seen(_kept(folder / known.audit), classes, True, known.fingerprint, known.audit)
     files: dict[str, FileState] = {}
     stamps, classes = [], []
     for index in range(len(rows)):
@@ -185,7 +192,7 @@ def _inspect_split(
         if not cached:
             write_whole(folder / name, [asdict(entry) for entry in inspections])
         remember(folder, rows, code, Known(name, content.hexdigest(), files))
-    return _Seen(inspections, classes, cached, content.hexdigest())
+    return _Seen(inspections, classes, cached, content.hexdigest(), name)
 
 
 def _inspect_all(task: Task, rows: Any, step: Callable[[int], None]) -> list[Inspection]:
@@ -203,7 +210,7 @@ def _kept(path: Path) -> list[Inspection]:
     return [Inspection(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
 
 
-def _code_of(task: Task) -> str:
+def code_of(task: Task) -> str:
     """Name all that an inspection depends on besides the row (ds#3297): versions, options, and the code."""
     kind = type(task)
     modules = {module for base in kind.__mro__ if (module := inspect.getmodule(base)) and base is not object}

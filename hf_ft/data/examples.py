@@ -27,14 +27,23 @@ class EncodedRows:
         split: name of the split, for messages.
         seed: the run's seed.
         train: whether rows are augmented and mixed.
+        views: how many random versions there are of each row, seen in turn; None: another one each epoch.
     """
 
-    def __init__(self, task: Task, rows: Any, *, split: str, seed: int, train: bool):
+    def __init__(
+        self, task: Task, rows: Any, *, split: str, seed: int, train: bool, views: int | None = None
+    ):
         self.task = task
         self.rows = rows
         self.split = split
         self.seed = seed
         self.train = train
+        self.views = views if self.chance else None
+
+    @property
+    def chance(self) -> bool:
+        """Whether rows are changed at random."""
+        return self.train and (self.task.random or self.task.mixes)
 
     @property
     def ids(self) -> list[str]:
@@ -66,8 +75,7 @@ class EncodedRows:
             B items, each with the engine's keys `row` and `real`.
         """
         rows = [self.rows[row] for _, row, _ in indices]
-        chance = self.train and (self.task.random or self.task.mixes)
-        rngs = [self._rng(epoch, row) for epoch, row, _ in indices] if chance else None
+        rngs = [self._rng(epoch, row) for epoch, row, _ in indices] if self.chance else None
         items = self.task.encode(rows, rngs)
         if rngs is not None and self.task.mixes:
             items = self._mix(items, indices, rngs)
@@ -87,8 +95,9 @@ class EncodedRows:
         return batch
 
     def _rng(self, epoch: int, row: int, *stream: int) -> np.random.Generator:
-        """Give the generator of one row in one epoch, or another stream of it."""
-        return np.random.default_rng((self.seed, epoch, row, *stream))
+        """Give the generator of one row in one epoch (or of its view in that epoch), or another stream of it."""
+        view = epoch % self.views if self.views else epoch
+        return np.random.default_rng((self.seed, view, row, *stream))
 
     def _mix(
         self,
