@@ -35,6 +35,7 @@ def run(
     resume: Annotated[
         str, typer.Option(help="auto: go on with an unfinished run of this recipe; never; must.")
     ] = "auto",
+    profile: Annotated[bool, typer.Option("--profile", help="Say where the time of training went.")] = False,
 ) -> None:
     """Fine-tune a model and verify it.
 
@@ -45,7 +46,7 @@ def run(
     loaded = load_recipe(recipe, overrides or ())
     from hf_ft.run import finetune
 
-    finetune(loaded, resume=resume)
+    finetune(loaded, resume=resume, profile=profile)
 
 
 @app.command()

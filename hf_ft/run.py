@@ -66,6 +66,7 @@ def finetune(
     callbacks: Sequence[Any] = (),
     resume: str = "auto",
     verbose: bool = True,
+    profile: bool = False,
 ) -> Run:
     """Fine-tune, evaluate, save and verify one model.
 
@@ -77,6 +78,7 @@ def finetune(
         resume: `auto` goes on with an unfinished run of the same recipe; `never` starts anew; `must` only
             goes on.
         verbose: whether to tell the story on standard output.
+        profile: whether to say where the time of training went, in a table and in profile.json.
 
     Raises:
         HfFtError: the run stopped; the message says what was found and what to change. A VerifyError means
@@ -101,6 +103,7 @@ def finetune(
     from hf_ft.model.save import save_model
     from hf_ft.train.build import build_tuner, main_metric
     from hf_ft.train.processes import start_processes
+    from hf_ft.train.profile import ProfiledTuner
     from hf_ft.train.selftest import check_loss_division, probe_step
     from hf_ft.verify import check_contents, gate
 
@@ -128,12 +131,16 @@ def finetune(
     story.table(frozen.table())
 
     story.room("train")
-    tuner, notes = build_tuner(recipe, task, frozen, data_ready, run_folder.path, callbacks)
+    tuner, notes = build_tuner(recipe, task, frozen, data_ready, run_folder.path, callbacks, profile=profile)
     story.facts(notes)
     self_test = check_loss_division(tuner)
     story.lines([self_test, probe_step(tuner)])
     before = frozen.frozen_fingerprint()
     tuner.train(resume_from_checkpoint=str(run_folder.checkpoint) if run_folder.checkpoint else None)
+
+    spent = tuner.profile if isinstance(tuner, ProfiledTuner) else None
+    if spent is not None:
+        story.table(spent.table())
 
     story.room("evaluate")
     model = tuner.finished_model()
@@ -167,11 +174,13 @@ def finetune(
             greater,
             frozen,
             items,
-            story.seconds,
+            {**story.seconds, **(spent.stages if spent else {})},
             notes,
         )
         report.write_report(run_folder.path, content)
         folder.write_json(run_folder.path / "timing.json", story.finish())
+        if spent is not None:
+            folder.write_json(run_folder.path / "profile.json", spent.to_json())
         # The report repeats much of the recipe: what is kept is looked at once more.
         check_contents(run_folder.path)
         story.table(report.result_table(content))

@@ -66,10 +66,10 @@ def test_run_hands_the_recipe_to_finetune(hf_ft_command, monkeypatch, tmp_path):
     import hf_ft.run
 
     seen = []
-    monkeypatch.setattr(hf_ft.run, "finetune", lambda recipe, resume: seen.append(recipe))
+    monkeypatch.setattr(hf_ft.run, "finetune", lambda recipe, resume, profile: seen.extend([recipe, profile]))
     (tmp_path / "r.yaml").write_text(GOOD)
-    code, _, _ = hf_ft_command("run", "r.yaml", "seed=3", "train.max_steps=2")
-    assert code == 0
+    code, _, _ = hf_ft_command("run", "r.yaml", "seed=3", "train.max_steps=2", "--profile")
+    assert code == 0 and seen[1] is True
     assert (seen[0].name, seen[0].seed, seen[0].train.arguments["max_steps"]) == ("r", 3, 2)
 
 

@@ -14,6 +14,7 @@ from hf_ft.train.arguments import plan_batches, training_arguments
 from hf_ft.train.callbacks import EpochLines, LogFile
 from hf_ft.train.precision import choose_layout, choose_precision
 from hf_ft.train.processes import world_size
+from hf_ft.train.profile import ProfiledTuner
 from hf_ft.train.statistics import learning_batch_norms
 from hf_ft.train.trainer import FineTuner
 
@@ -43,7 +44,14 @@ def main_metric(recipe: Recipe, task: Task) -> tuple[str, bool]:
 
 
 def build_tuner(
-    recipe: Recipe, task: Task, frozen: Frozen, data: Prepared, folder: Path, callbacks: Sequence[Any] = ()
+    recipe: Recipe,
+    task: Task,
+    frozen: Frozen,
+    data: Prepared,
+    folder: Path,
+    callbacks: Sequence[Any] = (),
+    *,
+    profile: bool = False,
 ) -> tuple[FineTuner, dict[str, str]]:
     """Build the trainer of a run.
 
@@ -54,6 +62,7 @@ def build_tuner(
         data: the rows.
         folder: the run folder.
         callbacks: further callbacks.
+        profile: whether to time the phases of training.
 
     Returns:
         The trainer, and what was decided for the user, by subject.
@@ -76,7 +85,7 @@ def build_tuner(
         recipe.freeze.head_lr_multiplier,
         recipe.freeze.head_weight_decay,
     )
-    tuner = FineTuner(
+    tuner = (ProfiledTuner if profile else FineTuner)(
         task,
         frozen.model,
         arguments,
