@@ -23,6 +23,9 @@ RESERVED: dict[str, str] = {
     "save_strategy": "a checkpoint is written at each evaluation; write train.eval_strategy",
     "save_steps": "a checkpoint is written at each evaluation; write train.eval_steps",
     "ddp_find_unused_parameters": "frozen parameters never reach the other processes; remove the key",
+    "fsdp": "it divides the model; launch with accelerate_configs/multi_gpu.yaml",
+    "fsdp_config": "it divides the model; launch with accelerate_configs/multi_gpu.yaml",
+    "deepspeed": "it divides the model; launch with accelerate_configs/multi_gpu.yaml",
     "accelerator_config": "the engine deals the rows out to the processes itself; remove the key",
     "load_best_model_at_end": "the best checkpoint is always loaded; remove the key",
     "label_smoothing_factor": "write it in the section loss",
@@ -85,10 +88,10 @@ REMOVED: dict[str, str] = {
     "dispatch_batches": "removed in transformers 5; remove the key",
     "split_batches": "removed in transformers 5; write train.global_batch_size",
     "push_to_hub_model_id": "removed in transformers 5; write publish.repo: namespace/name",
-    "fsdp_min_num_params": "removed in transformers 5; write train.fsdp_config: {min_num_params: ...}",
-    "fsdp_transformer_layer_cls_to_wrap": "removed in transformers 5; write it inside train.fsdp_config",
+    "fsdp_min_num_params": "removed in transformers 5; remove the key",
+    "fsdp_transformer_layer_cls_to_wrap": "removed in transformers 5; remove the key",
     "mp_parameters": "removed in transformers 5; remove the key",
-    "deepspeed_plugin": "removed in transformers 5; write train.deepspeed",
+    "deepspeed_plugin": "removed in transformers 5; remove the key",
 }
 
 # What people call a key elsewhere: word -> the key's path here.

@@ -1032,8 +1032,13 @@ BAD: list[tuple[str, str, str]] = [
     ),
     (
         ALL,
-        "train: {fsdp_config: 5}\n",
-        "r.yaml:4: train.fsdp_config: found the number 5; expected a mapping or text; write '5' in quotes if text is meant",
+        "train: {activation_checkpointing_kwargs: 5}\n",
+        "r.yaml:4: train.activation_checkpointing_kwargs: found the number 5; expected a mapping or text; write '5' in quotes if text is meant",
+    ),
+    (
+        ALL,
+        "train: {fsdp: full_shard}\n",
+        "r.yaml:4: train.fsdp: not a key of a recipe: it divides the model; launch with accelerate_configs/multi_gpu.yaml",
     ),
     # Evaluation
     (

@@ -1,0 +1,33 @@
+"""How a global batch is divided, and what the Trainer is told about devices."""
+
+import pytest
+
+from hf_ft.recipe.read import load_recipe
+from hf_ft.train.arguments import plan_batches, training_arguments
+from hf_ft.train.precision import Precision
+
+
+@pytest.mark.parametrize("processes", [1, 2, 3, 8])
+@pytest.mark.parametrize("largest", [None, 1, 5, 64])
+@pytest.mark.parametrize("batch", [1, 5, 8, 129])
+def test_every_row_of_a_global_batch_has_a_place(batch, processes, largest):
+    plan = plan_batches(batch, processes, largest)
+    places = plan.processes * plan.accumulation * plan.micro_batch
+    assert plan.global_batch == batch and batch <= places
+    # No smaller micro-batch would do.
+    assert plan.processes * plan.accumulation * (plan.micro_batch - 1) < batch
+    assert plan.micro_batch <= (largest or 64)
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_without_an_accelerator_the_trainer_is_told_to_stay_on_the_cpu(present, tmp_path, monkeypatch):
+    """Else accelerate's configuration for two processes on the CPU makes two runs of one process each."""
+    import torch
+
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: present)
+    recipe = load_recipe(
+        {"task": "points:Points", "data": {"source": "py:points:rows"}, "model": {"name": "x"}}
+    )
+    plan = plan_batches(8, 2)
+    made = training_arguments(recipe, tmp_path, plan, Precision("fp32", ""), 1e-3, "accuracy", True)
+    assert made.use_cpu == (not present)
