@@ -1,0 +1,71 @@
+"""The side of hf_ft: runs a recipe as `python -m hf_ft.run` does, and reads the seconds of its rooms.
+
+python benchmarks/ours/ours_run.py RECIPE OUT.json [key=value ...]
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+from clock import Clock
+from curve import Curve
+
+# What the plain scripts import at their top is start-up on this side too.
+from transformers import Trainer  # noqa: F401
+
+import hf_ft.run
+import hf_ft.train.build
+from hf_ft import load_recipe
+from hf_ft.train import selftest
+
+
+class Timed:
+    """A function whose seconds are added up."""
+
+    def __init__(self, function: Callable[..., Any]):
+        self.function, self.seconds = function, 0.0
+
+    def __call__(self, *arguments: Any, **options: Any) -> Any:
+        start = time.perf_counter()
+        result = self.function(*arguments, **options)
+        self.seconds += time.perf_counter() - start
+        return result
+
+
+def main() -> None:
+    recipe_file, out, *overrides = sys.argv[1:]
+    clock = Clock()
+    recipe = load_recipe(recipe_file, overrides)
+    curve = Curve(recipe.evaluate.metric or "accuracy")
+    # The self-test belongs to the gate (its item d), though it runs in the room `train`: it has its own line.
+    tests = [Timed(selftest.check_loss_division), Timed(selftest.probe_step)]
+    selftest.check_loss_division, selftest.probe_step = tests
+
+    begun = time.perf_counter()
+    run = hf_ft.run.finetune(recipe, resume="never", callbacks=[curve])
+    whole = time.perf_counter() - begun
+
+    rooms = json.loads((run.folder / "timing.json").read_text())
+    before = whole - sum(rooms.values())
+    tested = sum(test.seconds for test in tests)
+    clock.begun["train"] = begun + before + sum(rooms[name] for name in ("recipe", "data", "model"))
+    clock.phases |= {**rooms, "recipe": rooms["recipe"] + before, "self-test": tested}
+    clock.phases["train"] -= tested
+    headline = run.results["headline"]
+    clock.write(
+        out,
+        rows=json.loads((run.folder / "data.json").read_text())["sizes"],
+        steps=curve.steps,
+        epochs=curve.epochs,
+        learning=sum(weight.numel() for weight in run.model.parameters() if weight.requires_grad),
+        metric=headline["value"],
+        curve=[(seconds - tested, value) for seconds, value in clock.curve(curve.points)],
+    )
+
+
+if __name__ == "__main__":
+    main()

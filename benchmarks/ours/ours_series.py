@@ -1,0 +1,61 @@
+"""The side of hf_ft: the training loader of a forecasting recipe, gone through without a model step.
+
+python benchmarks/ours/ours_series.py RECIPE OUT.json [key=value ...]
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import tracemalloc
+from pathlib import Path
+
+import pandas
+from clock import Clock
+
+from hf_ft import load_recipe
+from hf_ft.data.prepare import prepare
+from hf_ft.model.freeze import freeze
+from hf_ft.run import new_task
+from hf_ft.train.build import build_tuner
+
+
+def main() -> None:
+    recipe_file, out, *overrides = sys.argv[1:]
+    clock = Clock()
+    recipe = load_recipe(recipe_file, overrides)
+    with clock.phase("read"):
+        task = new_task(recipe)
+        data = prepare(recipe, task)
+        loaded = task.load(recipe.model)
+        frozen = freeze(loaded.model, recipe.freeze, loaded.new)
+        with tempfile.TemporaryDirectory() as scratch:
+            tuner, _ = build_tuner(recipe, task, frozen, data, Path(scratch))
+        loader = tuner.get_train_dataloader()
+    seen = 0
+    with clock.phase("windows"):
+        for epoch in range(int(recipe.train.num_train_epochs)):
+            tuner.sampler.epoch = epoch
+            for batch in loader:
+                seen += len(batch["past_values"])
+
+    clock.write(out, rows={"windows": seen}, held=held_to_series(recipe))
+
+
+def held_to_series(recipe) -> float:
+    """Give the memory that all windows of all splits hold, over that of the series as pandas holds it."""
+    table = pandas.read_csv(recipe.data.source)
+    if recipe.data.rows:
+        table = table.iloc[slice(*recipe.data.rows)].reset_index(drop=True)
+    series = int(table.memory_usage(deep=True).sum())
+    task = new_task(recipe)
+    tracemalloc.start()
+    data = prepare(recipe, task)
+    held, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(data.rows["train"]) > 0
+    return held / series
+
+
+if __name__ == "__main__":
+    main()

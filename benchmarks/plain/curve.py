@@ -1,0 +1,23 @@
+"""A callback that both sides give to the Trainer: when which metric was reached, and how much was trained."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from transformers import TrainerCallback
+
+
+class Curve(TrainerCallback):
+    """Remembers the moment and the metric of every evaluation, and the steps and epochs at the end."""
+
+    def __init__(self, metric: str) -> None:
+        self.metric = metric
+        self.points: list[tuple[float, float]] = []
+        self.steps, self.epochs = 0, 0.0
+
+    def on_evaluate(self, args: Any, state: Any, control: Any, metrics: Any = None, **kwargs: Any) -> None:
+        self.points.append((time.perf_counter(), float(metrics[f"eval_{self.metric}"])))
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        self.steps, self.epochs = state.global_step, round(float(state.epoch), 3)

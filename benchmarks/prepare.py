@@ -1,0 +1,174 @@
+"""Makes what an item of work needs, once for both sides: files of rows and a folder of weights.
+
+    python -m benchmarks.prepare FOLDER --data images --model lite0 --train 215 --validation 86 [--shared DIR]
+
+Runs in a process of its own, so that the driver stays small: a child's peak memory can never be below what
+its parent held when it was started. Writes FOLDER/facts.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from hf_ft.data.samples import sample_data, sample_model
+
+SEED = 17
+
+
+def images(folder: Path, shared: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Traffic signs, classes evenly drawn; handwritten digits where the real data are absent."""
+    from datasets import Image, load_dataset
+
+    signs = shared / "gtsrb"
+    if signs.is_dir():
+        train, validation = (
+            load_dataset("parquet", data_files=str(file), split="train").select_columns(["image", "label"])
+            for file in (signs / "balanced" / "train.parquet", signs / "validation.parquet")
+        )
+        return write(folder, evenly(train, options.train), evenly(validation, options.validation), "gtsrb")
+    digits = sample_data("digits")["train"].cast_column("image", Image()).class_encode_column("label")
+    return write(folder, *parted(digits, options), "sample:digits")
+
+
+def texts(folder: Path, shared: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Sentences of film reviews; docstrings of the standard library where the real data are absent."""
+    from datasets import load_dataset
+
+    reviews = shared / "sst2"
+    if reviews.is_dir():
+        train, validation = (
+            load_dataset("parquet", data_files=str(reviews / f"{split}.parquet"), split="train")
+            .select_columns(["text", "label"])
+            .class_encode_column("label")
+            for split in ("train", "validation")
+        )
+        return write(folder, evenly(train, options.train), evenly(validation, options.validation), "SST-2")
+    docs = sample_data("stdlib-docs")["train"].select_columns(["text", "label"]).class_encode_column("label")
+    return write(folder, *parted(docs, options), "sample:stdlib-docs")
+
+
+def series(folder: Path, shared: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Loads of a transformer by the hour; a year of weather where the real data are absent."""
+    loads = shared / "etth1" / "ETTh1.csv"
+    if loads.is_file():
+        shutil.copyfile(loads, folder / "series.csv")
+        targets, timestamp, name = "HUFL,HULL,MUFL,MULL,LUFL,LULL,OT", "date", "ETTh1"
+    else:
+        sample_data("nyc-weather")["train"].to_csv(folder / "series.csv")
+        targets, timestamp, name = "temperature,humidity,wind_speed,visibility", "timestamp", "nyc-weather"
+    rows = sum(1 for _ in (folder / "series.csv").open()) - 1
+    return {
+        "series": str(folder / "series.csv"),
+        "timestamp": timestamp,
+        "targets": targets,
+        "first": rows - options.validation,
+        "data": name,
+    }
+
+
+def blocks(folder: Path, shared: Path, options: argparse.Namespace) -> dict[str, Any]:
+    """Made-up pictures of 4 x 4 coloured blocks, any number of rows and classes: for the scaling table."""
+    from datasets import ClassLabel, Dataset, Features, Image
+
+    total = options.train + options.validation
+    rows = {"image": [block_picture(number) for number in range(total)]}
+    rows["label"] = [number % options.classes for number in range(total)]
+    names = [f"class {number:04}" for number in range(options.classes)]
+    data = Dataset.from_dict(rows, features=Features({"image": Image(), "label": ClassLabel(names=names)}))
+    train = data.select(range(options.train))
+    return write(folder, train, data.select(range(options.train, total)), "made-up pictures")
+
+
+def block_picture(number: int) -> dict[str, Any]:
+    from PIL import Image
+
+    colours = np.random.default_rng((SEED, number)).integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(colours).resize((32, 32), Image.Resampling.NEAREST).save(file, format="PNG")
+    return {"bytes": file.getvalue(), "path": None}
+
+
+def evenly(data: Any, rows: int) -> Any:
+    """Draw rows with a seed, every class as often as every other."""
+    labels = np.asarray(data["label"])
+    order = np.random.default_rng(SEED).permutation(len(labels))
+    turn = np.empty(len(labels), dtype=int)
+    for label in np.unique(labels):
+        own = order[labels[order] == label]
+        turn[own] = np.arange(len(own))
+    drawn = order[np.argsort(turn[order], kind="stable")][:rows]
+    if len(drawn) < rows:
+        raise SystemExit(f"{rows} rows are asked for, and the data have {len(labels)}")
+    return data.select(drawn)
+
+
+def parted(data: Any, options: argparse.Namespace) -> tuple[Any, Any]:
+    drawn = evenly(data, options.train + options.validation)
+    return drawn.select(range(options.train)), drawn.select(range(options.train, len(drawn)))
+
+
+def write(folder: Path, train: Any, validation: Any, name: str) -> dict[str, Any]:
+    facts = {"data": name}
+    for split, part in (("train", train), ("validation", validation)):
+        facts[split] = str(folder / f"{split}.parquet")
+        part.to_parquet(facts[split])
+    return facts
+
+
+def vit_folder(folder: Path) -> str:
+    """Save a ViT-B/16 with random weights: no package carries real ones."""
+    import torch
+    from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
+
+    torch.manual_seed(SEED)
+    ViTForImageClassification(ViTConfig()).save_pretrained(folder / "vit")
+    ViTImageProcessor().save_pretrained(folder / "vit")
+    return str(folder / "vit")
+
+
+def trained_folder(folder: Path, facts: dict[str, Any], recipe: Path) -> str:
+    """Train a classifier for a moment, so that there is a saved model to predict with."""
+    from hf_ft import finetune, load_recipe
+
+    overrides = [
+        f"data.source={facts['validation']}",
+        "data.split.validation=0.25",
+        f"model.name={sample_model('efficientnet-lite0')}",
+        f"output_dir={folder / 'run'}",
+        "train.num_train_epochs=1",
+    ]
+    return str(finetune(load_recipe(recipe, overrides), verbose=False).folder / "model")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--data", choices=["images", "texts", "series", "blocks"], required=True)
+    parser.add_argument("--model", choices=["lite0", "minilm", "vit", "trained", "none"], required=True)
+    parser.add_argument("--train", type=int, required=True)
+    parser.add_argument("--validation", type=int, required=True)
+    parser.add_argument("--classes", type=int, default=10)
+    parser.add_argument("--shared", type=Path, required=True)
+    options = parser.parse_args()
+    options.folder.mkdir(parents=True, exist_ok=True)
+    make = {"images": images, "texts": texts, "series": series, "blocks": blocks}[options.data]
+    facts = make(options.folder, options.shared, options)
+    if options.model == "trained":
+        recipe = Path(__file__).parent / "recipes" / "head_image.yaml"
+        facts["model"] = trained_folder(options.folder, facts, recipe)
+    elif options.model == "vit":
+        facts["model"] = vit_folder(options.folder)
+    elif options.model != "none":
+        facts["model"] = sample_model({"lite0": "efficientnet-lite0", "minilm": "minilm"}[options.model])
+    (options.folder / "facts.json").write_text(json.dumps(facts))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,167 @@
+"""The tables of results.md."""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+
+from benchmarks.figures import APART, Round, ratios, same_metric, seconds, short, unequal_work, verdict
+from benchmarks.works import Work
+
+Rounds = Mapping[str, Sequence[Round]]
+
+
+def report(
+    rounds: Rounds,
+    works: Sequence[Work],
+    facts: Mapping[str, Mapping[str, str]],
+    starts: Mapping[str, list[float]],
+) -> str:
+    """Write all tables: ratios, phases, scaling and start-up, each where it was measured."""
+    compared = [work for work in works if work.goals and work.name in rounds]
+    scaled = [work for work in works if not work.goals and work.name in rounds]
+    parts = ["# Results of `make bench`", machine()]
+    if compared:
+        parts += ["## Ratios", ratio_table(rounds, compared, facts)]
+        parts += ["## Where the time went", phase_table(rounds, compared)]
+    if scaled:
+        parts += ["## Scaling of hf_ft", scaling_table(rounds, scaled)]
+    if starts:
+        parts += ["## Start-up", start_table(starts)]
+    return "\n\n".join(parts) + "\n"
+
+
+def machine() -> str:
+    """Say what it was measured on."""
+    packages = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "datasets"))
+    threads = f"{os.environ.get('OMP_NUM_THREADS', 'as many as torch chooses')}, the same for every side"
+    return (
+        f"{os.cpu_count()} cores ({platform.machine()}), {packages}; threads: {threads}.\n"
+        "Medians; in brackets the smallest and the largest of the paired ratios.\n"
+        "README.md beside this file says how to read them."
+    )
+
+
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def ratio_table(rounds: Rounds, works: Sequence[Work], facts: Mapping[str, Mapping[str, str]]) -> str:
+    """One line for each ratio that is wanted."""
+    rows = []
+    notes = []
+    for work in works:
+        found = rounds[work.name]
+        for goal in work.goals:
+            measured = ratios(goal, found)
+            against = goal.figure if goal.under is None else f"{goal.over} / {goal.under}"
+            sides = [goal.over] if goal.under is None else [goal.over, goal.under]
+            rows.append(
+                [
+                    work.title,
+                    amount(work, facts[work.name]),
+                    against,
+                    str(measured),
+                    verdict(goal, measured.median),
+                    metrics(found, sides),
+                    to_the_same(found, goal.over, goal.under),
+                    " / ".join(f"{middle(found, side, 'peak'):.0f}" for side in sides),
+                ]
+            )
+        notes += [f"- {work.title}: {note}" for note in [work.note, *differences(work, found)] if note]
+    head = ["work", "on", "compared", "ratio", "wanted", "metric", "to the same metric", "peak MB"]
+    return table(head, rows) + ("\n\n" + "\n".join(notes) if notes else "")
+
+
+def amount(work: Work, facts: Mapping[str, str]) -> str:
+    """Say how much was done, and whether the target was set for more rows."""
+    if work.data == "series":
+        return f"{facts['data']}, {work.epochs} epoch"
+    if work.epochs == 1 and work.model == "trained":
+        said = f"{facts['data']}, {work.train} rows"
+    else:
+        said = f"{facts['data']}, {work.train} + {work.validation} rows, {work.epochs} epoch(s)"
+    fewer = work.issue_train is not None and work.issue_train != work.train
+    return said + (f" (the target: {work.issue_train})" if fewer else "")
+
+
+def middle(found: Sequence[Round], side: str, key: str) -> float:
+    return statistics.median(one[side][key] for one in found)
+
+
+def metrics(found: Sequence[Round], sides: Sequence[str]) -> str:
+    """Give the median metric of each side that has one."""
+    known = [side for side in sides if found[0][side].get("metric") is not None]
+    return " / ".join(f"{middle(found, side, 'metric'):.3f}" for side in known) or "-"
+
+
+def to_the_same(found: Sequence[Round], over: str, under: str | None) -> str:
+    """Give the ratio of the times to the lower of both sides' best metrics."""
+    reached = [] if under is None else [same_metric(one[over], one[under]) for one in found]
+    pairs = [pair for pair in reached if pair is not None]
+    if not pairs:
+        return "-"
+    metric = statistics.median(pair[0] for pair in pairs)
+    return f"{short(statistics.median(pair[1] / pair[2] for pair in pairs))} (to {metric:.3f})"
+
+
+def differences(work: Work, found: Sequence[Round]) -> list[str]:
+    """Say where the sides did not do equal work, once each."""
+    every = [problem for one in found for problem in unequal_work(work.equal_sides(one))]
+    return [f"**not equal** in {problem}" for problem in dict.fromkeys(every)]
+
+
+def phase_table(rounds: Rounds, works: Sequence[Work]) -> str:
+    """Median seconds of every phase of every side: what is compared, and what stands on lines of its own."""
+    rows = []
+    for work in works:
+        found = rounds[work.name]
+        for side in work.sides:
+            names = dict.fromkeys(name for one in found for name in one[side]["phases"])
+            spent = {
+                name: statistics.median(one[side]["phases"].get(name, 0.0) for one in found) for name in names
+            }
+            rows.append(
+                [
+                    work.name,
+                    side,
+                    short(statistics.median(seconds(one[side]) for one in found)),
+                    ", ".join(f"{name} {short(value)}" for name, value in spent.items() if name not in APART),
+                    ", ".join(f"{name} {short(value)}" for name, value in spent.items() if name in APART),
+                ]
+            )
+    return table(["work", "side", "compared, s", "of which", "on lines of their own"], rows)
+
+
+def scaling_table(rounds: Rounds, works: Sequence[Work]) -> str:
+    """Time and memory against rows, epochs and classes."""
+    rows = []
+    for work in works:
+        one = rounds[work.name][0]["ours"]
+        spent = one["phases"]
+        whole = sum(spent.values())
+        parts = [short(spent[name]) for name in ("data", "train", "evaluate", "verify")]
+        sizes = [f"{work.train:,}", str(work.epochs), str(work.classes)]
+        rows.append([*sizes, short(seconds(one)), *parts, short(whole), f"{one['peak']:.0f}"])
+    head = [
+        "rows",
+        "epochs",
+        "classes",
+        "compared, s",
+        "data",
+        "train",
+        "evaluate",
+        "verify",
+        "whole, s",
+        "peak MB",
+    ]
+    return f"{works[0].title}, made-up pictures, one run each.\n\n" + table(head, rows)
+
+
+def start_table(starts: Mapping[str, list[float]]) -> str:
+    """Median seconds of the commands that do nothing else."""
+    return table(["command", "s"], ([name, short(statistics.median(v))] for name, v in starts.items()))

@@ -1,0 +1,160 @@
+"""Side by side: hf_ft against plain scripts, on the same rows, weights, epochs and global batch.
+
+    make bench                           everything, in under half an hour on two cores; writes results.md
+    make bench ONLY=head_image           one item, printed and not written
+    make bench ONLY=head_image FULL=1    with the rows that its target was set for
+
+Every side is a fresh process. A round runs the sides of every item in turn, and rounds follow one another
+until the time is used up: A B, then A B again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from benchmarks.figures import Measured, Round
+from benchmarks.report import report
+from benchmarks.works import SCALING, WORKS, Work
+
+HERE = Path(__file__).parent
+SHARED = HERE.parent.parent / "shared" / "data"
+
+
+@dataclass
+class Bench:
+    """The measurements of one call.
+
+    Args:
+        scratch: a folder for rows, weights, caches and runs.
+        shared: where the real data sets are; the samples are used where it is absent.
+        rounds: item -> what each round measured: side -> its JSON.
+        facts: item -> what was prepared for it.
+        took: item -> seconds of its last round, start-up included.
+    """
+
+    scratch: Path
+    shared: Path = SHARED
+    rounds: dict[str, list[Round]] = field(default_factory=dict)
+    facts: dict[str, dict[str, str]] = field(default_factory=dict)
+    took: dict[str, float] = field(default_factory=dict)
+
+    def measure(self, work: Work) -> Round:
+        """Run all sides of an item once, one after another."""
+        if work.name not in self.facts:
+            self.facts[work.name] = self.prepare(work)
+        begun = time.monotonic()
+        rounds = self.rounds.setdefault(work.name, [])
+        # Made anew for every round, so that filling the caches is measured too.
+        folder = self.scratch / work.name / f"round-{len(rounds)}"
+        found = {side: self.run(work, side, folder) for side in work.sides}
+        rounds.append(found)
+        self.took[work.name] = time.monotonic() - begun
+        return found
+
+    def prepare(self, work: Work) -> dict[str, str]:
+        """Make rows and weights in a process of their own."""
+        folder = self.scratch / work.name
+        sizes = ["--train", work.train, "--validation", work.validation, "--classes", work.classes]
+        command = ["-m", "benchmarks.prepare", folder, "--data", work.data, "--model", work.model]
+        call([*command, *sizes, "--shared", self.shared], surroundings(), folder / "prepare.log")
+        return json.loads((folder / "facts.json").read_text())
+
+    def run(self, work: Work, side: str, folder: Path) -> Measured:
+        """Run one side in a fresh process, and read what it wrote."""
+        command = work.sides[side].split()
+        # The sides of hf_ft share their caches: `again` finds what `ours` has filled.
+        own = folder / ("ours" if command[0].startswith("ours/") else side.replace(" ", "-"))
+        out = own / f"{side.replace(' ', '-')}.json"
+        facts = self.facts[work.name] | {"epochs": str(work.epochs), "out": str(out), "folder": str(own)}
+        script, *arguments = [part.format(**facts) for part in command]
+        arguments = [str(HERE / part) if part.startswith("recipes/") else part for part in arguments]
+        caches = {"HF_FT_CACHE": str(own / "cache"), "HF_DATASETS_CACHE": str(own / "datasets")}
+        environment = surroundings() | caches | {"BENCH_STARTED": str(time.time())}
+        call([HERE / script, *arguments], environment, out.with_suffix(".log"))
+        return json.loads(out.read_text())
+
+    def go_round(self, works: Sequence[Work], rounds: int, deadline: float) -> None:
+        """Measure every item once, then again and again as long as it fits in the time."""
+        for number in range(rounds):
+            for work in works:
+                left = deadline - time.monotonic()
+                if number >= work.rounds or (number and self.took[work.name] > left):
+                    continue
+                self.measure(work)
+                print(f"round {number + 1}: {work.name} took {self.took[work.name]:.0f} s", flush=True)
+
+
+def surroundings() -> dict[str, str]:
+    """Give the environment of every process: no network, no bars, and both sides' modules can be found."""
+    path = os.pathsep.join([str(HERE / "plain"), str(HERE.parent)])
+    return os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
+
+
+def call(arguments: Sequence[object], environment: dict[str, str], log: Path) -> None:
+    """Run this Python with arguments, its output in a log.
+
+    Raises:
+        SystemExit: it failed; with the end of the log.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, *map(str, arguments)]
+    with log.open("w") as file:
+        done = subprocess.run(
+            command, env=environment, stdout=file, stderr=subprocess.STDOUT, cwd=HERE.parent, check=False
+        )
+    if done.returncode:
+        raise SystemExit(f"{' '.join(command)} failed with {done.returncode}:\n{log.read_text()[-3000:]}")
+
+
+def start_up(times: int = 3) -> dict[str, list[float]]:
+    """Time what a user waits for before anything happens: command line, check of a recipe, launcher."""
+    hf_ft = [sys.executable, "-m", "hf_ft.cli"]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
+    commands = {
+        "hf-ft --help": [*hf_ft, "--help"],
+        "hf-ft check --schema-only": [*hf_ft, "check", "recipes/traffic_signs.yaml", "--schema-only"],
+        "accelerate launch of nothing": [*launcher, "accelerate_configs/cpu.yaml", "--no_python", "true"],
+    }
+    found: dict[str, list[float]] = {name: [] for name in commands}
+    for _ in range(times):
+        for name, command in commands.items():
+            begun = time.monotonic()
+            subprocess.run(command, cwd=HERE.parent, env=surroundings(), capture_output=True, check=True)
+            found[name].append(time.monotonic() - begun)
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    names = [*(work.name for work in WORKS), "scaling", "start"]
+    parser.add_argument("--only", choices=names, help="one item; printed, not written")
+    parser.add_argument("--full", action="store_true", help="the rows of the targets, however long it takes")
+    parser.add_argument("--minutes", type=float, default=27, help="begin no round that would end later")
+    parser.add_argument("--rounds", type=int, default=5, help="at most so many")
+    options = parser.parse_args()
+
+    works = [work for work in (*WORKS, *SCALING) if work.name.startswith(options.only or "")]
+    if options.full:
+        works = [work.full() for work in works]
+    deadline = time.monotonic() + 60 * options.minutes
+    with tempfile.TemporaryDirectory(prefix="hf_ft-bench-") as scratch:
+        bench = Bench(Path(scratch))
+        starts = start_up() if options.only in (None, "start") else {}
+        bench.go_round(works, options.rounds, deadline)
+    text = report(bench.rounds, works, bench.facts, starts)
+    print(text)
+    if options.only is None:
+        (HERE / "results.md").write_text(text)
+
+
+if __name__ == "__main__":
+    main()
