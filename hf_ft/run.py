@@ -7,10 +7,11 @@ From Python: `run = finetune("recipes/traffic_signs.yaml")`.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -59,6 +60,19 @@ class Run:
         return self.folder / "report.html"
 
 
+@contextlib.contextmanager
+def _threads_given_back() -> Iterator[None]:
+    """Leave torch with the number of threads it had: what a run is fastest on is not for its caller."""
+    import torch
+
+    before = torch.get_num_threads()
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+@_threads_given_back()
 def finetune(
     recipe: Recipe | str | Path | dict[str, Any],
     *,
@@ -105,6 +119,7 @@ def finetune(
     from hf_ft.train.processes import start_processes
     from hf_ft.train.profile import ProfiledTuner
     from hf_ft.train.selftest import check_loss_division, probe_step
+    from hf_ft.train.threads import settle_threads
     from hf_ft.verify import check_contents, gate
 
     processes = start_processes()
@@ -132,6 +147,8 @@ def finetune(
 
     story.room("train")
     tuner, notes = build_tuner(recipe, task, frozen, data_ready, run_folder.path, callbacks, profile=profile)
+    resumed = run_folder.checkpoint is not None
+    notes["threads"] = settle_threads(tuner, recipe.train.threads, run_folder.path, resumed=resumed)
     story.facts(notes)
     self_test = check_loss_division(tuner)
     story.lines([self_test, probe_step(tuner)])
@@ -189,6 +206,7 @@ def finetune(
     return Run(recipe, task, model, results, run_folder.path)
 
 
+@_threads_given_back()
 def check(recipe: Recipe | str | Path | dict[str, Any], *, data: Any = None) -> Findings:
     """Look before training: audit the data, load the model, run one step forward and backward.
 
@@ -211,6 +229,7 @@ def check(recipe: Recipe | str | Path | dict[str, Any], *, data: Any = None) -> 
     from hf_ft.train.build import build_tuner
     from hf_ft.train.processes import start_processes
     from hf_ft.train.selftest import check_loss_division, probe_step
+    from hf_ft.train.threads import settle_threads
 
     start_processes()
     task = new_task(recipe)
@@ -223,6 +242,7 @@ def check(recipe: Recipe | str | Path | dict[str, Any], *, data: Any = None) -> 
     frozen = freeze(loaded.model, recipe.freeze, loaded.new)
     with tempfile.TemporaryDirectory() as scratch:
         tuner, notes = build_tuner(recipe, task, frozen, data_ready, Path(scratch))
+        notes["threads"] = settle_threads(tuner, recipe.train.threads, Path(scratch), resumed=False)
         findings.notes += [*loaded.notes, *task.notes(data_ready.rows)]
         findings.notes += [f"{subject}: {text}" for subject, text in notes.items()]
         findings.notes += [str(check_loss_division(tuner)), str(probe_step(tuner))]

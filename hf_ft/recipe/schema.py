@@ -173,6 +173,8 @@ class TrainSection(Section):
     """auto: bf16 where the processor has it, else fp32."""
     compile: bool = False
     """Compile the model with torch.compile."""
+    threads: Literal["auto"] | PositiveInt = "auto"
+    """Threads of the CPU; auto: all, or one where a micro-batch is measured to be faster on one."""
     batch_norm_rows: Annotated[int, Field(ge=0)] = 1024
     """Before each evaluation, batch norms that learn take their statistics from this many training rows, as
     they are without augmentation; 0: keep the running averages of training."""
@@ -191,6 +193,7 @@ class TrainSection(Section):
             "learning_rate",
             "precision",
             "compile",
+            "threads",
             "early_stopping_patience",
             "early_stopping_threshold",
             "batch_norm_rows",

@@ -1,0 +1,119 @@
+"""How many threads the CPU trains with: small models are often fastest on one, and it is measured."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from hf_ft.train.trainer import FineTuner
+
+# One thread is taken only where it is at least so much faster: less is the noise of a busy machine.
+CLEARLY = 1.1
+# A micro-batch that takes longer than this is work enough to share; measuring it twice would cost the run.
+LARGE_SECONDS = 0.5
+_TRIES = 5
+_FILE = "threads.json"
+
+
+def settle_threads(tuner: FineTuner, setting: int | str, folder: Path, *, resumed: bool) -> str:
+    """Set the threads of this process, keep the number with the run, and give it with the reason.
+
+    The order in which threads add numbers up is part of a run, so a resumed run takes the number it began
+    with.
+
+    Args:
+        tuner: as it will train.
+        setting: `train.threads`: auto, or a number.
+        folder: the run folder.
+        resumed: whether a checkpoint of the run is being gone on from.
+    """
+    file = folder / _FILE
+    if resumed and file.is_file():
+        count, reason = int(json.loads(file.read_text())["threads"]), "as the run began"
+    else:
+        count, reason = choose_threads(tuner, setting)
+    torch.set_num_threads(count)
+    if tuner.accelerator.is_main_process:
+        file.write_text(json.dumps({"threads": count, "reason": reason}))
+    return f"{count}: {reason}"
+
+
+def choose_threads(tuner: FineTuner, setting: int | str) -> tuple[int, str]:
+    """Choose the number of threads, by measuring a micro-batch on one and on all where nothing else decides.
+
+    Args:
+        tuner: as it will train; given back as it was.
+        setting: `auto`, or a number to insist on.
+
+    Returns:
+        The number, and the reason.
+    """
+    available = torch.get_num_threads()
+    if setting != "auto":
+        return int(setting), "asked for by train.threads"
+    if tuner.args.device.type != "cpu":
+        return available, f"the model trains on {tuner.args.device.type}"
+    if os.environ.get("OMP_NUM_THREADS"):
+        return available, "OMP_NUM_THREADS says so"
+    if tuner.accelerator.num_processes > 1:
+        return available, "several processes share the processor"
+    if available == 1:
+        return 1, "the processor has one core"
+    return _measured(tuner, available)
+
+
+def _measured(tuner: FineTuner, available: int) -> tuple[int, str]:
+    step = _MicroBatch(tuner)
+    step.seconds()  # the first step builds what later ones find
+    seconds = step.seconds()
+    if seconds > LARGE_SECONDS:
+        step.restore()
+        return available, f"a micro-batch takes {seconds:.1f} s, work enough to share"
+    best = {1: float("inf"), available: seconds}
+    # In turns, so that another program's burst of work hits both; the fastest of several is the least hit.
+    for _ in range(_TRIES):
+        for count in best:
+            torch.set_num_threads(count)
+            best[count] = min(best[count], step.seconds())
+    torch.set_num_threads(available)
+    step.restore()
+    one, all_of_them = best[1], best[available]
+    chosen = 1 if one * CLEARLY < all_of_them else available
+    times = [one, all_of_them] if chosen == 1 else [all_of_them, one]
+    shown = " against ".join(f"{value * 1e3:.1f} ms" for value in times)
+    return chosen, f"of {available}, measured {shown} on {'all' if chosen == 1 else 'one'}"
+
+
+class _MicroBatch:
+    """The first micro-batch of the run, forward and backward as training does it, without a trace."""
+
+    def __init__(self, tuner: FineTuner):
+        self.tuner = tuner
+        self.random = torch.get_rng_state()
+        self.training = tuner.model.training
+        self.buffers = {name: buffer.clone() for name, buffer in tuner.model.named_buffers()}
+        tuner.get_train_dataloader()
+        rows = tuner.train_dataset
+        self.batch: Any = rows.collate(rows.__getitems__(next(iter(tuner.sampler))))
+        self.count = tuner._get_num_items_in_batch([self.batch], tuner.args.device)
+        tuner.current_gradient_accumulation_steps = 1
+
+    def seconds(self) -> float:
+        start = time.perf_counter()
+        self.tuner.training_step(self.tuner.model, dict(self.batch), self.count)
+        taken = time.perf_counter() - start
+        self.tuner.model.zero_grad(set_to_none=True)
+        return taken
+
+    def restore(self) -> None:
+        with torch.no_grad():
+            for name, buffer in self.tuner.model.named_buffers():
+                buffer.copy_(self.buffers[name])
+        self.tuner.model.train(self.training)
+        torch.set_rng_state(self.random)
