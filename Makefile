@@ -33,3 +33,6 @@ quality: .venv/installed  ## what CI checks before the tests
 style: .venv/installed  ## mend what can be mended by a tool
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+bench: .venv/installed  ## side by side with plain scripts, under 30 minutes on two cores; ONLY=name runs one item
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.run $(if $(ONLY),--only $(ONLY)) $(if $(FULL),--full)
