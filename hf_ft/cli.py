@@ -39,7 +39,7 @@ def run(
 ) -> None:
     """Fine-tune a model and verify it.
 
-    recipe -> data -> model -> train -> evaluate -> save -> verify -> report
+    recipe -> data -> model -> train -> evaluate -> save -> verify -> report -> publish
     """
     from hf_ft.recipe import load_recipe
 
@@ -140,6 +140,18 @@ def predict(
 
     Predictor.load(run_folder).to_parquet(inputs, output)
     typer.echo(output)
+
+
+@app.command()
+def push(
+    run_folder: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
+    repo: Annotated[str, typer.Option("--repo", help="namespace/name of a model repository on the Hub.")],
+    public: Annotated[bool, typer.Option("--public", help="Let everybody see it.")] = False,
+) -> None:
+    """Publish a finished run on the Hub: its model and a model card, private by default."""
+    from hf_ft.deliver import hub
+
+    typer.echo(hub.push(run_folder, repo, private=not public))
 
 
 def example_recipes() -> list[Path]:

@@ -1,4 +1,4 @@
-"""The whole story of a run: recipe, data, model, train, evaluate, save, verify, report.
+"""The whole story of a run: recipe, data, model, train, evaluate, save, verify, report, publish.
 
     accelerate launch -m hf_ft.run recipes/traffic_signs.yaml train.num_train_epochs=3
 
@@ -59,6 +59,24 @@ class Run:
         """Give the path of the report."""
         return self.folder / "report.html"
 
+    def push(self, repo: str, private: bool = True) -> str | None:
+        """Publish the model and its card on the Hub, in one commit.
+
+        Args:
+            repo: namespace/name, or a name in one's own namespace; made where there is none.
+            private: whether to make it private.
+
+        Returns:
+            The address and who can see it; None on all processes but the main one, which alone publishes.
+
+        Raises:
+            PublishError: the folder is not what was verified, or the Hub does not take it.
+        """
+        from hf_ft.deliver import hub
+        from hf_ft.train.processes import start_processes
+
+        return hub.push(self.folder, repo, private) if start_processes().is_main_process else None
+
 
 @contextlib.contextmanager
 def _threads_given_back() -> Iterator[None]:
@@ -109,7 +127,7 @@ def finetune(
     from transformers import set_seed
 
     from hf_ft.data.prepare import prepare
-    from hf_ft.deliver import folder, report
+    from hf_ft.deliver import folder, hub, report
     from hf_ft.deliver.content import report_content
     from hf_ft.deliver.story import Story
     from hf_ft.evaluate.final import calibrate, with_interval_and_baseline
@@ -124,9 +142,11 @@ def finetune(
 
     processes = start_processes()
     story = Story(speaks=verbose and processes.is_main_process)
-    run_folder = folder.open_folder(recipe, resume, processes)
     story.room("recipe")
-    story.lines([f"{recipe.name} -> {run_folder.path}", *run_folder.notes, *recipe.warnings])
+    publishing = hub.check_publish(recipe.publish, processes)
+    run_folder = folder.open_folder(recipe, resume, processes)
+    path = run_folder.path
+    story.lines([f"{recipe.name} -> {path}", *run_folder.notes, *recipe.warnings, *publishing])
 
     story.room("data")
     task = new_task(recipe)
@@ -146,7 +166,7 @@ def finetune(
     story.table(frozen.table())
 
     story.room("train")
-    tuner, notes = build_tuner(recipe, task, frozen, data_ready, run_folder.path, callbacks, profile=profile)
+    tuner, notes = build_tuner(recipe, task, frozen, data_ready, path, callbacks, profile=profile)
     resumed = run_folder.checkpoint is not None
     notes["threads"] = settle_threads(tuner, recipe.train.threads, run_folder.path, resumed=resumed)
     story.facts(notes)
@@ -172,38 +192,33 @@ def finetune(
     items, results = [], {}
     if processes.is_main_process:
         story.room("save")
-        save_model(frozen, task, run_folder.path / "model", loaded.source)
-        results = folder.write_run(run_folder.path, recipe, task, data_ready, evaluations, metric)
+        save_model(frozen, task, path / "model", loaded.source)
+        results = folder.write_run(path, recipe, task, data_ready, evaluations, metric)
 
         story.room("verify")
-        items = gate(run_folder.path, task, frozen, data_ready, evaluations, metric, self_test, before)
+        items = gate(path, task, frozen, data_ready, evaluations, metric, self_test, before)
         story.lines(f"{item.name:<12} {item.detail}" for item in items)
 
         story.room("report")
         final = evaluations[data_ready.final_split]
+        seconds = {**story.seconds, **(spent.stages if spent else {})}
         content = report_content(
-            run_folder.path,
-            recipe,
-            task,
-            data_ready,
-            final,
-            metric,
-            greater,
-            frozen,
-            items,
-            {**story.seconds, **(spent.stages if spent else {})},
-            notes,
+            path, recipe, task, data_ready, final, metric, greater, frozen, items, seconds, notes
         )
-        report.write_report(run_folder.path, content)
-        folder.write_json(run_folder.path / "timing.json", story.finish())
+        report.write_report(path, content)
+        folder.write_json(path / "timing.json", story.finish())
         if spent is not None:
-            folder.write_json(run_folder.path / "profile.json", spent.to_json())
+            folder.write_json(path / "profile.json", spent.to_json())
         # The report repeats much of the recipe: what is kept is looked at once more.
-        check_contents(run_folder.path)
+        check_contents(path)
         story.table(report.result_table(content))
-        story.lines([f"done: {run_folder.path}"])
+
+        if recipe.publish.repo is not None:
+            story.room("publish")
+            story.lines(hub.publish(path, recipe.publish))
+        story.lines([f"done: {path}"])
     processes.wait_for_everyone()
-    return Run(recipe, task, model, results, run_folder.path)
+    return Run(recipe, task, model, results, path)
 
 
 @_threads_given_back()
@@ -225,13 +240,14 @@ def check(recipe: Recipe | str | Path | dict[str, Any], *, data: Any = None) -> 
     from transformers import set_seed
 
     from hf_ft.data.prepare import prepare
+    from hf_ft.deliver import hub
     from hf_ft.model.freeze import freeze
     from hf_ft.train.build import build_tuner
     from hf_ft.train.processes import start_processes
     from hf_ft.train.selftest import check_loss_division, probe_step
     from hf_ft.train.threads import settle_threads
 
-    start_processes()
+    publishing = hub.check_publish(recipe.publish, start_processes())
     task = new_task(recipe)
     data_ready = prepare(recipe, task, data=data)
     findings = data_ready.findings
@@ -243,7 +259,7 @@ def check(recipe: Recipe | str | Path | dict[str, Any], *, data: Any = None) -> 
     with tempfile.TemporaryDirectory() as scratch:
         tuner, notes = build_tuner(recipe, task, frozen, data_ready, Path(scratch))
         notes["threads"] = settle_threads(tuner, recipe.train.threads, Path(scratch), resumed=False)
-        findings.notes += [*loaded.notes, *task.notes(data_ready.rows)]
+        findings.notes += [*publishing, *loaded.notes, *task.notes(data_ready.rows)]
         findings.notes += [f"{subject}: {text}" for subject, text in notes.items()]
         findings.notes += [str(check_loss_division(tuner)), str(probe_step(tuner))]
     return findings

@@ -127,7 +127,7 @@ class Evaluation:
 class Task:
     """Base class of all tasks. A subclass sets the class attributes and fills in the methods."""
 
-    # The Hub's pipeline tag, equal to the file's name with dashes.
+    # The Hub's pipeline tag where it has one, equal to the file's name with dashes.
     name: ClassVar[str]
     # One line for `hf-ft recipes` and `hf-ft init`.
     summary: ClassVar[str]
@@ -144,8 +144,12 @@ class Task:
     headline_metrics: tuple[str, ...] = ()
     # What the trivial answer of `baseline` is, in words.
     baseline_name: str = ""
-    # What a user hands to the Predictor, for the lines of code in the report.
-    example_input: ClassVar[Any] = "input"
+    # What a user hands to the Predictor, for the lines of code in the report and the model card.
+    example_input: Any = "input"
+    # The Hub's name for such models; None where it has none.
+    pipeline_tag: ClassVar[str | None] = None
+    # What transformers' pipeline of that name is called with, as code, where it gives the same answer.
+    pipeline_arguments: str | None = None
     # Batch keys that are for the loss and not for the model.
     targets: ClassVar[tuple[str, ...]] = ("labels",)
     # The role whose classes stratify the splits and are counted by the audit; None where there are no

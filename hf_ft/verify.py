@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import pickle
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from hf_ft.task import Evaluation, Row, Task
     from hf_ft.train.selftest import SelfTest
 
+CHECKSUMS = "model.sha256"
 TOLERANCE = 1e-4
 MOST_ROWS = 256
 # Variables of the launcher: a process that inherits them would wait for peers that never come.
@@ -89,6 +91,7 @@ def gate(
     Raises:
         VerifyError: names every item that failed.
     """
+    write_checksums(folder)
     final = evaluations[data.final_split]
     rows = data.rows[data.final_split]
     step = max(1, -(-len(rows) // MOST_ROWS))
@@ -105,6 +108,23 @@ def gate(
         "provenance": lambda: check_provenance(folder),
     }
     return run_checks(checks, folder)
+
+
+def write_checksums(run_folder: Path) -> None:
+    """Write down which files the gate is about to judge, as `sha256sum --check model.sha256` reads them."""
+    lines = [f"{digest}  model/{name}\n" for name, digest in checksums(run_folder / "model").items()]
+    (run_folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
+
+
+def checksums(folder: Path) -> dict[str, str]:
+    """Give the SHA-256 of every file below a folder, by its path inside it."""
+    found = {}
+    for path in sorted(folder.rglob("*")):
+        if path.is_file():
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+            found[path.relative_to(folder).as_posix()] = digest
+    return found
 
 
 def run_checks(checks: Mapping[str, Callable[[], str]], folder: Path) -> list[Item]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hf_ft.data.audit import Findings, audit, write_bad
 from hf_ft.data.cache import cache_folder
 from hf_ft.data.examples import EncodedRows
-from hf_ft.data.sources import as_datasets, read_source
+from hf_ft.data.sources import as_datasets, on_hub, read_source
 from hf_ft.data.splits import make_splits
 from hf_ft.data.table import Table
 from hf_ft.errors import DataError
@@ -92,8 +92,11 @@ def prepare(recipe: Recipe, task: Task, *, data: Any = None, cache: Path | None 
         rows[split] = rows[split].select(
             [index for index in range(len(rows[split])) if index not in left_out]
         )
+    given = recipe.data.source if data is None else {}
+    names = [given] if isinstance(given, str) else given.values()
     info = {
         **splits.info,
+        "hub": sorted({name for name in names if on_hub(name)}),
         "sizes": {split: len(part) for split, part in rows.items()},
         "fingerprints": findings.fingerprints,
         "labels": task.labels(),

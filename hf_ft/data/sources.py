@@ -104,11 +104,16 @@ def _read_one(source: str, section: DataSection) -> dict[str, Dataset]:
         if not files:
             raise DataError(f"data.source: no file matches {source!r} (looked from {os.getcwd()}).")
         return _read_many(files, Path(os.path.commonpath([os.path.dirname(file) for file in files])))
-    if _HUB_ID.fullmatch(source) and format_of(source) is None:
+    if on_hub(source):
         return _read_hub(source, section)
     raise DataError(
         f"data.source: there is no file or folder {source!r} (looked from {os.getcwd()}){_sibling(path)}"
     )
+
+
+def on_hub(source: str) -> bool:
+    """Tell whether a source is the id of a data set on the Hub: nothing of that name is here."""
+    return bool(_HUB_ID.fullmatch(source)) and format_of(source) is None and not Path(source).exists()
 
 
 def _sibling(path: Path) -> str:

@@ -212,6 +212,7 @@ def write_run(
             "value": final.metrics[metric],
             "interval": final.intervals.get(metric),
             "confidence": recipe.evaluate.confidence,
+            "interval_over": "rows" if data.groups(task, final.split) is None else "groups of rows",
             "baseline": final.baseline.get(metric),
         },
         "splits": {

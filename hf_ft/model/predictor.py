@@ -52,13 +52,10 @@ class Predictor:
         import torch
 
         folder = find_folder(name)
-        content = json.loads((folder / TASK_FILE).read_text(encoding="utf-8"))
-        task_class = get_task(content["task"])
-        task = task_class(task_class.Options.model_validate_json(json.dumps(content["options"])))
-        task.restore(content["state"])
+        task, source = load_task(folder)
         task.load_processor(str(folder))
         if (folder / "adapter_config.json").is_file():
-            model = _load_adapter(task.auto_class, folder, content["source"])
+            model = _load_adapter(task.auto_class, folder, source)
         else:
             model = load_saved(task.auto_class, folder)
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -105,6 +102,22 @@ class Predictor:
             batch = dict(_on(self.device, batch))
             outputs = self.task.forward(self.model, batch)
             return self.task.predict(self.model, outputs, batch)
+
+
+def load_task(folder: Path) -> tuple[Task, dict[str, Any]]:
+    """Restore a fitted task from task.json, and say which checkpoint its model started from.
+
+    Args:
+        folder: a model or adapter folder.
+
+    Returns:
+        The task, without its processor, and `Loaded.source`.
+    """
+    content = json.loads((folder / TASK_FILE).read_text(encoding="utf-8"))
+    task_class = get_task(content["task"])
+    task = task_class(task_class.Options.model_validate_json(json.dumps(content["options"])))
+    task.restore(content["state"])
+    return task, content["source"] or {}
 
 
 def find_folder(name: str | Path) -> Path:

@@ -84,6 +84,8 @@ class ImageClassification(Task):
     class_role = "label"
     headline_metrics = ("balanced_accuracy", "macro_f1", "roc_auc")
     example_input = "picture.png"
+    pipeline_tag = "image-classification"
+    pipeline_arguments = repr(example_input)
     Options, Augment, Loss = Options, Augment, Loss
 
     label_map: LabelMap

@@ -80,7 +80,8 @@ class TextClassification(Task):
     headline_metrics = SingleLabel.headline_metrics
     baseline_name = SingleLabel.baseline_name
     class_role: str | None = "label"
-    example_input = "What a person would write."
+    example_input: Any = "What a person would write."
+    pipeline_tag = "text-classification"
     Options, Loss = Options, Loss
 
     def __init__(self, *args: Any, **kwargs: Any):
@@ -130,7 +131,7 @@ class TextClassification(Task):
         if isinstance(self.target, Number):
             self.target.name = str(train.columns["label"])
         self.target.fit(values, train.ids)
-        self.columns = {role: column for role, column in train.columns.items() if role != "label"}
+        self._read_from({role: column for role, column in train.columns.items() if role != "label"})
 
     def check(self, split: str, rows: Any) -> None:
         """Refuse labels that the training rows do not have, and a pair where they have none."""
@@ -149,7 +150,16 @@ class TextClassification(Task):
         """Take back what `state` gave."""
         self.target = self._make_target(state["problem"])
         self.target.restore(state)
-        self.columns, self.max_length = dict(state["columns"]), state["max_length"]
+        self._read_from(state["columns"])
+        self.max_length = state["max_length"]
+
+    def _read_from(self, columns: Mapping[str, str | list[str]]) -> None:
+        self.columns = dict(columns)
+        if "pair" in columns:
+            self.example_input = ("What a person would write.", "What another would answer.")
+        elif isinstance(columns["text"], str) and self.labels() is not None:
+            # The pipeline knows neither the scale of a number nor how columns are joined.
+            self.pipeline_arguments = f"{self.example_input!r}, truncation=True, top_k=None"
 
     def labels(self) -> list[str] | None:
         """Class names in id order; None for a number."""

@@ -73,6 +73,7 @@ class TimeSeriesForecasting(Task):
     headline_metrics = ("mae", "rmse", "mse_scaled", "mase")
     baseline_name = "the last value"
     example_input = "history.csv"
+    pipeline_tag = "time-series-forecasting"
     targets = ("future_values",)
     Options, Loss = Options, PointwiseLoss
 
