@@ -136,7 +136,7 @@ def finetune(
     from hf_ft.train.build import build_tuner, main_metric
     from hf_ft.train.processes import start_processes
     from hf_ft.train.profile import ProfiledTuner
-    from hf_ft.train.selftest import check_loss_division, probe_step
+    from hf_ft.train.selftest import check_loss_division, check_metrics, probe_step
     from hf_ft.train.threads import settle_threads
     from hf_ft.verify import check_contents, gate
 
@@ -172,6 +172,9 @@ def finetune(
     story.facts(notes)
     self_test = check_loss_division(tuner)
     story.lines([self_test, probe_step(tuner)])
+    check_metrics(tuner)
+    if processes.is_main_process:
+        folder.write_origin(path, data_ready)
     before = frozen.frozen_fingerprint()
     tuner.train(resume_from_checkpoint=str(run_folder.checkpoint) if run_folder.checkpoint else None)
 
@@ -244,7 +247,7 @@ def check(recipe: Recipe | str | Path | dict[str, Any], *, data: Any = None) -> 
     from hf_ft.model.freeze import freeze
     from hf_ft.train.build import build_tuner
     from hf_ft.train.processes import start_processes
-    from hf_ft.train.selftest import check_loss_division, probe_step
+    from hf_ft.train.selftest import check_loss_division, check_metrics, probe_step
     from hf_ft.train.threads import settle_threads
 
     publishing = hub.check_publish(recipe.publish, start_processes())
@@ -262,6 +265,7 @@ def check(recipe: Recipe | str | Path | dict[str, Any], *, data: Any = None) -> 
         findings.notes += [*publishing, *loaded.notes, *task.notes(data_ready.rows)]
         findings.notes += [f"{subject}: {text}" for subject, text in notes.items()]
         findings.notes += [str(check_loss_division(tuner)), str(probe_step(tuner))]
+        check_metrics(tuner)
     return findings
 
 

@@ -1,8 +1,6 @@
 """The whole flow, on small pictures and on a task of a user's own."""
 
 import json
-import subprocess
-import sys
 
 import points
 import pytest
@@ -209,37 +207,6 @@ def test_a_run_in_memory(vit, signs, tmp_path):
     }
     done = finetune(given, data=rows)
     assert done.results["headline"]["split"] == "validation"
-
-
-@pytest.mark.multi_process
-def test_two_processes_give_what_one_gives(signs, vit, tmp_path):
-    """tf#47688: with two processes the loss is doubled; 18 rows in batches of 5 do not divide either."""
-    results, weights = [], []
-    for name, launch in {
-        "one": [sys.executable, "-m", "hf_ft.run"],
-        "two": [
-            *(sys.executable, "-m", "accelerate.commands.launch", "--config_file"),
-            *("accelerate_configs/cpu_2proc.yaml", "-m", "hf_ft.run"),
-        ],
-    }.items():
-        content = recipe(signs, vit, tmp_path)
-        content["output_dir"] = str(tmp_path / name)
-        content["model"] = {"name": vit, "config": {"hidden_dropout_prob": 0.0}}
-        content["train"] |= {"global_batch_size": 5, "logging_steps": 1}
-        path = tmp_path / f"{name}.yaml"
-        path.write_text(json.dumps(content))
-        done = subprocess.run([*launch, str(path)], capture_output=True, text=True, check=False)
-        assert done.returncode == 0, done.stderr[-3000:]
-        log = [json.loads(line) for line in (tmp_path / name / "log.jsonl").read_text().splitlines()]
-        results.append(
-            [line.get("loss", line.get("eval_loss")) for line in log if "loss" in line or "eval_loss" in line]
-        )
-        from safetensors.torch import load_file
-
-        weights.append(load_file(tmp_path / name / "model" / "model.safetensors"))
-    assert "over 2 process(es)" in (tmp_path / "two" / "verify.json").read_text()
-    assert results[1] == pytest.approx(results[0], abs=1e-5)
-    assert all((weights[0][name] - tensor).abs().max() < 1e-5 for name, tensor in weights[1].items())
 
 
 @pytest.mark.parametrize("name", ["finetune", "check", "Predictor", "freeze"])

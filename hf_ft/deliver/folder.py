@@ -196,13 +196,16 @@ def _finite(value: Any) -> Any:
     return float(value) if math.isfinite(value) else None
 
 
+def write_origin(folder: Path, data: Prepared) -> None:
+    """Write what the run is made from, data.json and environment.json, so that one that crashes keeps it."""
+    data.write(folder)
+    write_json(folder / "environment.json", environment())
+
+
 def write_run(
     folder: Path, recipe: Recipe, task: Task, data: Prepared, evaluations: dict[str, Evaluation], metric: str
 ) -> dict[str, Any]:
-    """Write data.json, environment.json, results.json and predictions.parquet; give the results."""
-    (folder / "recipe.yaml").write_text(recipe.to_yaml())
-    data.write(folder)
-    write_json(folder / "environment.json", environment())
+    """Write results.json and predictions.parquet; give the results."""
     final = evaluations[data.final_split]
     results = {
         "headline": {

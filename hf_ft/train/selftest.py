@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from accelerate.utils import send_to_device
 
-from hf_ft.errors import TrainError
+from hf_ft.data.examples import EncodedRows
+from hf_ft.errors import RecipeError, TrainError
 
 if TYPE_CHECKING:
     from hf_ft.task import Batch
@@ -78,6 +79,37 @@ def _loss(tuner: FineTuner, batches: list[Batch]) -> torch.Tensor:
     count = tuner._get_num_items_in_batch(batches, tuner.args.device)
     losses = [tuner.compute_loss(tuner.model, batch, num_items_in_batch=count) for batch in batches]
     return torch.stack(losses).sum()
+
+
+def check_metrics(tuner: FineTuner) -> None:
+    """Measure a few validation rows where the recipe names metrics of its own, before hours of training.
+
+    What a metric of `evaluate.extra` needs, and under which names it answers, shows only when it is computed.
+
+    Raises:
+        RecipeError: such a metric cannot be computed, or none gives the name of `evaluate.metric`.
+    """
+    task = tuner.task
+    if not task.extra_metrics:
+        return
+    task.metrics()  # refuses what it cannot measure at all
+    rows = tuner.eval_dataset
+    # A metric may be undefined where a class is missing: some rows of the whole split, and one of each class.
+    chosen = set(np.linspace(0, len(rows) - 1, ROWS, dtype=int).tolist())
+    if task.class_role is not None:
+        chosen |= set({label: row for row, label in enumerate(rows.rows.column(task.class_role))}.values())
+    few = EncodedRows(
+        task, rows.rows.select(sorted(chosen)), split=rows.split, seed=tuner.args.seed, train=False
+    )
+    found = tuner.evaluate_rows(few).metrics
+    measured = {key for key, value in found.items() if isinstance(value, float)}
+    name = tuner.args.metric_for_best_model.removeprefix("eval_")
+    if name not in measured and name not in task.greater_is_better:
+        extra = ", ".join(sorted(measured - set(task.greater_is_better))) or "no number"
+        raise RecipeError(
+            f"evaluate.metric: {name!r} is not measured; evaluate.extra ({', '.join(task.extra_metrics)}) "
+            f"gives {extra}"
+        )
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,7 @@ from hf_ft.model.freeze import freeze
 from hf_ft.recipe.read import load_recipe
 from hf_ft.run import new_task
 from hf_ft.train.build import build_tuner
-from hf_ft.train.selftest import check_loss_division, probe_step
+from hf_ft.train.selftest import check_loss_division, check_metrics, probe_step
 
 
 @pytest.fixture(scope="module")
@@ -177,6 +177,50 @@ def test_unknown_metric_is_refused_with_those_that_are_measured(tuner):
     """tf PR#31142: the direction of a metric is declared, never guessed, and it is known before training."""
     with pytest.raises(RecipeError, match=r"'surprise' is not a metric of points \(accuracy, "):
         tuner(sections={"evaluate": {"metric": "surprise", "mode": "max"}})
+
+
+METRIC = """
+import datasets
+import evaluate
+
+class Errors(evaluate.Metric):
+    def _info(self):
+        features = datasets.Features(
+            {"predictions": datasets.Value("int64"), "references": datasets.Value("int64")}
+        )
+        return evaluate.MetricInfo(description="", citation="", features=features)
+
+    def _compute(self, predictions, references):
+        if len(set(references)) < 2:
+            raise ValueError("needs both classes")
+        return {"errors": sum(a != b for a, b in zip(predictions, references))}
+"""
+
+
+@pytest.mark.parametrize(
+    ("metric", "module", "message"),
+    [
+        ("errors", METRIC, None),
+        ("accuracy", METRIC, None),
+        ("mistakes", METRIC, r"evaluate\.metric: 'mistakes' is not measured; .*errors\.py\) gives errors$"),
+        ("errors", METRIC.replace("< 2", "< 3"), r"cannot be computed here: needs both classes"),
+        ("errors", METRIC.replace('"errors"', '"accuracy"'), "gives 'accuracy', which is already computed"),
+    ],
+    ids=["given", "own", "another name", "not computable", "name taken"],
+)
+def test_a_further_metric_is_measured_before_training(tuner, tmp_path, metric, module, message):
+    """tf PR#31142: one that answers under another name would show at the first evaluation, hours later."""
+    file = tmp_path / "errors.py"
+    file.write_text(module)
+    mode = "max" if metric == "accuracy" else "min"
+    made = tuner(sections={"evaluate": {"metric": metric, "mode": mode, "extra": [str(file)]}})
+    before = weights(made).clone()
+    if message is None:
+        check_metrics(made)
+    else:
+        with pytest.raises(RecipeError, match=message):
+            check_metrics(made)
+    assert torch.equal(weights(made), before) and made.state.global_step == 0
 
 
 def test_the_self_test_passes_and_notices_a_loss_that_depends_on_the_batch(tuner, monkeypatch):
