@@ -139,7 +139,7 @@ def trained_folder(folder: Path, facts: dict[str, Any], recipe: Path) -> str:
 
     overrides = [
         f"data.source={facts['validation']}",
-        "data.split.validation=0.25",
+        "data.split.validation=0.5",
         f"model.name={sample_model('efficientnet-lite0')}",
         f"output_dir={folder / 'run'}",
         "train.num_train_epochs=1",

@@ -11,11 +11,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+# Imports are start-up on both sides; hf_ft imports these where it needs them first.
+import evaluate  # noqa: F401
+import sklearn.metrics  # noqa: F401
+import transformers.trainer  # noqa: F401
 from clock import Clock
 from curve import Curve
-
-# What the plain scripts import at their top is start-up on this side too.
-from transformers import Trainer  # noqa: F401
 
 import hf_ft.run
 import hf_ft.train.build
