@@ -43,7 +43,10 @@ class SingleLabel:
         """Learn the classes and their weights from the training labels."""
         lists = [row for row, value in zip(ids, values, strict=True) if isinstance(value, (list, tuple))]
         if lists:
-            raise DataError(f"task.problem: single-label, but rows have lists of labels: {listing(lists, 3)}")
+            raise DataError(
+                f"train: the problem is single-label, but rows have lists of labels: {listing(lists, 3)}. "
+                "Several labels a row are for text-classification with task.problem: multi-label"
+            )
         self.label_map = LabelMap.fit(values, ids)
         counts = np.bincount(self.references(values), minlength=len(self.label_map))
         self.weights = _weights(self.setting, self.label_map, len(values) / (len(counts) * counts))
@@ -74,7 +77,7 @@ class SingleLabel:
         return self.label_map.id(value)
 
     def loss(self, logits: torch.Tensor, labels: torch.Tensor, training: bool) -> torch.Tensor:
-        """Cross-entropy of each row [B], weighted by class."""
+        """Cross-entropy of each row [B], weighted by class; labels are ids [B], or class shares [B, K]."""
         import torch.nn.functional as functional
 
         smoothing = self.label_smoothing if training else 0.0
@@ -85,7 +88,8 @@ class SingleLabel:
         """The class weight of each row [B]: the mean is the weighted mean, as in torch."""
         import torch
 
-        return torch.tensor(self.weights, device=labels.device)[labels]
+        weights = torch.tensor(self.weights, device=labels.device)
+        return weights[labels] if labels.ndim == 1 else labels @ weights
 
     def predict(self, logits: torch.Tensor) -> list[dict[str, Any]]:
         """Class id, probabilities [K] and logits [K] of each row."""

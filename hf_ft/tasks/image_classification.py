@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from hf_ft.data.labels import LabelMap
 from hf_ft.errors import DataError
 from hf_ft.evaluate.metrics import CLASSIFICATION_DIRECTIONS
 from hf_ft.recipe.schema import PositiveFloat, Section
-from hf_ft.task import Batch, Evaluation, Figure, Inspection, Item, Metrics, Role, Row, Task
+from hf_ft.task import Batch, Inspection, Item, Role, Row
+from hf_ft.tasks._classes import SingleLabel
+from hf_ft.tasks._target import TargetTask
 
 if TYPE_CHECKING:
     import numpy as np
@@ -66,11 +67,11 @@ class Loss(Section):
     )
 
 
-class ImageClassification(Task):
+class ImageClassification(TargetTask):
     """One label per image, softmax over the classes of the training split."""
 
     name = "image-classification"
-    baseline_name = "always the most frequent class of train"
+    baseline_name = SingleLabel.baseline_name
     summary = "one picture in, one class out (ViT, ResNet, ConvNeXt, Swin, timm, ...)"
     auto_class = "AutoModelForImageClassification"
     roles: ClassVar = {
@@ -79,17 +80,20 @@ class ImageClassification(Task):
             "the class of the picture", target=True, usual=("class", "category", "target", "labels")
         ),
     }
-    main_metric = "accuracy"
+    main_metric = SingleLabel.main_metric
     greater_is_better = CLASSIFICATION_DIRECTIONS
     class_role = "label"
-    headline_metrics = ("balanced_accuracy", "macro_f1", "roc_auc")
+    headline_metrics = SingleLabel.headline_metrics
     example_input = "picture.png"
     pipeline_tag = "image-classification"
     pipeline_arguments = repr(example_input)
     Options, Augment, Loss = Options, Augment, Loss
 
-    label_map: LabelMap
-    class_weights: list[float]
+    target: SingleLabel
+
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
+        self.target = SingleLabel(self.loss_options.class_weights, self.loss_options.label_smoothing)
 
     # Data
 
@@ -104,43 +108,20 @@ class ImageClassification(Task):
         return Inspection(digest=content_digest(image), perceptual=perceptual_hash(image))
 
     def fit(self, train: Any) -> None:
-        """Build the label map and the class weights from the training rows."""
-        names = train.column("label")
-        self.label_map = LabelMap.fit(names, train.ids)
-        self.class_weights = self._weights(names)
-
-    def _weights(self, names: Sequence[Any]) -> list[float]:
-        setting = self.loss_options.class_weights
-        classes = self.label_map.names
-        if setting is None:
-            return [1.0] * len(classes)
-        if setting == "balanced":
-            counts = [0] * len(classes)
-            for name in names:
-                counts[self.label_map.id(name)] += 1
-            return [len(names) / (len(classes) * count) for count in counts]
-        unknown = sorted(set(setting) - set(classes))
-        if unknown:
-            raise DataError(
-                f"loss.class_weights: no class {unknown[0]!r} in the training rows; classes: {classes}"
-            )
-        return [float(setting.get(name, 1.0)) for name in classes]
+        """Learn the classes and their weights from the training rows."""
+        self.target.fit(train.column("label"), train.ids)
 
     def check(self, split: str, rows: Any) -> None:
-        """Every label is one of the training rows' classes."""
-        self.label_map.check(split, rows.column("label"), rows.ids)
+        """Refuse labels that the training rows do not have."""
+        self.target.check(split, rows.column("label"), rows.ids)
 
     def state(self) -> dict[str, Any]:
-        """The label map."""
-        return {"labels": self.label_map.to_json()}
+        """The classes in id order."""
+        return self.target.state()
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take back the label map."""
-        self.label_map = LabelMap.from_json(state["labels"])
-
-    def labels(self) -> list[str]:
-        """Class names in id order."""
-        return list(self.label_map.names)
+        """Take back the classes."""
+        self.target.restore(state)
 
     # Model
 
@@ -149,7 +130,7 @@ class ImageClassification(Task):
         from hf_ft.model.load import load_model, load_processor
 
         size = {} if self.options.image_size is None else {"image_size": self.options.image_size}
-        loaded = load_model(self.auto_class, section, self.label_map.config)
+        loaded = load_model(self.auto_class, section, self.target.config)
         loaded.processor = load_processor("AutoImageProcessor", section, loaded.model, **size)
         self.processor = loaded.processor
         return loaded
@@ -172,7 +153,7 @@ class ImageClassification(Task):
         items: list[Item] = [{"pixel_values": pixel} for pixel in pixels]
         for item, row in zip(items, rows, strict=True):
             if "label" in row:
-                item["labels"] = self.label_map.id(row["label"])
+                item["labels"] = self.target.encode(row["label"])
         return items
 
     @property
@@ -200,7 +181,7 @@ class ImageClassification(Task):
     def _soft(self, item: Item) -> torch.Tensor:
         import torch
 
-        return torch.nn.functional.one_hot(torch.tensor(item["labels"]), len(self.label_map.names)).float()
+        return torch.nn.functional.one_hot(torch.tensor(item["labels"]), len(self.target.label_map)).float()
 
     def collate(self, items: Sequence[Item]) -> Batch:
         """`pixel_values` [B, C, H, W]; `labels` [B] class ids, or [B, K] class shares after mixing."""
@@ -212,91 +193,13 @@ class ImageClassification(Task):
             batch["labels"] = torch.stack(labels) if torch.is_tensor(labels[0]) else torch.tensor(labels)
         return batch
 
-    def loss(self, model: Any, outputs: Any, batch: Batch) -> torch.Tensor:
-        """Cross-entropy of each row [B], weighted by class."""
-        import torch.nn.functional as functional
-
-        logits = outputs.logits.float()
-        return functional.cross_entropy(
-            logits,
-            batch["labels"],
-            weight=logits.new_tensor(self.class_weights),
-            label_smoothing=self.loss_options.label_smoothing if model.training else 0.0,
-            reduction="none",
-        )
-
-    def count(self, batch: Batch) -> torch.Tensor:
-        """The class weight of each row [B]: the mean is the weighted mean, as in torch."""
-        import torch
-
-        labels = batch["labels"]
-        weights = labels.new_tensor(self.class_weights, dtype=torch.float32)
-        return weights[labels] if labels.ndim == 1 else labels @ weights
-
-    def predict(self, model: Any, outputs: Any, batch: Batch) -> list[dict[str, Any]]:
-        """Class id, probabilities [K] and logits [K] of each row."""
-        logits = outputs.logits.float().cpu()
-        scores = logits.softmax(-1).numpy()
-        classes = logits.argmax(-1).tolist()
-        return [
-            {"class": k, "scores": s, "logits": x}
-            for k, s, x in zip(classes, scores, logits.numpy(), strict=True)
-        ]
-
     # Evaluation
-
-    def references(self, rows: Any) -> list[int]:
-        """Class ids."""
-        return [self.label_map.id(name) for name in rows.column("label")]
-
-    def metrics(self) -> Metrics:
-        """Accuracy and its relatives, per class and as a confusion matrix."""
-        from hf_ft.evaluate.metrics import ClassificationMetrics
-
-        return ClassificationMetrics(self.labels(), self.extra_metrics)
-
-    def baseline(self, train: Any, rows: Any) -> dict[str, float]:
-        """Always the most frequent class of the training rows."""
-        from hf_ft.evaluate.baselines import majority_baseline
-
-        return majority_baseline(self.references(train), self.references(rows), self.labels())
-
-    def decode(self, result: dict[str, Any]) -> dict[str, Any]:
-        """The class by name, its probability, and the probabilities of all classes."""
-        names = self.label_map.names
-        scores = {name: float(score) for name, score in zip(names, result["scores"], strict=True)}
-        return {"label": names[result["class"]], "score": scores[names[result["class"]]], "scores": scores}
-
-    def decode_reference(self, reference: int) -> str:
-        """The class by name."""
-        return self.label_map.names[reference]
-
-    def describe(self, result: dict[str, Any]) -> str:
-        """The class and its probability."""
-        return f"{self.label_map.names[result['class']]} ({result['scores'][result['class']]:.0%})"
 
     def thumbnail(self, row: Row) -> str:
         """The picture, at most 96 pixels wide."""
         from hf_ft.data.images import open_image, thumbnail
 
         return thumbnail(open_image(row["image"], row["id"]))
-
-    def difference(self, a: dict[str, Any], b: dict[str, Any]) -> float:
-        """Largest difference between two rows of logits."""
-        return float(abs(a["logits"] - b["logits"]).max())
-
-    def figures(self, evaluation: Evaluation) -> list[Figure]:
-        """Confusion matrix, classes from worst to best, and how far the probabilities can be believed."""
-        import numpy as np
-
-        from hf_ft.evaluate.figures import confusion_figure, per_class_figure, reliability_figure
-
-        scores = np.stack([result["scores"] for result in evaluation.results])
-        return [
-            confusion_figure(evaluation.metrics["confusion"], self.labels()),
-            per_class_figure(evaluation.metrics["per_class"]),
-            reliability_figure(scores, evaluation.references),
-        ]
 
     # Prediction
 

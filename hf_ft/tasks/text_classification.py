@@ -14,13 +14,13 @@ from hf_ft.errors import DataError, RecipeError
 from hf_ft.evaluate.metrics import CLASSIFICATION_DIRECTIONS, REGRESSION_DIRECTIONS
 from hf_ft.evaluate.multilabel import MULTILABEL_DIRECTIONS
 from hf_ft.recipe.schema import Fraction, PositiveFloat, Section
-from hf_ft.task import Batch, Evaluation, Figure, Inspection, Item, Metrics, Role, Row, Task
+from hf_ft.task import Batch, Inspection, Item, Role, Row
 from hf_ft.tasks._classes import MultiLabel, SingleLabel
 from hf_ft.tasks._number import Number
+from hf_ft.tasks._target import TargetTask
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
     from hf_ft.model.load import Loaded
     from hf_ft.recipe.schema import ModelSection
@@ -58,7 +58,7 @@ class Loss(Section):
     """Single label: share of the target that is spread over all classes (Szegedy et al. 2016)."""
 
 
-class TextClassification(Task):
+class TextClassification(TargetTask):
     """Something to be said about a text; what kind of thing is settled once, before training."""
 
     name = "text-classification"
@@ -161,10 +161,6 @@ class TextClassification(Task):
             # The pipeline knows neither the scale of a number nor how columns are joined.
             self.pipeline_arguments = f"{self.example_input!r}, truncation=True, top_k=None"
 
-    def labels(self) -> list[str] | None:
-        """Class names in id order; None for a number."""
-        return self.target.labels()
-
     # Model
 
     def load(self, section: ModelSection) -> Loaded:
@@ -259,56 +255,6 @@ class TextClassification(Task):
         if "labels" in items[0]:
             batch["labels"] = torch.as_tensor(_stacked([item["labels"] for item in items]))
         return batch
-
-    def loss(self, model: Any, outputs: Any, batch: Batch) -> torch.Tensor:
-        """Cross-entropy, mean binary cross-entropy, or squared error of each row [B]."""
-        return self.target.loss(outputs.logits.float(), batch["labels"], model.training)
-
-    def count(self, batch: Batch) -> torch.Tensor:
-        """What each row weighs in the mean [B]."""
-        return self.target.count(batch["labels"])
-
-    def predict(self, model: Any, outputs: Any, batch: Batch) -> list[Any]:
-        """Scores and logits [K] of each row."""
-        return self.target.predict(outputs.logits.float().cpu())
-
-    # Evaluation
-
-    def references(self, rows: Any) -> list[Any]:
-        """Class ids, lists of label ids, or numbers."""
-        return self.target.references(rows.column("label"))
-
-    def metrics(self) -> Metrics:
-        """The metrics of this kind of answer."""
-        return self.target.metrics(self.extra_metrics)
-
-    def baseline(self, train: Any, rows: Any) -> dict[str, float]:
-        """The most frequent class or label, or the mean, of the training rows."""
-        return self.target.baseline(self.references(train), self.references(rows))
-
-    def calibrate(self, validation: Evaluation) -> list[str]:
-        """Multi-label with `thresholds: tuned`: choose the threshold of each label."""
-        return self.target.calibrate(validation)
-
-    def decode(self, result: Any) -> dict[str, Any]:
-        """Label and score, labels, or value; and the scores of all classes."""
-        return self.target.decode(result)
-
-    def describe(self, result: Any) -> str:
-        """The answer in a few words."""
-        return self.target.describe(result)
-
-    def decode_reference(self, reference: Any) -> Any:
-        """The truth by name, or as a number."""
-        return self.target.decode_reference(reference)
-
-    def difference(self, a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
-        """Largest difference between two rows of logits."""
-        return float(abs(a["logits"] - b["logits"]).max())
-
-    def figures(self, evaluation: Evaluation) -> list[Figure]:
-        """What is worth seeing of this kind of answer."""
-        return self.target.figures(evaluation)
 
     # Prediction
 

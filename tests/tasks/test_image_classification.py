@@ -8,7 +8,7 @@ from PIL import Image
 
 from hf_ft.data.examples import EncodedRows
 from hf_ft.data.table import Table
-from hf_ft.errors import DataError
+from hf_ft.errors import DataError, RecipeError
 from hf_ft.tasks.image_classification import Augment, ImageClassification, Loss, Options
 
 
@@ -88,7 +88,7 @@ def test_mixed_labels_are_shares(table):
 def test_class_weights_give_the_weighted_mean(table, mixup):
     """tf#15450: class weights without a subclass; sum of losses over sum of counts is torch's mean."""
     task = fitted(table, loss=Loss(class_weights="balanced"), augment=Augment(mixup=mixup))
-    assert task.class_weights == pytest.approx([6 / (2 * 4), 6 / (2 * 2)])
+    assert task.target.weights == pytest.approx([6 / (2 * 4), 6 / (2 * 2)])
     batch = batch_of(task, table)
     logits = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
 
@@ -98,7 +98,7 @@ def test_class_weights_give_the_weighted_mean(table, mixup):
     Outputs.logits = logits
     model = torch.nn.Linear(1, 1).eval()
     mean = task.loss(model, Outputs, batch).sum() / task.count(batch).sum()
-    weights = torch.tensor(task.class_weights)
+    weights = torch.tensor(task.target.weights)
     if mixup:
         expected = (
             -(batch["labels"] * weights * logits.log_softmax(-1)).sum() / (batch["labels"] @ weights).sum()
@@ -108,9 +108,14 @@ def test_class_weights_give_the_weighted_mean(table, mixup):
     assert mean.item() == pytest.approx(expected.item(), abs=1e-6)
 
 
+def test_the_configuration_says_what_kind_of_answer_it_is(table):
+    """tf PR#11012: else a model that is trained on guesses its loss from its first batch."""
+    assert fitted(table).target.config["problem_type"] == "single_label_classification"
+
+
 def test_weights_by_name_and_an_unknown_name(table):
-    assert fitted(table, loss=Loss(class_weights={"dog": 3.0})).class_weights == [1.0, 3.0]
-    with pytest.raises(DataError, match=r"loss.class_weights: no class 'dgo'"):
+    assert fitted(table, loss=Loss(class_weights={"dog": 3.0})).target.weights == [1.0, 3.0]
+    with pytest.raises(RecipeError, match=r"loss.class_weights: no class 'dgo'"):
         fitted(table, loss=Loss(class_weights={"dgo": 3.0}))
 
 
