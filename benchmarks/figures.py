@@ -22,6 +22,11 @@ def seconds(measured: Measured) -> float:
     return sum(value for name, value in measured["phases"].items() if name not in APART)
 
 
+def seconds_to_finish(measured: Measured) -> float:
+    """Give the seconds from the start of the process until all is written, gate and report included."""
+    return sum(measured["phases"].values())
+
+
 @dataclass(frozen=True)
 class Spread:
     """The median of paired ratios, the smallest and the largest of them."""

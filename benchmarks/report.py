@@ -8,7 +8,17 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 
-from benchmarks.figures import APART, Round, ratios, same_metric, seconds, short, unequal_work, verdict
+from benchmarks.figures import (
+    APART,
+    Round,
+    ratios,
+    same_metric,
+    seconds,
+    seconds_to_finish,
+    short,
+    unequal_work,
+    verdict,
+)
 from benchmarks.works import Work
 
 Rounds = Mapping[str, Sequence[Round]]
@@ -69,11 +79,22 @@ def ratio_table(rounds: Rounds, works: Sequence[Work], facts: Mapping[str, Mappi
                     verdict(goal, measured.median),
                     metrics(found, sides),
                     to_the_same(found, goal.over, goal.under),
+                    to_finish(found, goal.over, goal.under),
                     " / ".join(f"{middle(found, side, 'peak'):.0f}" for side in sides),
                 ]
             )
         notes += [f"- {work.title}: {note}" for note in [work.note, *differences(work, found)] if note]
-    head = ["work", "on", "compared", "ratio", "wanted", "metric", "to the same metric", "peak MB"]
+    head = [
+        "work",
+        "on",
+        "compared",
+        "ratio",
+        "wanted",
+        "metric",
+        "to the same metric",
+        "to finish",
+        "peak MB",
+    ]
     return table(head, rows) + ("\n\n" + "\n".join(notes) if notes else "")
 
 
@@ -109,6 +130,14 @@ def to_the_same(found: Sequence[Round], over: str, under: str | None) -> str:
     return f"{short(statistics.median(pair[1] / pair[2] for pair in pairs))} (to {metric:.3f})"
 
 
+def to_finish(found: Sequence[Round], over: str, under: str | None) -> str:
+    """Give the ratio of whole processes: start-up, loading, gate and report included."""
+    if under is None:
+        return "-"
+    whole = [seconds_to_finish(one[over]) / seconds_to_finish(one[under]) for one in found]
+    return short(statistics.median(whole))
+
+
 def differences(work: Work, found: Sequence[Round]) -> list[str]:
     """Say where the sides did not do equal work, once each."""
     every = [problem for one in found for problem in unequal_work(work.equal_sides(one))]
@@ -130,11 +159,12 @@ def phase_table(rounds: Rounds, works: Sequence[Work]) -> str:
                     work.name,
                     side,
                     short(statistics.median(seconds(one[side]) for one in found)),
+                    short(statistics.median(seconds_to_finish(one[side]) for one in found)),
                     ", ".join(f"{name} {short(value)}" for name, value in spent.items() if name not in APART),
                     ", ".join(f"{name} {short(value)}" for name, value in spent.items() if name in APART),
                 ]
             )
-    return table(["work", "side", "compared, s", "of which", "on lines of their own"], rows)
+    return table(["work", "side", "compared, s", "to finish, s", "of which", "on lines of their own"], rows)
 
 
 def scaling_table(rounds: Rounds, works: Sequence[Work]) -> str:
@@ -143,10 +173,11 @@ def scaling_table(rounds: Rounds, works: Sequence[Work]) -> str:
     for work in works:
         one = rounds[work.name][0]["ours"]
         spent = one["phases"]
-        whole = sum(spent.values())
         parts = [short(spent[name]) for name in ("data", "train", "evaluate", "verify")]
         sizes = [f"{work.train:,}", str(work.epochs), str(work.classes)]
-        rows.append([*sizes, short(seconds(one)), *parts, short(whole), f"{one['peak']:.0f}"])
+        rows.append(
+            [*sizes, short(seconds(one)), *parts, short(seconds_to_finish(one)), f"{one['peak']:.0f}"]
+        )
     head = [
         "rows",
         "epochs",
@@ -156,7 +187,7 @@ def scaling_table(rounds: Rounds, works: Sequence[Work]) -> str:
         "train",
         "evaluate",
         "verify",
-        "whole, s",
+        "to finish, s",
         "peak MB",
     ]
     return f"{works[0].title}, made-up pictures, one run each.\n\n" + table(head, rows)

