@@ -134,6 +134,7 @@ def finetune(
     from hf_ft.model.freeze import freeze
     from hf_ft.model.save import save_model
     from hf_ft.train.build import build_tuner, main_metric
+    from hf_ft.train.frontier import use_frontier
     from hf_ft.train.processes import start_processes
     from hf_ft.train.profile import ProfiledTuner
     from hf_ft.train.selftest import check_loss_division, check_metrics, probe_step
@@ -167,6 +168,8 @@ def finetune(
 
     story.room("train")
     tuner, notes = build_tuner(recipe, task, frozen, data_ready, path, callbacks, profile=profile)
+    before = frozen.frozen_fingerprint()
+    notes["frontier"] = use_frontier(tuner, recipe, data_ready, before)
     resumed = run_folder.checkpoint is not None
     notes["threads"] = settle_threads(tuner, recipe.train.threads, run_folder.path, resumed=resumed)
     story.facts(notes)
@@ -175,7 +178,6 @@ def finetune(
     check_metrics(tuner)
     if processes.is_main_process:
         folder.write_origin(path, data_ready)
-    before = frozen.frozen_fingerprint()
     tuner.train(resume_from_checkpoint=str(run_folder.checkpoint) if run_folder.checkpoint else None)
 
     spent = tuner.profile if isinstance(tuner, ProfiledTuner) else None
@@ -246,6 +248,7 @@ def check(recipe: Recipe | str | Path | dict[str, Any], *, data: Any = None) -> 
     from hf_ft.deliver import hub
     from hf_ft.model.freeze import freeze
     from hf_ft.train.build import build_tuner
+    from hf_ft.train.frontier import use_frontier
     from hf_ft.train.processes import start_processes
     from hf_ft.train.selftest import check_loss_division, check_metrics, probe_step
     from hf_ft.train.threads import settle_threads
@@ -262,6 +265,8 @@ def check(recipe: Recipe | str | Path | dict[str, Any], *, data: Any = None) -> 
     with tempfile.TemporaryDirectory() as scratch:
         tuner, notes = build_tuner(recipe, task, frozen, data_ready, Path(scratch))
         notes["threads"] = settle_threads(tuner, recipe.train.threads, Path(scratch), resumed=False)
+        fingerprint = frozen.frozen_fingerprint()
+        notes["frontier"] = use_frontier(tuner, recipe, data_ready, fingerprint, keep=False)
         findings.notes += [*publishing, *loaded.notes, *task.notes(data_ready.rows)]
         findings.notes += [f"{subject}: {text}" for subject, text in notes.items()]
         findings.notes += [str(check_loss_division(tuner)), str(probe_step(tuner))]

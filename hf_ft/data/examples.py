@@ -95,7 +95,7 @@ class EncodedRows:
         return batch
 
     def _rng(self, epoch: int, row: int, *stream: int) -> np.random.Generator:
-        """Give the generator of one row in one epoch (or of its view in that epoch), or another stream of it."""
+        """Give the generator of one row in one epoch or view, or another stream of it."""
         view = epoch % self.views if self.views else epoch
         return np.random.default_rng((self.seed, view, row, *stream))
 

@@ -49,9 +49,11 @@ class Prepared:
             return rows.column(by)
         return task.groups(rows)
 
-    def encoded(self, task: Task, split: str, *, train: bool = False) -> EncodedRows:
+    def encoded(
+        self, task: Task, split: str, *, train: bool = False, views: int | None = None
+    ) -> EncodedRows:
         """Give a split as a torch data set; with random augmentation only where it is trained on."""
-        return EncodedRows(task, self.rows[split], split=split, seed=self.seed, train=train)
+        return EncodedRows(task, self.rows[split], split=split, seed=self.seed, train=train, views=views)
 
     def write(self, folder: Path) -> None:
         """Write data.json, and bad.csv where rows were left out."""

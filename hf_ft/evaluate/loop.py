@@ -20,7 +20,7 @@ def evaluate_rows(
     model: torch.nn.Module,
     rows: EncodedRows,
     *,
-    batch_size: int = 64,
+    batch_size: int | None = None,
     workers: int = 0,
     with_loss: bool = True,
     device: torch.device | None = None,
@@ -35,7 +35,8 @@ def evaluate_rows(
         task: the fitted task.
         model: called in eval mode, under inference mode; its mode is given back.
         rows: N encoded rows, without random augmentation.
-        batch_size: rows per batch and process.
+        batch_size: rows per batch and process; None: as many as the device is fast with, or a number of
+            tokens where rows have lengths.
         workers: processes that encode rows.
         with_loss: whether the rows carry targets.
         device: where the batches go; default: where the model is.
@@ -49,16 +50,23 @@ def evaluate_rows(
     from accelerate.utils import gather_object, send_to_device
     from torch.utils.data import DataLoader
 
-    from hf_ft.data.sampler import EvalBatchSampler
+    from hf_ft.data.sampler import EvalBatchSampler, forward_batch
+    from hf_ft.model.frontier import forward
 
     state = PartialState()
     device = device or next(model.parameters()).device
+    tokens = None
+    if batch_size is None:
+        one = rows.collate(rows.__getitems__([(0, 0, True)]))
+        numbers = sum(value.numel() for value in one.values() if torch.is_tensor(value))
+        batch_size, tokens = forward_batch(numbers, device.type, lengths=rows.lengths is not None)
     sampler = EvalBatchSampler(
         len(rows),
         batch_size=batch_size,
         processes=state.num_processes,
         rank=state.process_index,
         lengths=rows.lengths,
+        tokens=tokens,
     )
     # Its own generator: evaluating must not move the random state that training draws dropout from.
     loader: Any = DataLoader(
@@ -74,7 +82,7 @@ def evaluate_rows(
     with torch.inference_mode():
         for batch in _bar(loader, progress, state.is_main_process):
             batch = send_to_device(batch, device)
-            outputs = task.forward(model, batch)
+            outputs = forward(task, model, batch)
             results = task.predict(model, outputs, batch)
             losses = task.loss(model, outputs, batch).float() if with_loss else torch.zeros(len(results))
             counts = task.count(batch).float() if with_loss else torch.ones(len(results))

@@ -256,6 +256,17 @@ class PublishSection(Section):
         return value
 
 
+class CacheSection(Section):
+    """Activations of frozen layers are computed once, kept on disk, and read again in every epoch and run."""
+
+    frontier: Literal["auto", "off"] = "auto"
+    """auto: wherever something is frozen and the result is proved to be the same; off: never."""
+    views: PositiveInt | None = None
+    """Random augmentation: keep this many views of each row, seen in turn; null: new ones every epoch."""
+    max_gb: PositiveFloat = 20.0
+    """Most disk that all kept activations take together; those not used for the longest go first."""
+
+
 class Empty(Section):
     """A section that a task does not offer: any key in it is refused."""
 
@@ -277,6 +288,7 @@ class Recipe(Section):
     augment: Any
     loss: Any
     train: TrainSection = TrainSection()
+    cache: CacheSection = CacheSection()
     evaluate: EvaluateSection = EvaluateSection()
     publish: PublishSection = PublishSection()
 

@@ -91,7 +91,7 @@ def build_tuner(
         arguments,
         plan,
         recipe,
-        data.encoded(task, "train", train=True),
+        data.encoded(task, "train", train=True, views=recipe.cache.views),
         data.encoded(task, "validation"),
         groups,
         [LogFile(folder / "log.jsonl"), *callbacks],

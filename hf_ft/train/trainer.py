@@ -23,6 +23,7 @@ from transformers.trainer_callback import ExportableState
 from hf_ft.data.sampler import GlobalBatchSampler, balanced_weights
 from hf_ft.errors import TrainError
 from hf_ft.evaluate.loop import evaluate_rows
+from hf_ft.model.frontier import forward
 from hf_ft.train import checkpoints
 from hf_ft.train.statistics import settle_batch_norms
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from hf_ft.recipe.schema import Recipe
     from hf_ft.task import Batch, Evaluation, Task
     from hf_ft.train.arguments import BatchPlan
+    from hf_ft.train.frontier import Kept
 
 
 class FineTuner(Trainer):
@@ -70,6 +72,8 @@ class FineTuner(Trainer):
     ):
         self.task, self.plan, self.recipe, self.groups = task, plan, recipe, groups
         self.last_evaluation: Evaluation | None = None
+        # Set by `use_frontier`: gives the rows of a split with their frozen activations.
+        self.kept: Kept | None = None
         self.loaded_best = False
         if recipe.train.early_stopping_patience is not None:
             stopping = EarlyStoppingCallback(
@@ -165,7 +169,7 @@ class FineTuner(Trainer):
 
     def _forward(self, model: torch.nn.Module, inputs: Batch) -> Any:
         try:
-            return self.task.forward(model, inputs)
+            return forward(self.task, model, inputs)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error):
                 raise
@@ -253,13 +257,13 @@ class FineTuner(Trainer):
         count = self.recipe.train.batch_norm_rows
         settle_batch_norms(self.model, self.task, self.train_dataset.plain(), count, self.args.seed)
 
-    def evaluate_rows(self, rows: EncodedRows) -> Evaluation:
-        """One pass over the rows with the model as it is."""
+    def evaluate_rows(self, rows: EncodedRows, *, whole: bool = False) -> Evaluation:
+        """One pass over the rows with the model as it is: from the frontier on, or `whole`."""
         return evaluate_rows(
             self.task,
             self.model,
-            rows,
-            batch_size=self.args.per_device_eval_batch_size,
+            self.kept(rows) if self.kept and not whole else rows,
+            batch_size=self.recipe.train.arguments.get("per_device_eval_batch_size"),
             workers=self.args.dataloader_num_workers,
             device=self.args.device,
             progress=None if self.args.disable_tqdm else f"evaluate {rows.split}",
@@ -268,12 +272,14 @@ class FineTuner(Trainer):
     def evaluate_finished(self, rows: EncodedRows) -> Evaluation:
         """Evaluate the finished model in fp32, as it is saved; not again where that has just been done."""
         last = self.last_evaluation
-        exact = self.loaded_best and not (self.args.bf16 or self.args.fp16)
+        mixed = self.args.bf16 or self.args.fp16
+        exact = self.loaded_best and not mixed
         if last is not None and last.split == rows.split and exact:
             return last
         if not self.loaded_best:
             self._settle_batch_norms()
-        return self.evaluate_rows(rows)
+        # What was kept in mixed precision is not what the saved weights give in full precision.
+        return self.evaluate_rows(rows, whole=mixed)
 
     def finished_model(self) -> torch.nn.Module:
         """Give the trained model without what the Trainer wrapped around it, autocast included."""

@@ -1,0 +1,335 @@
+"""Never compute a frozen activation twice: find the frontier, prove it, keep it, and train from there."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from accelerate.utils import broadcast_object_list, send_to_device
+from torch.utils.flop_counter import FlopCounterMode
+
+from hf_ft.data.cache import cache_folder
+from hf_ft.data.examples import EncodedRows
+from hf_ft.data.store import Field, RowStore, bytes_of, make_room, size_of
+from hf_ft.model.cuts import NoFrontierError, batch_specs, candidate_plans, ragged_key
+from hf_ft.model.frontier import PREFIX, Frontier, Plan, forward
+from hf_ft.train.cached import CachedRows, cached, fields_of, fill, row_lengths, store_key
+
+if TYPE_CHECKING:
+    from hf_ft.data.prepare import Prepared
+    from hf_ft.recipe.schema import Recipe
+    from hf_ft.task import Batch
+    from hf_ft.train.trainer import FineTuner
+
+# How far the loss and a gradient may be from those of the whole pass: rounding depends on how rows share a
+# batch, and mixed precision rounds more.
+TOLERANCE = {"fp32": 1e-4}
+ROUGH_TOLERANCE = 2e-2
+# Below this share of a step's work, reading would cost what computing does.
+LEAST_SHARE = 0.1
+# Rows that a frontier is looked for and proved on.
+PROBE_ROWS = 6
+
+
+@dataclass
+class Kept:
+    """The frontier of a run, and its rows.
+
+    Args:
+        tuner: the trainer.
+        frontier: where its passes start.
+        fields: what is kept of a row.
+        ragged: key whose second axis is a batch's length, or None.
+        folders: split -> folder of its rows.
+        share: the part of a training step's work that is no longer done, 0 to 1.
+        rows: split -> its rows, once they are kept.
+        computed: rows that had to be computed.
+        stale: whether something was there that did not fit this model.
+    """
+
+    tuner: FineTuner
+    frontier: Frontier
+    fields: list[Field]
+    ragged: str | None
+    folders: dict[str, Path]
+    share: float
+    rows: dict[str, CachedRows] = field(default_factory=dict)
+    computed: int = 0
+    stale: bool = False
+
+    def __call__(self, rows: EncodedRows) -> EncodedRows:
+        """Give the kept rows of a split; computed first where they are not there yet."""
+        if isinstance(rows, CachedRows) or rows.chance != (rows.views is not None):
+            return rows
+        if rows.split not in self.rows:
+            tuner = self.tuner
+            found, computed, stale = cached(
+                rows,
+                self.frontier,
+                self.folders[rows.split],
+                self.fields,
+                self.ragged,
+                lambda batch: _run(tuner, batch),
+                processes=tuner.accelerator,
+                device=tuner.args.device,
+                progress=not tuner.args.disable_tqdm,
+            )
+            self.rows[rows.split] = found
+            self.computed += computed
+            self.stale |= stale
+        return self.rows[rows.split]
+
+
+def use_frontier(
+    tuner: FineTuner, recipe: Recipe, data: Prepared, frozen_fingerprint: str, *, keep: bool = True
+) -> str:
+    """Let a trainer start its passes at the frontier, where there is one.
+
+    Args:
+        tuner: the trainer, before training.
+        recipe: the resolved recipe.
+        data: the rows.
+        frozen_fingerprint: hash of every frozen tensor of the model.
+        keep: whether to compute and keep activations; otherwise it is only said what would be kept.
+
+    Returns:
+        What was decided, and why.
+    """
+    reason = why_not(tuner, recipe)
+    if reason is not None:
+        return reason
+    found: list[Any] = [None]
+    if tuner.accelerator.is_main_process:
+        found = [_decide(tuner, recipe, data, frozen_fingerprint)]
+    # One process decides: the others could measure another gain.
+    broadcast_object_list(found)
+    if isinstance(found[0], str):
+        return found[0]
+    plan, fields, ragged, folders, share, total = found[0]
+    kept = Kept(tuner, Frontier(tuner.model, plan), fields, ragged, folders, share)
+    if keep:
+        tuner.train_dataset, tuner.eval_dataset = kept(tuner.train_dataset), kept(tuner.eval_dataset)
+        tuner.kept = kept
+    rows = sum(len(part) for part in data.rows.values())
+    new = f", {kept.computed} computed now" if kept.computed else ", all found" if keep else ""
+    new += ", as those that were there did not fit" if kept.stale else ""
+    return (
+        f"starts at {plan.cut}: {share:.1%} of a step's work is done once and kept ({rows} rows, "
+        f"{total / 1e6:,.1f} MB{new})"
+    )
+
+
+def why_not(tuner: FineTuner, recipe: Recipe) -> str | None:
+    """Say why nothing can be kept, as far as the recipe decides it; None where nothing is against it."""
+    rows = tuner.train_dataset
+    epochs = tuner.args.num_train_epochs
+    cost = f"the frozen part is computed again in each of {epochs:g} epochs"
+    if recipe.cache.frontier == "off":
+        return "off (cache.frontier)"
+    if all(parameter.requires_grad for parameter in tuner.model.parameters()):
+        return "none, every weight learns"
+    if tuner.args.torch_compile or tuner.args.activation_checkpointing:
+        key = "compile" if tuner.args.torch_compile else "activation_checkpointing"
+        return f"not used with train.{key}"
+    if rows.train and rows.task.mixes:
+        return f"not used: mixup and cutmix mix rows before the network; {cost}"
+    if rows.chance and not rows.views:
+        return f"not used: augmentation makes other rows in each epoch; {cost}. cache: {{views: 4}} keeps 4"
+    if len(rows) < PROBE_ROWS:
+        return f"not used: fewer than {PROBE_ROWS} training rows"
+    return None
+
+
+def _decide(tuner: FineTuner, recipe: Recipe, data: Prepared, fingerprint: str) -> Any:
+    """Find, prove and measure a plan; give it with what is kept and where, or the reason against it."""
+    rows = tuner.train_dataset
+    precision = next((name for name in ("bf16", "fp16", "tf32") if getattr(tuner.args, name)), "fp32")
+    with _given_back(tuner):
+        try:
+            plan, fields, ragged, share = _search(tuner, _probe_rows(rows), TOLERANCE.get(precision))
+        except NoFrontierError as error:
+            return f"not used: {error}"
+    if share < LEAST_SHARE:
+        return f"not used: only {share:.1%} of a step's work lies before {plan.cut}"
+    root = cache_folder() / "frontier"
+    parts = {split: data.encoded(tuner.task, split) for split in data.rows} | {"train": rows}
+    sizes = {split: bytes_of(fields, _guessed_lengths(part, ragged)) for split, part in parts.items()}
+    contents = data.findings.contents
+    folders = {
+        split: root / store_key(part, contents[split], plan, fingerprint, tuner.model, precision)
+        for split, part in parts.items()
+    }
+    there = sum(size_of(folder) for folder in folders.values() if folder.is_dir())
+    needed = max(0, sum(sizes.values()) - there)
+    full = make_room(root, needed, int(recipe.cache.max_gb * 1e9), list(folders.values()))
+    if full is not None:
+        return f"not used: {full}; the frozen part is computed again in each epoch"
+    return plan, fields, ragged, folders, share, sum(sizes.values())
+
+
+def _guessed_lengths(rows: EncodedRows, ragged: str | None) -> np.ndarray:
+    count = (rows.views or 1) * len(rows)
+    if ragged is None or rows.lengths is None:
+        return np.zeros(count, np.int64)
+    return np.tile(np.asarray(rows.lengths), rows.views or 1)
+
+
+def _probe_rows(rows: EncodedRows) -> EncodedRows:
+    """Choose a few rows: the longest, one of the middle, and the shortest."""
+    order = np.arange(len(rows)) if rows.lengths is None else np.argsort(rows.lengths, kind="stable")
+    chosen = [order[-1], order[len(order) // 2], *order[: PROBE_ROWS - 2]]
+    few = rows.rows.select([int(row) for row in chosen])
+    return EncodedRows(rows.task, few, split=rows.split, seed=rows.seed, train=rows.train, views=rows.views)
+
+
+@contextmanager
+def _given_back(tuner: FineTuner) -> Iterator[None]:
+    """Give back the mode, the statistics of batch norms and the random state that a search moves."""
+    model = tuner.model
+    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+    was_training = model.training
+    with torch.random.fork_rng():
+        model.train()
+        try:
+            yield
+        finally:
+            with torch.no_grad():
+                for name, buffer in model.named_buffers():
+                    buffer.copy_(buffers[name])
+            model.train(was_training)
+
+
+def _run(tuner: FineTuner, batch: Batch) -> Any:
+    with tuner.accelerator.autocast():
+        return forward(tuner.task, tuner.model, batch)
+
+
+def _loss(tuner: FineTuner, batch: Batch) -> torch.Tensor:
+    outputs = _run(tuner, batch)
+    rows = tuner.task.loss(tuner.model, outputs, batch)
+    return rows.sum() / tuner.task.count(batch).sum()
+
+
+def _search(
+    tuner: FineTuner, probe: EncodedRows, tolerance: float | None
+) -> tuple[Plan, list[Field], str | None, float]:
+    """Try the candidates, the longest prefix first, until one is proved.
+
+    Raises:
+        NoFrontierError: no candidate passes.
+    """
+    batches = [_batch(tuner, probe, rows) for rows in ([0, 1, 2, 3], [0, 1, 2], [2, 3, 4, 5])]
+    specs, ragged = batch_specs(batches), ragged_key(batches)
+    paddings = {
+        key: float(batches[0][key][2].flatten()[-1])
+        for key, spec in specs.items()
+        if any(axis.kind == "length" for axis in spec.axes)
+    }
+    reasons = []
+    plans = candidate_plans(tuner.model, lambda batch: _loss(tuner, batch), batches, tuner.task.targets)
+    for plan in plans:
+        fields = fields_of(plan, specs, paddings)
+        try:
+            share = _prove(tuner, probe, plan, fields, ragged, tolerance or ROUGH_TOLERANCE)
+        except NoFrontierError as error:
+            reasons.append(f"{plan.cut}: {error}")
+            continue
+        return plan, fields, ragged, share
+    raise NoFrontierError("; ".join(reasons) or "what learns depends on all that comes before it")
+
+
+def _batch(tuner: FineTuner, rows: EncodedRows, chosen: Sequence[int], epoch: int = 0) -> Batch:
+    batch = rows.collate(rows.__getitems__([(epoch, row, True) for row in chosen]))
+    device = tuner.args.device
+    prefix = batch.pop(PREFIX, None)
+    moved: Batch = send_to_device(batch, device)
+    return moved if prefix is None else {**moved, PREFIX: prefix}
+
+
+def _prove(
+    tuner: FineTuner,
+    probe: EncodedRows,
+    plan: Plan,
+    fields: list[Field],
+    ragged: str | None,
+    tolerance: float,
+) -> float:
+    """Compare loss and gradients from kept activations with those of the whole pass; count the work.
+
+    Returns:
+        The share of a step's work that need not be done again.
+
+    Raises:
+        NoFrontierError: they are not equal, or a wrong cache would not be noticed.
+    """
+    frontier = Frontier(tuner.model, plan)
+    lengths = row_lengths(probe, ragged)
+    with tempfile.TemporaryDirectory() as folder:
+        store = RowStore(Path(folder), fields, lengths)
+        # In other batches than they are read in, so that a wrong cut into rows or padding shows.
+        for part in ([5, 1, 3], [4, 0, 2]):
+            places = np.asarray([view * len(probe) + row for view in range(probe.views or 1) for row in part])
+            fill(probe, frontier, store, places, lambda batch: _run(tuner, batch), tuner.args.device)
+        kept = CachedRows(probe, frontier, store)
+        order = [3, 0, 5, 2, 4, 1]
+        whole, read = _batch(tuner, probe, order), _batch(tuner, kept, order)
+        for key, value in read.items():
+            if key != PREFIX and not torch.equal(value, whole[key]):
+                raise NoFrontierError(f"{key!r} of a batch is not the same when it is read again")
+        again = [frontier.capture(lambda: _run(tuner, dict(whole))) for _ in range(2)]
+        if not all(torch.equal(one, other) for one, other in zip(*again, strict=True)):
+            raise NoFrontierError("two passes give other activations")
+        expected, all_work = _gradients(tuner, whole)
+        found, work = _gradients(tuner, _batch(tuner, kept, order))
+        _equal(expected, found, tolerance)
+        wrong = _batch(tuner, kept, order)
+        wrong[PREFIX].values = [1.5 * value for value in wrong[PREFIX].values]
+        try:
+            _equal(expected, _gradients(tuner, wrong)[0], tolerance)
+        except NoFrontierError:
+            pass
+        else:
+            raise NoFrontierError(
+                "a wrong activation would not be noticed: it moves neither loss nor gradient"
+            )
+        tuner.model.eval()
+        with torch.no_grad():
+            pair = [float(_loss(tuner, _batch(tuner, rows, order))) for rows in (probe, kept)]
+        tuner.model.train()
+        if abs(pair[0] - pair[1]) > tolerance * max(1.0, abs(pair[0])):
+            raise NoFrontierError(f"in evaluation the loss is {pair[1]:.6f} in place of {pair[0]:.6f}")
+    return 1 - work / all_work if all_work else 0.0
+
+
+def _gradients(tuner: FineTuner, batch: Batch) -> tuple[list[torch.Tensor | None], int]:
+    """Give the loss and the gradient of every trainable tensor, from the same random state, and their work.
+
+    Work is counted in floating-point operations and not in seconds: it is the same in every process.
+    """
+    learning = [parameter for parameter in tuner.model.parameters() if parameter.requires_grad]
+    torch.manual_seed(tuner.args.seed)
+    with FlopCounterMode(display=False) as counter:
+        loss = _loss(tuner, batch)
+        gradients = torch.autograd.grad(loss, learning, allow_unused=True)
+    return [loss.detach(), *gradients], counter.get_total_flops()
+
+
+def _equal(
+    expected: Sequence[torch.Tensor | None], found: Sequence[torch.Tensor | None], tolerance: float
+) -> None:
+    names = ["the loss", *["a gradient"] * (len(expected) - 1)]
+    largest = max((float(one.norm()) for one in expected[1:] if one is not None), default=0.0)
+    for name, one, other in zip(names, expected, found, strict=True):
+        if (one is None) != (other is None):
+            raise NoFrontierError("something that learns before the cut gets no gradient")
+        if one is None or other is None:
+            continue
+        scale = max(float(one.norm()), 1.0 if name == "the loss" else 0.01 * largest)
+        if not float((one - other).norm()) <= tolerance * scale:
+            raise NoFrontierError(f"{name} is another one than in the whole pass")

@@ -1,0 +1,281 @@
+"""The frontier: training from kept activations is the same training, and a wrong cache is never used."""
+
+import itertools
+
+import pytest
+import tiny
+import torch
+from transformers import set_seed
+
+from hf_ft.data.prepare import prepare
+from hf_ft.data.store import RowStore
+from hf_ft.errors import DataError
+from hf_ft.model.freeze import freeze
+from hf_ft.recipe.read import load_recipe
+from hf_ft.run import new_task
+from hf_ft.train.build import build_tuner
+from hf_ft.train.cached import CachedRows
+from hf_ft.train.frontier import use_frontier
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_FT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "frontier"
+
+
+@pytest.fixture
+def tuner(tmp_path):
+    """Build a trainer of a small model, and say what was decided about its frontier."""
+    numbers = itertools.count()
+
+    def build(family, strategy, *, sections=None, rows=40, **train):
+        folder = tmp_path / f"run{next(numbers)}"
+        folder.mkdir()
+        recipe = load_recipe(
+            {
+                "task": {"name": "anything:Anything", "family": family},
+                "data": {"source": "py:anything:rows", "split": {"validation": 10}},
+                "model": {"name": "tiny"},
+                "freeze": strategy,
+                "train": {
+                    "num_train_epochs": 3,
+                    "global_batch_size": 8,
+                    "learning_rate": 0.01,
+                    "logging_steps": 1,
+                    "disable_tqdm": True,
+                    **train,
+                },
+                **(sections or {}),
+            }
+        )
+        task = new_task(recipe)
+        data = prepare(recipe, task, cache=tmp_path / "audit")
+        set_seed(recipe.seed)
+        loaded = task.load(recipe.model)
+        frozen = freeze(loaded.model, recipe.freeze, loaded.new)
+        made, _ = build_tuner(recipe, task, frozen, data, folder)
+        return made, use_frontier(made, recipe, data, frozen.frozen_fingerprint())
+
+    return build
+
+
+OFF = {"cache": {"frontier": "off"}}
+STRATEGIES = {
+    "head": {"strategy": "head"},
+    "last": {"strategy": "last", "n": 1},
+}
+
+
+def losses(tuner):
+    return [line["loss"] for line in tuner.state.log_history if "loss" in line]
+
+
+def measured(tuner):
+    return [line["eval_loss"] for line in tuner.state.log_history if "eval_loss" in line]
+
+
+def weights(tuner):
+    return torch.cat([parameter.detach().flatten() for parameter in tuner.model.parameters()])
+
+
+SLOW = ("dinov2", "swin", "convnext", "vit (timm)")
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in tiny.FAMILIES],
+)
+def test_training_from_the_frontier_is_the_same_training(tuner, family, strategy):
+    # A bias before a batch norm has no gradient but rounding, and AdamW would make a step of it.
+    optimizer = {"optim": "sgd"} if "timm" in family else {}
+    kept, note = tuner(family, STRATEGIES[strategy], **optimizer)
+    assert note.startswith("starts at"), note
+    assert isinstance(kept.train_dataset, CachedRows)
+    # Each is trained at once: what comes between moves the random state that dropout is drawn from.
+    kept.train()
+    whole, _ = tuner(family, STRATEGIES[strategy], sections=OFF, **optimizer)
+    whole.train()
+    assert len(losses(whole)) == 12 and len(set(losses(whole))) > 6
+    assert losses(kept) == pytest.approx(losses(whole), abs=1e-5)
+    assert measured(kept) == pytest.approx(measured(whole), abs=1e-5)
+    assert float((weights(kept) - weights(whole)).abs().max()) < 1e-5
+
+
+def test_an_adapter_in_the_last_block_starts_there(tuner):
+    lora = {"strategy": "lora", "r": 2, "target_modules": r".*layer\.2\.attention.*(query|value)"}
+    kept, note = tuner("bert", lora)
+    assert "layer.2" in note, note
+    kept.train()
+    whole, _ = tuner("bert", lora, sections=OFF)
+    whole.train()
+    assert losses(kept) == pytest.approx(losses(whole), abs=1e-5)
+    assert float((weights(kept) - weights(whole)).abs().max()) < 1e-5
+
+
+def test_a_second_run_finds_what_the_first_computed(tuner, monkeypatch):
+    first, note = tuner("vit", STRATEGIES["head"])
+    assert "40 computed now" in note
+    ran = []
+    kept_layer = type(first.model.vit.layers[0])
+    forward = kept_layer.forward
+    monkeypatch.setattr(
+        kept_layer, "forward", lambda self, x, *a, **k: (ran.append(len(x)), forward(self, x, *a, **k))[1]
+    )
+    second, note = tuner("vit", STRATEGIES["head"], learning_rate=0.5)
+    assert "all found" in note
+    ran.clear()
+    second.train()
+    assert ran == []
+    assert all(isinstance(rows, CachedRows) for rows in (second.train_dataset, second.eval_dataset))
+
+
+def test_other_weights_or_rows_are_not_mistaken_for_the_kept_ones(tuner, monkeypatch):
+    tuner("vit", STRATEGIES["head"])
+    _, note = tuner("vit", STRATEGIES["head"], sections={"seed": 18})
+    assert "computed now" in note  # another split: other rows
+    build = tiny.FAMILIES["vit"]
+
+    def changed():
+        model = build()
+        model.vit.layers[0].attention.q_proj.weight.data.mul_(1.01)
+        return model
+
+    monkeypatch.setitem(tiny.FAMILIES, "vit", changed)
+    _, note = tuner("vit", STRATEGIES["head"])
+    assert "40 computed now" in note
+
+
+def test_a_damaged_file_is_noticed_when_it_is_found_and_when_it_is_read(tuner, cache):
+    first, _ = tuner("vit", STRATEGIES["head"])
+    files = sorted(cache.glob("*/slot 0.bin"))
+    assert len(files) == 2
+
+    def damage():
+        for file in files:
+            content = bytearray(file.read_bytes())
+            file.write_bytes(bytes(255 - byte for byte in content))
+
+    damage()
+    _, note = tuner("vit", STRATEGIES["head"])
+    assert "40 computed now, as those that were there did not fit" in note
+    damage()
+    first.train_dataset.store._checked[:] = False
+    with pytest.raises(DataError, match="is not what was written there"):
+        first.train()
+
+
+def test_activations_of_another_network_are_noticed_although_the_key_fits(tuner, cache):
+    """The control: kept values that are intact but wrong (x 1.5)."""
+    tuner("vit", STRATEGIES["head"])
+    made, _ = tuner("vit", STRATEGIES["head"])
+    for rows in (made.train_dataset, made.eval_dataset):
+        store = rows.store
+        for row in range(len(store)):
+            values = [value[0] for value in store.read([row]).values()]
+            store.write(row, [1.5 * values[0], *values[1:]])
+    _, note = tuner("vit", STRATEGIES["head"])
+    assert "did not fit" in note
+
+
+def test_an_interrupted_fill_goes_on(tuner, monkeypatch):
+    from hf_ft.train import cached
+
+    write, monkey = RowStore.write, {"rows": 0}
+
+    def dies(store, row, values):
+        if len(store) > 6:
+            monkey["rows"] += 1
+            if monkey["rows"] > 20:
+                raise KeyboardInterrupt
+        write(store, row, values)
+
+    monkeypatch.setattr(cached, "FILL_BATCH", 8)
+    monkeypatch.setattr(RowStore, "write", dies)
+    with pytest.raises(KeyboardInterrupt):
+        tuner("vit", STRATEGIES["head"])
+    monkeypatch.setattr(RowStore, "write", write)
+    _, note = tuner("vit", STRATEGIES["head"])
+    assert "20 computed now" in note
+
+
+def test_random_rows_are_kept_as_views(tuner, cache):
+    noise = {"augment": {"noise": 0.5}}
+    _, note = tuner("patchtst", STRATEGIES["last"], sections=noise)
+    assert "cache: {views: 4}" in note and "in each of 3 epochs" in note
+    kept, note = tuner("patchtst", STRATEGIES["last"], sections={**noise, "cache": {"views": 2}})
+    assert note.startswith("starts at") and "70 computed now" in note
+    kept.train()
+    views = {**noise, "cache": {"views": 2, "frontier": "off"}}
+    whole, _ = tuner("patchtst", STRATEGIES["last"], sections=views)
+    whole.train()
+    assert losses(kept) == pytest.approx(losses(whole), abs=1e-5)
+    again = [whole.train_dataset[(epoch, 0, True)]["past_values"] for epoch in range(3)]
+    assert torch.equal(again[0], again[2]) and not torch.equal(again[0], again[1])
+
+
+@pytest.mark.parametrize(
+    ("strategy", "sections", "train", "reason"),
+    [
+        ("full", {}, {}, "none, every weight learns"),
+        ("head", OFF, {}, "off (cache.frontier)"),
+        ("head", {"cache": {"max_gb": 1e-9}}, {}, "cache.max_gb is 1e-09"),
+        ("head", {}, {"activation_checkpointing": True}, "not used with train.activation_checkpointing"),
+    ],
+)
+def test_where_nothing_is_kept_the_reason_is_told(tuner, strategy, sections, train, reason):
+    made, note = tuner("vit", {"strategy": strategy}, sections=sections, **train)
+    assert reason in note
+    assert not isinstance(made.train_dataset, CachedRows)
+
+
+def test_random_numbers_inside_a_frozen_part_are_refused(tuner, monkeypatch):
+    """timm's drop_rate is a function and no module: only the proof can see it."""
+    build = tiny.FAMILIES["efficientnet (timm)"]
+
+    def dropping():
+        model = build()
+        model.timm_model.drop_rate = 0.5
+        return model
+
+    monkeypatch.setitem(tiny.FAMILIES, "efficientnet (timm)", dropping)
+    _, note = tuner("efficientnet (timm)", STRATEGIES["head"])
+    assert note.startswith("not used: timm_model.classifier: two passes give other activations")
+
+
+def test_a_network_without_features_is_refused(tuner, monkeypatch):
+    """A random timm network in eval mode gives about 1e-22: no test of equality could fail on it."""
+
+    def dead():
+        model = tiny.timm()
+        with torch.no_grad():
+            model.timm_model.conv_head.weight.zero_()
+            model.timm_model.bn2.bias.zero_()
+            model.timm_model.bn2.running_mean.zero_()
+        return model
+
+    monkeypatch.setitem(tiny.FAMILIES, "efficientnet (timm)", dead)
+    _, note = tuner("efficientnet (timm)", STRATEGIES["head"])
+    assert "a wrong activation would not be noticed" in note
+
+
+def test_a_search_leaves_the_model_as_it_was(tuner):
+    made, _ = tuner("efficientnet (timm)", STRATEGIES["last"])
+    other, _ = tuner("efficientnet (timm)", STRATEGIES["last"], sections=OFF)
+    pairs = zip(made.model.state_dict().values(), other.model.state_dict().values(), strict=True)
+    assert all(torch.equal(one, two) for one, two in pairs)
+    assert made.model.training == other.model.training
+    assert not any("forward" in vars(module) for module in made.model.modules())
+
+
+def test_mixed_precision_keeps_half_the_bits_and_ends_in_full(tuner):
+    kept, note = tuner("vit", STRATEGIES["last"], precision="bf16")
+    assert note.startswith("starts at"), note
+    kept.train()
+    final = kept.evaluate_finished(kept.eval_dataset)
+    whole, _ = tuner("vit", STRATEGIES["last"], sections=OFF, precision="bf16")
+    whole.train()
+    assert losses(kept) == pytest.approx(losses(whole), abs=2e-2)
+    plain = whole.evaluate_finished(whole.eval_dataset)
+    assert final.metrics["loss"] == pytest.approx(plain.metrics["loss"], abs=2e-2)
