@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from hf_ft.task import Evaluation, Row, Task
     from hf_ft.train.selftest import SelfTest
 
+ITEMS = ("reload", "frozen", "counted", "loss", "labels", "contents", "provenance")
 CHECKSUMS = "model.sha256"
 TOLERANCE = 1e-4
 MOST_ROWS = 256
@@ -253,11 +254,21 @@ def check_labels(labels: list[str] | None, run_folder: Path) -> str:
 
 def check_contents(run_folder: Path) -> str:
     """(f) Look for pickles and secrets in everything that the run keeps."""
+    files = [path for path in run_folder.rglob("*") if path.is_file()]
+    check_files(files, run_folder)
+    return f"{len(files)} files: no pickle, no secret"
+
+
+def check_files(files: Iterable[Path], run_folder: Path) -> None:
+    """Look for pickles and secrets in these files of a run.
+
+    Raises:
+        VerifyError: names the first file that holds one.
+    """
     secrets = dict(SECRETS)
     for variable, value in os.environ.items():
         if SECRET_VARIABLES.search(variable) and len(value) >= 8:
             secrets[f"the value of ${variable}"] = re.escape(value.encode())
-    files = [path for path in run_folder.rglob("*") if path.is_file()]
     for path in files:
         if path.suffix.lower() in PICKLE_NAMES or _is_pickle(path):
             raise VerifyError(
@@ -269,7 +280,6 @@ def check_contents(run_folder: Path) -> str:
         for what, pattern in secrets.items():
             if re.search(pattern, content):
                 raise VerifyError(f"{path.relative_to(run_folder)} holds a secret: {what}")
-    return f"{len(files)} files: no pickle, no secret"
 
 
 def _is_pickle(path: Path) -> bool:

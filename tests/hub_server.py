@@ -293,10 +293,11 @@ class Handler(BaseHTTPRequestHandler):
             {"success": True, "commitOid": sha, "commitUrl": f"{self.hub.url}/{repo}/commit/{sha}"}
         )
 
-    def tree(self, repo, revision, folder=""):
+    def tree(self, repo, revision, folder):
         if (found := self.find("models", repo)) is None:
             return None
-        below = {path: data for path, data in found.files.items() if path.startswith(folder and f"{folder}/")}
+        start = f"{folder}/" if folder else ""
+        below = {path: data for path, data in found.files.items() if path.startswith(start)}
         if not below:
             return self.fail(404, "EntryNotFound", f"{folder} does not exist")
         listed = [

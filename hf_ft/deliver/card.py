@@ -113,7 +113,7 @@ def model_card(run_folder: Path, repo: str, kept: Mapping[str, Any] | None = Non
 
 def cell(text: Any) -> str:
     """Escape a stranger's text (a label, a column name): it neither ends a table's cell nor is markup."""
-    return re.sub(r"([\\`*_{}\[\]<>()#+!|~$&])", r"\\\1", " ".join(str(text).split()))
+    return re.sub(r"([\\`*{}\[\]<>()#+!|~$&])", r"\\\1", " ".join(str(text).split()))
 
 
 def fence(text: str) -> str:

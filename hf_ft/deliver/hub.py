@@ -11,15 +11,15 @@ import json
 import shlex
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_ft.deliver.card import model_card
+from hf_ft.deliver.card import FILES, model_card
 from hf_ft.errors import PublishError, VerifyError
-from hf_ft.verify import CHECKSUMS, check_contents, checksums
+from hf_ft.verify import CHECKSUMS, ITEMS, check_files, checksums
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -125,16 +125,15 @@ def push(run_folder: str | Path, repo: str, private: bool = True) -> str:
         PublishError: the run is not what the gate has verified, or the Hub does not take it.
     """
     run_folder = Path(run_folder)
-    files = verified_files(run_folder)
+    uploads = {name: run_folder / "model" / name for name in verified_files(run_folder)}
     there = find_repository(repo, private)
-    card = write_card(run_folder, there)
+    uploads["README.md"] = write_card(run_folder, tuple(uploads.values()), there)
     with _spoken(there.name):
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
         api = HfApi()
         if not there.exists:
             api.create_repo(there.name, private=private, exist_ok=True)
-        uploads = {**{name: run_folder / "model" / name for name in files}, "README.md": card}
         stale = [
             name
             for name in there.files
@@ -162,12 +161,9 @@ def verified_files(run_folder: Path) -> list[str]:
     record = run_folder / "verify.json"
     if not record.is_file():
         raise PublishError(f"{run_folder}: no verify.json; expected a finished run, such as runs/my_recipe")
-    items = json.loads(record.read_text(encoding="utf-8"))
-    failed = [item["name"] for item in items if not item["passed"]]
-    if failed or not items:
-        raise PublishError(
-            f"{record}: {', '.join(failed) or 'nothing'} failed; only a verified run is published"
-        )
+    passed = {item["name"]: item["passed"] for item in json.loads(record.read_text(encoding="utf-8"))}
+    if failed := [name for name in dict.fromkeys([*ITEMS, *passed]) if not passed.get(name)]:
+        raise PublishError(f"{record}: {', '.join(failed)} not passed; only a verified run is published")
     if not (run_folder / CHECKSUMS).is_file():
         raise PublishError(f"{run_folder}: no {CHECKSUMS}, so what was verified is not known; run it again")
     lines = (run_folder / CHECKSUMS).read_text(encoding="utf-8").splitlines()
@@ -184,8 +180,13 @@ def verified_files(run_folder: Path) -> list[str]:
     return list(found)
 
 
-def write_card(run_folder: Path, repository: Repository) -> Path:
+def write_card(run_folder: Path, model: Iterable[Path], repository: Repository) -> Path:
     """Write card/README.md into the run folder, and look for secrets and pickles in all that goes up.
+
+    Args:
+        run_folder: the run.
+        model: the files of its model.
+        repository: where they go.
 
     Raises:
         PublishError: something in it must not be published.
@@ -194,8 +195,8 @@ def write_card(run_folder: Path, repository: Repository) -> Path:
     card = run_folder / "card" / "README.md"
     model_card(run_folder, repository.name, kept).save(card)
     try:
-        for folder in (card.parent, run_folder / "model"):
-            check_contents(folder)
+        # What the card was written from too: in the card itself, markup may hide a secret from the eye.
+        check_files([card, *(run_folder / name for name in FILES), *model], run_folder)
     except VerifyError as error:
         raise PublishError(f"{run_folder}: {error}") from error
     return card

@@ -104,11 +104,11 @@ def load_model(auto_class: str, section: ModelSection, config: Mapping[str, Any]
         model = model.float().eval()
         new = [parameter for parameter, _ in model.named_parameters()]
         notes = ["built from its configuration with random weights: all of them are new"]
-        return Loaded(model, new, _source(section, settings, None), notes)
+        return Loaded(model, new, _source(section, name, None), notes)
     model, report = from_pretrained(cls, name, section.name, config=settings, revision=section.revision)
     new, notes = check_report(model, report, section.name)
     taken = fingerprint_without(model, new)
-    return Loaded(model, new, _source(section, settings, taken), notes)
+    return Loaded(model, new, _source(section, name, taken), notes)
 
 
 def load_saved(auto_class: str, folder: str | Path, **overrides: Any) -> Any:
@@ -323,8 +323,16 @@ def _explained(name: str) -> Iterator[None]:
         raise ModelError(f"model.name: cannot load {name!r}: {reason[:500]}.{hint}") from error
 
 
-def _source(section: ModelSection, config: Any, content: str | None) -> dict[str, Any]:
-    commit = getattr(config, "_commit_hash", None)
+def _source(section: ModelSection, name: str, content: str | None) -> dict[str, Any]:
+    from huggingface_hub import try_to_load_from_cache
+
+    # A configuration of transformers 5 no longer tells its commit; the place of the file in the cache does.
+    cached = (
+        None
+        if Path(name).is_dir()
+        else try_to_load_from_cache(name, "config.json", revision=section.revision)
+    )
+    commit = Path(cached).parent.name if isinstance(cached, str) else None
     return {"name": section.name, "revision": section.revision, "commit": commit, "content": content}
 
 
