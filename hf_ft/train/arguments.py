@@ -18,7 +18,6 @@ if TYPE_CHECKING:
 
 # Rows per process and micro-batch where the recipe sets no bound: more rarely makes a step faster.
 LARGEST_MICRO_BATCH = 64
-EVAL_BATCH = 64
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,6 @@ def training_arguments(
     }
     defaults: dict[str, Any] = {
         "eval_strategy": strategy,
-        "per_device_eval_batch_size": EVAL_BATCH,
         "report_to": "none",
         "logging_steps": 10,
         "logging_first_step": True,

@@ -4,7 +4,13 @@ import itertools
 
 import pytest
 
-from hf_ft.data.sampler import EvalBatchSampler, GlobalBatchSampler, balanced_weights
+from hf_ft.data.sampler import (
+    EvalBatchSampler,
+    GlobalBatchSampler,
+    balanced_weights,
+    batches_of,
+    forward_batch,
+)
 from hf_ft.errors import DataError
 
 
@@ -140,6 +146,44 @@ def test_evaluation_by_length_starts_with_the_longest_and_deals_every_row_once(p
     assert [row for _, row, _ in next(iter(samplers[0]))] == [1, 3]
     seen = sorted(row for sampler in samplers for batch in sampler for _, row, real in batch if real)
     assert seen == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("tokens", [50, 200, 1000])
+@pytest.mark.parametrize("processes", [1, 2, 3])
+def test_evaluation_by_a_number_of_tokens_deals_every_row_once(tokens, processes):
+    samplers = [
+        EvalBatchSampler(203, batch_size=64, processes=processes, rank=r, lengths=LENGTHS, tokens=tokens)
+        for r in range(processes)
+    ]
+    shares = [list(sampler) for sampler in samplers]
+    assert {len(share) for share in shares} == {len(samplers[0])}
+    seen = [row for share in shares for batch in share for _, row, real in batch if real]
+    assert sorted(seen) == list(range(203))
+
+
+def test_batches_hold_at_most_so_many_tokens_with_their_padding():
+    batches = batches_of(203, 64, LENGTHS, 200)
+    for batch in batches:
+        assert len(batch) == 1 or len(batch) * max(LENGTHS[row] for row in batch) <= 200
+    assert max(len(batch) for batch in batches) > 4 * len(batches[0]), "short rows come many at a time"
+    assert batches_of(3, 64, [500, 2, 0], 200) == [[0], [1, 2]]
+    assert batches_of(3, 1, [1, 1, 0], 200) == [[0], [1], [2]]
+    assert batches_of(5, 2) == [[0, 1], [2, 3], [4]]
+
+
+@pytest.mark.parametrize(
+    ("numbers", "device", "lengths", "expected"),
+    [
+        (3 * 224 * 224, "cpu", False, (6, None)),
+        (3 * 1024 * 1024, "cpu", False, (1, None)),
+        (2, "cpu", False, (64, None)),
+        (3 * 224 * 224, "cuda", False, (64, None)),
+        (64, "cpu", True, (256, 2048)),
+        (64, "cuda", True, (256, 16384)),
+    ],
+)
+def test_the_size_of_batches_that_only_go_forward(numbers, device, lengths, expected):
+    assert forward_batch(numbers, device, lengths=lengths) == expected
 
 
 def test_a_rest_of_one_row_joins_the_batch_before_it():

@@ -24,7 +24,7 @@ def evaluated():
     return lambda **options: evaluate_rows(task, model, encoded, **options), model
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 8, 23, 64])
+@pytest.mark.parametrize("batch_size", [1, 3, 8, 23, 64, None])
 def test_loss_and_metrics_do_not_depend_on_the_batch(evaluated, batch_size):
     """tf#39241: the Trainer's eval_loss is a mean of batch means; 23 rows divide by nothing."""
     run, _ = evaluated
