@@ -9,6 +9,7 @@ import importlib.metadata
 import inspect
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -233,8 +234,12 @@ def _judge_bad(
     bad = [(index, entry.problem) for index, entry in enumerate(seen) if entry.problem is not None]
     if not bad:
         return
-    findings.bad += [{"split": split, "id": ids[index], "reason": str(problem)} for index, problem in bad]
-    first = "; ".join(f"{ids[index]}: {problem}" for index, problem in bad[:3])
+    reasons = [_without_name(str(problem), ids[index]) for index, problem in bad]
+    findings.bad += [
+        {"split": split, "id": ids[index], "reason": reason}
+        for (index, _), reason in zip(bad, reasons, strict=True)
+    ]
+    first = "; ".join(f"{entry['id']}: {entry['reason']}" for entry in findings.bad[-len(bad) :][:3])
     text = (
         f"{split}: {len(bad)} of {len(seen)} rows cannot be used ({first}{'; ...' if len(bad) > 3 else ''})"
     )
@@ -247,12 +252,19 @@ def _judge_bad(
         findings.warnings.append(f"{text}. They are left out (data.on_bad: skip)")
 
 
+def _without_name(problem: str, row_id: str) -> str:
+    """Take away the row's name where a problem begins with it: it stands in front of the problem anyway."""
+    return re.sub(rf"^row {re.escape(row_id)}[,:] ", "", problem)
+
+
 def _judge_duplicates(findings: Findings, found: Duplicates) -> None:
     """Equal rows in two splits make the figures of the smaller one worthless; all others are worth a look."""
     split, other = found.splits
     where = "occur again in it" if split == other else f"are in {other} too"
     sign = "=" if found.kind == "equal" else "~"
-    pairs = listing([f"{one} {sign} {two}" for one, two in found.examples], 3)
+    # The examples are a few of the rows: their number says nothing.
+    pairs = ", ".join(f"{one} {sign} {two}" for one, two in found.examples[:3])
+    pairs += ", ..." if len(found.examples) > 3 else ""
     text = f"{split}: {found.rows} rows ({found.share:.2%}) {where}, {found.kind}: {pairs}"
     if found.kind == "equal" and split != other and found.share > MOST_DUPLICATES:
         findings.errors.append(

@@ -107,7 +107,8 @@ def evaluate_rows(
 def _bar(loader: Any, text: str | None, show: bool) -> Any:
     from tqdm.auto import tqdm
 
-    return tqdm(loader, desc=text, leave=False, disable=text is None or not show)
+    # None: off where standard error is not a terminal.
+    return tqdm(loader, desc=text, leave=False, disable=None if text is not None and show else True)
 
 
 def _check_once(found: Sequence[int], ids: Sequence[str], split: str) -> None:

@@ -141,7 +141,8 @@ def fill(
     from tqdm.auto import tqdm
 
     parts = [places[start : start + FILL_BATCH] for start in range(0, len(places), FILL_BATCH)]
-    for part in tqdm(parts, desc=progress, leave=False, disable=progress is None):
+    # None: off where standard error is not a terminal.
+    for part in tqdm(parts, desc=progress, leave=False, disable=True if progress is None else None):
         indices = [(int(place) // len(rows), int(place) % len(rows), True) for place in part]
         batch = rows.collate(rows.__getitems__(indices))
         tensors = _tensors(batch, frontier, store, run, device)

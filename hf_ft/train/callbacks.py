@@ -12,8 +12,7 @@ from transformers import ProgressCallback, TrainerCallback, TrainerControl, Trai
 class LogFile(TrainerCallback):
     """Append every logged step to log.jsonl, as it happens.
 
-    A resumed run goes on behind the step of its checkpoint; lines of steps that are trained again are
-    dropped.
+    A resumed run goes on behind the step of its checkpoint; lines of steps trained again are dropped.
     """
 
     def __init__(self, path: Path):
@@ -38,6 +37,8 @@ class LogFile(TrainerCallback):
 class EpochLines(ProgressCallback):
     """A progress bar, and one readable line per evaluation in place of the Trainer's dictionaries.
 
+    The bar is drawn on a terminal only: in a file, each of its thousands of steps would stay.
+
     Args:
         metric: the metric that decides which checkpoint is best.
         greater: whether a greater value is better.
@@ -45,8 +46,21 @@ class EpochLines(ProgressCallback):
 
     def __init__(self, metric: str = "loss", greater: bool = False):
         super().__init__()
-        self.metric, self.greater, self.best = metric, greater, None
+        self.metric, self.greater = metric, greater
+        self.best: float | None = None
         self.training_loss: float | None = None
+        self.training_bar: Any = None
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Begin the bar, and take over the best value of a run that goes on."""
+        from tqdm.auto import tqdm
+
+        self.best, self.current_step = state.best_metric, 0
+        if state.is_world_process_zero:
+            # None: off where standard error is not a terminal.
+            self.training_bar = tqdm(total=state.max_steps, dynamic_ncols=True, disable=None)
 
     def on_log(
         self,

@@ -76,8 +76,9 @@ def test_bad_rows_are_named_and_stop_the_run(tmp_path):
     examples = {"train": table("train", [png(0), png(1)[:100], b"", *map(png, range(2, 9))])}
     findings = look(examples, tmp_path)
     assert [entry["id"] for entry in findings.bad] == ["train/1", "train/2"]
+    assert not any("train/" in entry["reason"] for entry in findings.bad)
     with pytest.raises(
-        DataError, match=r"train: 2 of 10 rows cannot be used \(train/1: .*data\.on_bad: skip"
+        DataError, match=r"train: 2 of 10 rows cannot be used \(train/1: (?!row).*data\.on_bad: skip"
     ):
         findings.raise_for_errors()
     assert "error: train: 2 of 10" in shown(findings)
@@ -107,6 +108,15 @@ def test_leakage_between_splits(tmp_path):
     assert "test: 1 rows (0.50%) are in train too, equal: test/199 = train/3" in findings.warnings
     findings = look({"train": table("train", train), "test": table("test", many)}, tmp_path)
     assert len(findings.errors) == 1 and "data.split.by" in findings.errors[0]
+
+
+def test_examples_of_duplicates_are_not_counted_as_all(tmp_path):
+    """Twenty examples are kept of any number of duplicates."""
+    files = [png(seed) for seed in range(30)]
+    findings = look({"train": table("train", [*files, *files])}, tmp_path)
+    line = next(line for line in findings.warnings if "occur again" in line)
+    assert "in all" not in line and "train: 30 rows" in line and line.count(" = ") == 3
+    assert line.endswith(", ...")
 
 
 def test_nearly_equal_pictures_are_a_warning(tmp_path):

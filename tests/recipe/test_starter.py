@@ -18,7 +18,7 @@ TASKS = [
 
 
 @pytest.mark.parametrize(("name", "task"), TASKS)
-def test_a_starter_is_a_valid_recipe_of_defaults(tmp_path, name, task):
+def test_a_starter_is_a_valid_recipe_of_defaults_with_rows_held_back(tmp_path, name, task):
     path = tmp_path / "mine.yaml"
     path.write_text(starter(task, name), encoding="utf-8")
     found = load_recipe(path)
@@ -26,7 +26,7 @@ def test_a_starter_is_a_valid_recipe_of_defaults(tmp_path, name, task):
         {
             "task": name,
             "name": "mine",
-            "data": {"source": "path/to/data"},
+            "data": {"source": "path/to/data", "split": {"test": 0.2}},
             "model": {"name": "path/or/hub-id"},
         }
     )
@@ -52,7 +52,7 @@ def test_taking_the_marks_away_leaves_a_valid_recipe(tmp_path, name, task):
         {
             "task": name,
             "name": "mine",
-            "data": {"source": "path/to/data"},
+            "data": {"source": "path/to/data", "split": {"test": 0.2}},
             "model": {"name": "path/or/hub-id"},
         }
     )

@@ -88,6 +88,13 @@ def test_lines_of_keys_and_entries():
     assert document.place(("missing",)) == "r.yaml:1" or document.place(("missing",)) == "r.yaml"
 
 
+def test_lines_inside_brackets():
+    document = read_yaml("a: {b: 1,\n  c: {\n    d: 2,\n    e: [x,\n      y]}}\nf: 3\n", "r.yaml")
+    lines = {("a", "b"): 1, ("a", "c"): 2, ("a", "c", "d"): 3, ("a", "c", "e"): 4, ("a", "c", "e", 1): 5}
+    assert {path: document.lines[path] for path in lines} == lines
+    assert document.place(("f",)) == "r.yaml:6" and document.place(("a", "c", "missing")) == "r.yaml:2"
+
+
 def test_an_alias_repeats_its_value():
     assert value("a: &x [1, 2]\nb: *x\n") == {"a": [1, 2], "b": [1, 2]}
 
