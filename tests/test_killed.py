@@ -1,0 +1,94 @@
+"""A run that dies by kill -9 goes on as if nothing had happened, and what it was made from is there."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import points
+import pytest
+from safetensors.torch import load_file
+
+from hf_ft import finetune
+
+# Dies at the end of step 10: in the middle of the second epoch, with 7 steps in each.
+IN_MID_EPOCH = """
+import json, os, signal, sys
+from transformers import TrainerCallback
+from hf_ft import finetune
+
+class Killed(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        if state.global_step == 10:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+finetune(json.loads(sys.argv[1]), callbacks=[Killed()], verbose=False)
+"""
+# Dies when the second checkpoint is written but for its marker.
+IN_CHECKPOINT = """
+import json, os, signal, sys
+from hf_ft import finetune
+from hf_ft.train import checkpoints
+
+honest = checkpoints.seal
+
+def seal(temporary, final):
+    if final.name == "checkpoint-14":
+        os.kill(os.getpid(), signal.SIGKILL)
+    honest(temporary, final)
+
+checkpoints.seal = seal
+finetune(json.loads(sys.argv[1]), verbose=False)
+"""
+
+
+def logged(folder):
+    """Give what was logged of steps and evaluations; the last line is of the training, with its time."""
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [line for line in lines if "train_runtime" not in line]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("program", [IN_MID_EPOCH, IN_CHECKPOINT], ids=["step", "checkpoint"])
+def test_a_killed_run_ends_as_if_it_had_not_been(program, tmp_path, monkeypatch):
+    """tf#39215, tf#35782: with augmentation and dropout, and a checkpoint that may be half written."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(points.__file__).parent))
+    monkeypatch.setenv("HF_FT_CACHE", str(tmp_path / "cache"))
+    recipe = {
+        "task": "points:Points",
+        "name": "points",
+        "data": {"source": "py:points:rows", "split": {"validation": 20}},
+        "model": {"name": points.saved(tmp_path / "pretrained")},
+        "augment": {"noise": 0.1},
+        "train": {
+            "num_train_epochs": 3,
+            "global_batch_size": 8,
+            "learning_rate": 0.02,
+            "logging_steps": 1,  # a mean over several steps would begin anew where the run goes on
+            "disable_tqdm": True,
+        },
+    }
+    straight = finetune({**recipe, "output_dir": str(tmp_path / "straight")}, verbose=False)
+    killed = {**recipe, "output_dir": str(tmp_path / "killed")}
+    died = subprocess.run(
+        [sys.executable, "-c", program, json.dumps(killed)],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=280,
+        env=dict(os.environ),
+    )
+    assert died.returncode == -signal.SIGKILL, died.stderr[-3000:]
+    folder = tmp_path / "killed"
+    assert not (folder / "verify.json").exists()
+    for name in ("recipe.yaml", "data.json", "environment.json", "log.jsonl"):
+        assert (folder / name).stat().st_size > 0, name
+    again = finetune(killed, resume="must", verbose=False)
+    assert again.folder == folder and (folder / "verify.json").exists()
+    assert again.results["headline"] == straight.results["headline"]
+    assert logged(folder) == logged(straight.folder)
+    weights = load_file(straight.folder / "model" / "model.safetensors")
+    for name, tensor in load_file(folder / "model" / "model.safetensors").items():
+        assert tensor.equal(weights[name]), name
