@@ -152,6 +152,11 @@ class Task:
     pipeline_arguments: str | None = None
     # Batch keys that are for the loss and not for the model.
     targets: ClassVar[tuple[str, ...]] = ("labels",)
+    # The key of an item whose first dimension is the row's length (tokens, steps); None where all rows are
+    # of one length.
+    length_key: ClassVar[str | None] = None
+    # Whether several threads may call `encode` at once; a tokenizer, for one, must not be called so.
+    encodes_in_threads: ClassVar[bool] = False
     # The role whose classes stratify the splits and are counted by the audit; None where there are no
     # classes.
     class_role: str | None = None

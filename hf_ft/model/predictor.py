@@ -3,20 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
 import warnings
+from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_ft.data.sampler import batches_of, forward_batch
 from hf_ft.errors import ModelError
 from hf_ft.model.head import check_report
+from hf_ft.model.layout import choose_layout
 from hf_ft.model.load import find_class, fingerprint_without, from_pretrained, load_saved, resolve
 from hf_ft.model.save import TASK_FILE
-from hf_ft.task import Row, Task, get_task
+from hf_ft.task import Item, Row, Task, get_task
 
 if TYPE_CHECKING:
     import torch
+
+# Rows that are sorted by length together, where they have lengths.
+_CHUNK = 1024
+# Threads that encode rows, at most: with more, the interpreter's lock is what they wait for.
+_MOST_THREADS = 8
 
 
 @dataclass
@@ -59,14 +69,15 @@ class Predictor:
         else:
             model = load_saved(task.auto_class, folder)
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        choose_layout(model)
         return cls(model.to(place).eval(), task, place)
 
-    def __call__(self, inputs: Any, batch_size: int = 32) -> list[dict[str, Any]]:
+    def __call__(self, inputs: Any, batch_size: int | None = None) -> list[dict[str, Any]]:
         """Predict: one dict per input, with its `id` and what the task decodes (label and score, boxes, ...).
 
         Args:
             inputs: whatever the task reads: paths, folders, pictures, texts, arrays, rows.
-            batch_size: how many at a time.
+            batch_size: how many at a time; None: as many as the device is fast with.
         """
         rows = self.task.read_inputs(inputs)
         results = self.results(rows, batch_size)
@@ -74,16 +85,52 @@ class Predictor:
             {"id": row["id"], **self.task.decode(result)} for row, result in zip(rows, results, strict=True)
         ]
 
-    def results(self, rows: Sequence[Row], batch_size: int = 32) -> list[Any]:
+    def results(self, rows: Sequence[Row], batch_size: int | None = None) -> list[Any]:
         """Give the task's own result of each row, in order."""
-        from rich.progress import track
+        from rich.progress import Progress
 
-        starts = range(0, len(rows), batch_size)
-        batches = (self._predict(rows[start : start + batch_size]) for start in starts)
-        shown = track(batches, "Predicting", total=len(starts), disable=len(starts) < 2, transient=True)
-        return [result for batch in shown for result in batch]
+        if not rows:
+            return []
+        found: dict[int, Any] = {}
+        with Progress(transient=True, disable=len(rows) < 2) as progress:
+            bar = progress.add_task("Predicting", total=len(rows))
+            for positions, items in self._batches(rows, batch_size):
+                found.update(zip(positions, self._predict(items), strict=True))
+                progress.advance(bar, len(positions))
+        return [found[position] for position in range(len(rows))]
 
-    def to_parquet(self, inputs: Any, path: str | Path, batch_size: int = 32) -> Path:
+    def _batches(
+        self, rows: Sequence[Row], batch_size: int | None
+    ) -> Iterator[tuple[Sequence[int], list[Item]]]:
+        """Give encoded rows in batches, with their positions; rows of like length come together."""
+        import torch
+
+        key, tokens = self.task.length_key, None
+        if batch_size is None:
+            one = self.task.collate(self.task.encode(rows[:1], None))
+            numbers = sum(value.numel() for value in one.values() if torch.is_tensor(value))
+            batch_size, tokens = forward_batch(numbers, self.device.type, lengths=key is not None)
+        chunk = batch_size if key is None else max(_CHUNK, batch_size)
+        for start, items in self._encoded(rows, chunk):
+            lengths = None if key is None else [len(item[key]) for item in items]
+            for batch in batches_of(len(items), batch_size, lengths, tokens):
+                yield [start + index for index in batch], [items[index] for index in batch]
+
+    def _encoded(self, rows: Sequence[Row], chunk: int) -> Iterator[tuple[int, list[Item]]]:
+        """Encode chunks of rows in threads, ahead of the model; decoders release the interpreter lock."""
+        workers = min(_MOST_THREADS, os.cpu_count() or 1) if self.task.encodes_in_threads else 1
+        waiting: deque[tuple[int, Future[list[Item]]]] = deque()
+        with ThreadPoolExecutor(workers) as pool:
+            for start in range(0, len(rows), chunk):
+                part = rows[start : start + chunk]
+                waiting.append((start, pool.submit(self.task.encode, part, None)))
+                if len(waiting) > 2 * workers:
+                    first, future = waiting.popleft()
+                    yield first, future.result()
+            for first, future in waiting:
+                yield first, future.result()
+
+    def to_parquet(self, inputs: Any, path: str | Path, batch_size: int | None = None) -> Path:
         """Predict and write one row per input to a Parquet file."""
         import pyarrow
         from pyarrow import parquet
@@ -93,13 +140,17 @@ class Predictor:
         parquet.write_table(pyarrow.Table.from_pylist(self(inputs, batch_size)), path)
         return path
 
-    def _predict(self, rows: Sequence[Row]) -> list[Any]:
+    def _collated(self, items: Sequence[Item]) -> Iterator[tuple[str, Any]]:
+        for key, value in self.task.collate(items).items():
+            yield key, value.to(self.device) if hasattr(value, "to") else value
+
+    def _predict(self, items: Sequence[Item]) -> list[Any]:
         import torch
 
         with torch.inference_mode():
-            batch = self.task.collate(self.task.encode(rows, None))
-            batch |= {"row": torch.arange(len(rows)), "real": torch.ones(len(rows), dtype=torch.bool)}
-            batch = dict(_on(self.device, batch))
+            batch = dict(self._collated(items))
+            batch["row"] = torch.arange(len(items), device=self.device)
+            batch["real"] = torch.ones(len(items), dtype=torch.bool, device=self.device)
             outputs = self.task.forward(self.model, batch)
             return self.task.predict(self.model, outputs, batch)
 
@@ -174,8 +225,3 @@ def _load_adapter(auto_class: str, folder: Path, source: dict[str, Any]) -> Any:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers; no user can act on it
         return peft.PeftModel.from_pretrained(base, str(folder))
-
-
-def _on(device: torch.device, batch: dict[str, Any]) -> Iterator[tuple[str, Any]]:
-    for key, value in batch.items():
-        yield key, value.to(device) if hasattr(value, "to") else value

@@ -85,6 +85,7 @@ class ImageClassification(TargetTask):
     class_role = "label"
     headline_metrics = SingleLabel.headline_metrics
     example_input = "picture.png"
+    encodes_in_threads = True
     pipeline_tag = "image-classification"
     pipeline_arguments = repr(example_input)
     Options, Augment, Loss = Options, Augment, Loss

@@ -64,6 +64,7 @@ class TextClassification(TargetTask):
     name = "text-classification"
     summary = "a text or a pair of texts in; one label, several labels, or a number out (BERT, RoBERTa, ...)"
     auto_class = "AutoModelForSequenceClassification"
+    length_key = "input_ids"
     roles: ClassVar = {
         "text": Role("the text, or the first of a pair", usual=tuple(_TEXT_COLUMNS.split()), several=True),
         "pair": Role(

@@ -10,9 +10,10 @@ from transformers import PrinterCallback, ProgressCallback
 
 from hf_ft.errors import RecipeError
 from hf_ft.model.groups import default_learning_rate, parameter_groups
+from hf_ft.model.layout import choose_layout
 from hf_ft.train.arguments import plan_batches, training_arguments
 from hf_ft.train.callbacks import EpochLines, LogFile
-from hf_ft.train.precision import choose_layout, choose_precision
+from hf_ft.train.precision import choose_precision
 from hf_ft.train.processes import world_size
 from hf_ft.train.profile import ProfiledTuner
 from hf_ft.train.statistics import learning_batch_norms

@@ -1,4 +1,4 @@
-"""Numbers and memory layout that the hardware is fast at; every choice comes with its reason."""
+"""Numbers that the hardware is fast at; every choice comes with its reason."""
 
 from __future__ import annotations
 
@@ -58,13 +58,3 @@ def choose_precision(setting: str) -> Precision:
             f"train.precision: {setting} needs a CUDA device, found none; write auto, fp32 or bf16"
         )
     return Precision(setting, "asked for by train.precision")
-
-
-def choose_layout(model: torch.nn.Module) -> str | None:
-    """Put a convolutional net into channels_last, its kernels' fastest layout; give the reason, or None."""
-    convolutions = sum(isinstance(module, torch.nn.Conv2d) for module in model.modules())
-    # A ViT has one convolution, its patch embedding: nothing to gain.
-    if convolutions < 4:
-        return None
-    model.to(memory_format=torch.channels_last)
-    return f"channels_last: {convolutions} 2-d convolutions"

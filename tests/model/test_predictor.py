@@ -1,0 +1,116 @@
+"""The Predictor: rows in any number and of any length come out in order, with the outputs of the model."""
+
+import contextlib
+import threading
+
+import numpy as np
+import pytest
+import tiny
+import torch
+
+from hf_ft.data.labels import LabelMap
+from hf_ft.errors import DataError
+from hf_ft.model.layout import choose_layout
+from hf_ft.model.predictor import Predictor
+from hf_ft.tasks.image_classification import ImageClassification
+from hf_ft.tasks.text_classification import TextClassification
+
+CPU = torch.device("cpu")
+LABELS = {"labels": LabelMap.fit(tiny.LABELS, ["a", "b", "c"]).to_json()}
+
+
+@pytest.fixture
+def pictures():
+    """A Predictor of pictures, and 23 rows."""
+    task = ImageClassification()
+    task.restore(LABELS)
+    task.processor = tiny.image_processor()
+    rng = np.random.default_rng(0)
+    rows = [{"id": str(n), "image": rng.integers(0, 256, (40, 30, 3), dtype=np.uint8)} for n in range(23)]
+    return Predictor(tiny.resnet(), task, CPU), rows
+
+
+@pytest.fixture
+def texts():
+    """A Predictor of texts, and 23 rows of 1 to 19 words."""
+    task = TextClassification()
+    task.processor = tiny.tokenizer()
+    task.restore({"problem": "single-label", "columns": {"text": "text"}, "max_length": 32, **LABELS})
+    rows = [{"id": str(n), "text": "one two " * (n * 7 % 10) + "three"} for n in range(23)]
+    return Predictor(tiny.bert(), task, CPU), rows
+
+
+def one_by_one(predictor, rows):
+    return [predictor.results([row])[0]["logits"] for row in rows]
+
+
+@pytest.mark.parametrize("kind", ["pictures", "texts"])
+@pytest.mark.parametrize("batch_size", [None, 1, 4, 100])
+def test_results_are_in_order_for_any_batch(kind, batch_size, request):
+    predictor, rows = request.getfixturevalue(kind)
+    found = [result["logits"] for result in predictor.results(rows, batch_size)]
+    assert np.allclose(found, one_by_one(predictor, rows), rtol=0, atol=1e-5)
+    assert len({tuple(logits) for logits in found}) > 5, "rows that all give the same could be in any order"
+    assert predictor.results([], batch_size) == []
+
+
+def test_texts_of_like_length_share_a_batch(texts, monkeypatch):
+    monkeypatch.setattr("hf_ft.data.sampler.CPU_TOKENS", 64)
+    predictor, rows = texts
+    shapes = []
+    collate = predictor.task.collate
+
+    def watched(items):
+        batch = collate(items)
+        shapes.append(tuple(batch["input_ids"].shape))
+        return batch
+
+    monkeypatch.setattr(predictor.task, "collate", watched)
+    predictor.results(rows)
+    batches = shapes[1:]  # the first is one row, whose size decides
+    assert sum(count for count, _ in batches) == 23 and max(count for count, _ in batches) > 2
+    assert all(count * length <= 64 or count == 1 for count, length in batches)
+    assert [length for _, length in batches] == sorted((length for _, length in batches), reverse=True)
+
+
+@pytest.mark.parametrize(("kind", "several"), [("pictures", True), ("texts", False)])
+def test_only_what_may_be_encoded_in_several_threads_is(kind, several, request, monkeypatch):
+    """A fast tokenizer that two threads call at once raises "Already borrowed" (tokenizers#537)."""
+    predictor, rows = request.getfixturevalue(kind)
+    monkeypatch.setattr("hf_ft.model.predictor._CHUNK", 2)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    inside, most, lock, encode = [0], [0], threading.Lock(), predictor.task.encode
+    together = threading.Barrier(2, timeout=2 if several else 0.05)
+
+    def watched(part, rngs):
+        with lock:
+            inside[0] += 1
+            most[0] = max(most[0], inside[0])
+        if threading.current_thread() is not threading.main_thread() and not together.broken:
+            with contextlib.suppress(threading.BrokenBarrierError):
+                together.wait()
+        with lock:
+            inside[0] -= 1
+        return encode(part, rngs)
+
+    monkeypatch.setattr(predictor.task, "encode", watched)
+    predictor.results(rows, 2)
+    assert (most[0] > 1) == several
+
+
+def test_a_damaged_picture_is_named(pictures):
+    predictor, rows = pictures
+    rows[17] = {"id": "spoilt.png", "image": {"bytes": b"no picture", "path": None}}
+    with pytest.raises(DataError, match=r"row spoilt\.png"):
+        predictor.results(rows, 2)
+
+
+def test_the_layout_does_not_change_the_outputs(pictures):
+    predictor, rows = pictures
+    before = [result["logits"] for result in predictor.results(rows)]
+    assert choose_layout(predictor.model).startswith("channels_last")
+    weights = [value for value in predictor.model.parameters() if value.ndim == 4 and value.shape[2] > 1]
+    assert all(value.is_contiguous(memory_format=torch.channels_last) for value in weights)
+    after = [result["logits"] for result in predictor.results(rows)]
+    assert np.allclose(before, after, rtol=0, atol=1e-5)
+    assert choose_layout(tiny.vit()) is None
