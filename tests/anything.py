@@ -45,7 +45,7 @@ class Anything(Task):
         return self.augment.noise > 0
 
     def _length(self, row):
-        return 4 + row["number"] % 9 if self.options.family in ("bert", "roberta") else None
+        return 4 + row["number"] % 9 if hasattr(self.model.config, "vocab_size") else None
 
     def lengths(self, rows):
         found = [self._length(rows[index]) for index in range(len(rows))]

@@ -123,12 +123,12 @@ def inputs(model: Any, rows: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
     """A batch that the model takes: pixels, tokens or a series, the same for the same seed."""
     generator = torch.Generator().manual_seed(seed)
     kind = model.config.model_type
-    if kind in ("bert", "roberta"):
+    if hasattr(model.config, "vocab_size"):
         tokens = torch.randint(5, 60, (rows, 12), generator=generator)
         mask = torch.ones_like(tokens)
         mask[0, 8:] = 0
         return {"input_ids": tokens, "attention_mask": mask}
-    if kind == "patchtst":
+    if kind.startswith("patchts"):
         return {"past_values": torch.randn(rows, 16, 2, generator=generator)}
     pretrained = getattr(model.config, "pretrained_cfg", {})
     side = pretrained.get("input_size", (3, SIDE, SIDE))[-1]

@@ -248,6 +248,10 @@ def _propose(
             if spec is None and leaf[0] is not None:
                 return None
             leaves.append(spec)
+        tensors = [leaf for leaf in leaves if isinstance(leaf, TensorSpec)]
+        # What is the same for all rows (rotary angles, relative places) is computed on: it costs little.
+        if tensors and not any(spec.by_row for spec in tensors):
+            continue
         stubs[call.name].append(StubCall(call.number, tuple(leaves), call.structure))
     if not stubs:
         return None

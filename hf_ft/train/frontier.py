@@ -316,7 +316,9 @@ def _gradients(tuner: FineTuner, batch: Batch) -> tuple[list[torch.Tensor | None
     torch.manual_seed(tuner.args.seed)
     with FlopCounterMode(display=False) as counter:
         loss = _loss(tuner, batch)
-        gradients = torch.autograd.grad(loss, learning, allow_unused=True)
+        loss.backward()
+    gradients = [parameter.grad for parameter in learning]
+    tuner.model.zero_grad(set_to_none=True)
     return [loss.detach(), *gradients], counter.get_total_flops()
 
 

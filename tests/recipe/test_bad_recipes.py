@@ -34,7 +34,7 @@ BAD: list[tuple[str, str, str]] = [
     (
         NOTHING,
         "",
-        "r.yaml: the recipe is empty; expected the sections task, data, model, freeze, augment, loss, train, evaluate, publish",
+        "r.yaml: the recipe is empty; expected the sections task, data, model, freeze, augment, loss, train, cache, evaluate, publish",
     ),
     (
         NOTHING,
