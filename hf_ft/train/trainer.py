@@ -1,10 +1,8 @@
 """`FineTuner`: the Hugging Face Trainer, with the parts replaced that give silent wrong results.
 
 Replaced are the loss (one definition for any accumulation and any number of processes, tf#47688), the order
-of the rows
-(tf#39215), evaluation (every row once), checkpoints (every tensor,
-tf#43701) and what happens on a NaN (trl#6702).
-Kept are the loop, the optimizers, the schedules, Accelerate, the callbacks and the trackers.
+of the rows (tf#39215), evaluation (every row once), checkpoints (every tensor, tf#43701), and what happens on
+a NaN (trl#6702). Kept are the loop, the optimizers, the schedules, Accelerate, the callbacks, the trackers.
 """
 
 from __future__ import annotations
@@ -20,6 +18,7 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from hf_ft.data.names import listing
 from hf_ft.data.sampler import GlobalBatchSampler, balanced_weights
 from hf_ft.errors import TrainError
 from hf_ft.evaluate.loop import evaluate_rows
@@ -88,13 +87,7 @@ class FineTuner(Trainer):
             eval_dataset=eval_rows,
             callbacks=list(callbacks),
         )
-        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
-            raise TrainError(
-                "FSDP and DeepSpeed shard the weights, and hf_ft's checkpoints would hold one shard; use DDP "
-                "(accelerate_configs/multi_gpu.yaml)"
-            )
-        # `compute_loss` below divides by the count of the whole accumulated batch; the Trainer must not
-        # divide again.
+        # `compute_loss` divides by the count of the whole accumulated batch; the Trainer must not do so too.
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = False
 
@@ -144,6 +137,7 @@ class FineTuner(Trainer):
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> torch.Tensor:
         """Sum what the rows count, over the accumulated batch and all processes."""
+        self.step_rows = [(batch["row"], batch["real"]) for batch in batch_samples]
         counts = [
             (self.task.count(batch).float() * batch["real"]).sum().to(device) for batch in batch_samples
         ]
@@ -182,25 +176,27 @@ class FineTuner(Trainer):
         bad = ~torch.isfinite(losses.detach())
         if not bad.any():
             return
-        rows = [int(row) for row in batch["row"][bad]]
-        names = [self.train_dataset.ids[row] for row in rows]
         raise TrainError(
             f"the loss is {losses[bad][0].item()} at step {self.state.global_step + 1} (learning rate "
             f"{self._get_learning_rate():.3g}, dtype {losses.dtype}) for the row(s) "
-            f"{', '.join(names[:8])}; nothing was saved from this step. Look at these rows, lower "
+            f"{self._names(batch['row'][bad])}; nothing was saved from this step. Look at these rows, lower "
             "train.learning_rate, or write train.precision: fp32"
         )
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
         norm = super()._clip_grad_norm(model)
-        # With fp16 a first overflow is part of loss scaling; elsewhere the weights would be lost at this
-        # step.
+        # With fp16 a first overflow is part of loss scaling; elsewhere this step would take the weights.
         if not self.args.fp16 and not math.isfinite(float(norm)):
+            rows = torch.cat([row[real] for row, real in self.step_rows])
             raise TrainError(
                 f"the gradient is {float(norm)} at step {self.state.global_step + 1} (learning rate "
-                f"{self._get_learning_rate():.3g}); the step was not taken. Lower train.learning_rate"
+                f"{self._get_learning_rate():.3g}) for the rows {self._names(rows)}; the step was not taken. "
+                "Look at these rows, or lower train.learning_rate"
             )
         return norm
+
+    def _names(self, rows: torch.Tensor) -> str:
+        return listing([self.train_dataset.ids[row] for row in rows.tolist()], 8)
 
     # Optimizer and schedule
 

@@ -94,6 +94,20 @@ def write(tmp_path, what):
     return source, Page(source)
 
 
+@pytest.mark.parametrize("greater", [True, False])
+def test_every_metric_says_which_way_is_better(tmp_path, greater):
+    """Of an error less is better, whether the recipe chose by it or not (tf PR#31142)."""
+    what = content(
+        headlines=[Headline("surprise", 1.5, (1.0, 2.0), 3.0, greater_is_better=greater)],
+        metrics={"surprise": 1.5, "mae": 0.25, "r2": 0.75, "other": 1.0},
+        directions={"surprise": greater, "mae": False, "r2": True},
+    )
+    _, page = write(tmp_path, what)
+    table = page.words[page.words.index("interval baseline better") :]
+    assert re.search(rf"surprise 1\.5\d* .*? {'higher' if greater else 'lower'} MAE", table)
+    assert re.search(r"MAE 0\.25\d* lower", table) and re.search(r"R.? ?0\.75\d* higher", table)
+
+
 def test_names_of_strangers_stay_text(tmp_path):
     source, page = write(tmp_path, rich_content())
     assert "script" not in page.tags

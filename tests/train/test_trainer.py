@@ -147,6 +147,24 @@ def test_a_nan_stops_the_run_and_names_the_row(tuner, tmp_path):
     assert not list((tmp_path / "nan" / "checkpoints").glob("checkpoint-*"))
 
 
+def test_a_nan_gradient_stops_the_run_and_names_the_rows(tuner, monkeypatch):
+    """A root at 0 has a loss and no gradient: the loss alone does not show it."""
+    made = tuner()
+    honest = made.task.loss
+    second = list(made.get_train_dataloader())[1]["row"].tolist()
+
+    def loss(model, outputs, batch):
+        losses = honest(model, outputs, batch)
+        root = (outputs.logits * 0).abs().sqrt().sum()
+        return losses + root if second[0] in batch["row"].tolist() else losses
+
+    monkeypatch.setattr(made.task, "loss", loss)
+    names = ", ".join(made.train_dataset.ids[row] for row in second)
+    with pytest.raises(TrainError, match=rf"gradient is nan at step 2 .* for the rows {names}; the step was"):
+        made.train()
+    assert torch.isfinite(weights(made)).all() and made.state.global_step == 1
+
+
 def test_early_stopping(tuner):
     trained = tuner(num_train_epochs=30, early_stopping_patience=2, learning_rate=1e-9)
     trained.train()
