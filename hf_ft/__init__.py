@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
+    from hf_ft.discovery import get_task, list_tasks
     from hf_ft.errors import (
         DataError,
         HfFtError,
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from hf_ft.recipe.read import load_recipe
     from hf_ft.recipe.schema import Recipe
     from hf_ft.run import Run, check, finetune
-    from hf_ft.task import Task, get_task, list_tasks
+    from hf_ft.task import Task
 
 __all__ = [
     "DataError",
@@ -48,6 +49,7 @@ __all__ = [
 ]
 
 _MODULES = {
+    "hf_ft.discovery": ("get_task", "list_tasks"),
     "hf_ft.errors": (
         "DataError", "HfFtError", "ModelError", "PublishError", "RecipeError", "TrainError", "VerifyError",
     ),
@@ -56,7 +58,7 @@ _MODULES = {
     "hf_ft.recipe.read": ("load_recipe",),
     "hf_ft.recipe.schema": ("Recipe",),
     "hf_ft.run": ("Run", "check", "finetune"),
-    "hf_ft.task": ("Task", "get_task", "list_tasks"),
+    "hf_ft.task": ("Task",),
 }  # fmt: skip
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -87,8 +87,8 @@ def schema(
     """
     import json
 
+    from hf_ft.discovery import get_task
     from hf_ft.recipe import json_schema
-    from hf_ft.task import get_task
 
     text = json.dumps(json_schema(get_task(task) if task else None), indent=2, ensure_ascii=False)
     if output is None:
@@ -114,8 +114,8 @@ def init(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File; default: <task>.yaml.")] = None,
 ) -> None:
     """Write a commented recipe for a task."""
+    from hf_ft.discovery import get_task
     from hf_ft.recipe.starter import starter
-    from hf_ft.task import get_task
 
     found = get_task(task)
     file, text = output or Path(f"{found.name.replace('-', '_')}.yaml"), starter(found, task)

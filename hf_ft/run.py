@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_ft.discovery import get_task
 from hf_ft.recipe.read import load_recipe
-from hf_ft.task import get_task
 
 if TYPE_CHECKING:
     from hf_ft.data.audit import Findings

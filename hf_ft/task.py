@@ -1,28 +1,21 @@
-"""The contract between a task and the engine, and how a task is found by name.
+"""The contract between a task and the engine.
 
 A task is one file in `hf_ft/tasks/`, named after its Hub pipeline tag. The engine (freezing, losses,
-evaluation,
-intervals, checkpoints, verification, report, prediction) knows a task only through this class, so whatever
-the engine
-offers works on every task, and a task of a user's own (`my_package.my_module:MyTask`) is as good as a
-built-in one.
+evaluation, intervals, checkpoints, verification, report, prediction) knows a task only through this class, so
+whatever the engine offers works on every task, and a task of a user's own (`my_package.my_module:MyTask`) is
+as good as a built-in one.
 
 Words used below. A *row* is one raw example: a dict from role (`image`, `label`) to value, with its `id`. An
-*item* is
-what `encode` makes of a row. A *batch* is a dict of tensors whose first dimension is B rows. A *result* is
-the small CPU value that `predict` leaves of a row, a *reference* the value it is compared with.
+*item* is what `encode` makes of a row. A *batch* is a dict of tensors whose first dimension is B rows. A
+*result* is the small CPU value that `predict` leaves of a row, a *reference* the value it is compared with.
 """
 
 from __future__ import annotations
 
-import difflib
-import importlib
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
-from hf_ft.errors import RecipeError
 from hf_ft.recipe.schema import Empty, Section
 
 if TYPE_CHECKING:
@@ -37,9 +30,8 @@ Row = dict[str, Any]
 Item = dict[str, Any]
 Batch = dict[str, Any]
 
-# Keys that the engine adds to every batch and never hands to the model: the row's index in its split [B],
-# and whether
-# the row counts [B] (False where a row only fills up the last batch of a process).
+# Keys that the engine adds to every batch and never hands to the model: the row's index in its split [B], and
+# whether the row counts [B] (False where a row only fills up the last batch of a process).
 ENGINE_KEYS = ("row", "real")
 
 
@@ -131,13 +123,12 @@ class Task:
     name: ClassVar[str]
     # One line for `hf-ft recipes` and `hf-ft init`.
     summary: ClassVar[str]
-    # What builds the model: a class of transformers (`AutoModelForImageClassification`) or
+    # What builds the model: a class of transformers (`AutoModelForImageClassification`), or a
     # `package.module:Class`.
     auto_class: ClassVar[str]
     # role name -> Role, inputs first.
     roles: ClassVar[Mapping[str, Role]]
-    # The metric that picks the best checkpoint by default, and the direction of every metric the task
-    # computes.
+    # The metric that picks the best checkpoint by default, and the direction of every metric of the task.
     main_metric: str
     greater_is_better: ClassVar[Mapping[str, bool]]
     # Metrics shown beside the main one.
@@ -152,13 +143,11 @@ class Task:
     pipeline_arguments: str | None = None
     # Batch keys that are for the loss and not for the model.
     targets: ClassVar[tuple[str, ...]] = ("labels",)
-    # The key of an item whose first dimension is the row's length (tokens, steps); None where all rows are
-    # of one length.
+    # The key of an item whose first dimension is the row's length (tokens, steps); None: all of one length.
     length_key: ClassVar[str | None] = None
     # Whether several threads may call `encode` at once; a tokenizer, for one, must not be called so.
     encodes_in_threads: ClassVar[bool] = False
-    # The role whose classes stratify the splits and are counted by the audit; None where there are no
-    # classes.
+    # The role whose classes stratify the splits and are counted by the audit; None: there are no classes.
     class_role: str | None = None
     # The task's own recipe keys: inside `task:`, and the sections `augment:` and `loss:`.
     Options: ClassVar[type[Section]] = Empty
@@ -353,39 +342,3 @@ class Task:
     def read_inputs(self, inputs: Any) -> list[Row]:
         """Turn what a user hands to the Predictor (paths, images, texts, arrays, rows) into rows with ids."""
         raise NotImplementedError
-
-
-def list_tasks() -> list[str]:
-    """Names of the built-in tasks, from the files that are there."""
-    files = (Path(__file__).parent / "tasks").glob("[a-z]*.py")
-    return sorted(file.stem.replace("_", "-") for file in files)
-
-
-def get_task(name: str) -> type[Task]:
-    """Find a task class: `image-classification`, or `package.module:Class` for one of your own.
-
-    Raises:
-        RecipeError: there is no such task; the message names the nearest one.
-    """
-    if ":" in name:
-        module_name, _, attribute = name.partition(":")
-        try:
-            found = getattr(importlib.import_module(module_name), attribute)
-        except (ImportError, AttributeError) as error:
-            raise RecipeError(
-                f"task: cannot import {name!r} ({error}); expected package.module:Class"
-            ) from error
-        if not (isinstance(found, type) and issubclass(found, Task)):
-            raise RecipeError(f"task: {name!r} is {found!r}, not a subclass of hf_ft.Task")
-        return found
-    known = list_tasks()
-    if name not in known:
-        near = difflib.get_close_matches(name, known, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else "."
-        raise RecipeError(f"task: there is no task {name!r}{hint} Known tasks: {', '.join(known)}")
-    module = importlib.import_module(f"hf_ft.tasks.{name.replace('-', '_')}")
-    return next(
-        value
-        for value in vars(module).values()
-        if isinstance(value, type) and issubclass(value, Task) and value.__module__ == module.__name__
-    )

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.data.sampler import batches_of, forward_batch
+from hf_ft.discovery import get_task
 from hf_ft.errors import ModelError
 from hf_ft.model.head import check_report
 from hf_ft.model.layout import choose_layout
 from hf_ft.model.load import find_class, fingerprint_without, from_pretrained, load_saved, resolve
 from hf_ft.model.save import TASK_FILE
-from hf_ft.task import Item, Row, Task, get_task
+from hf_ft.task import Item, Row, Task
 
 if TYPE_CHECKING:
     import torch

@@ -180,7 +180,7 @@ def apply_override(document: Document, override: str) -> None:
 
 def find_task(value: dict[str, Any], problems: list[tuple[Path, str]]) -> tuple[type[Task] | None, str]:
     """Find the task's class; a problem if there is none."""
-    from hf_ft.task import get_task, list_tasks
+    from hf_ft.discovery import get_task, list_tasks
 
     section = value.get("task")
     name = section.get("name") if isinstance(section, dict) else None

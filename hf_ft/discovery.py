@@ -1,0 +1,46 @@
+"""How a task is found by the name that a recipe gives it."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+from pathlib import Path
+
+from hf_ft.errors import RecipeError
+from hf_ft.task import Task
+
+
+def list_tasks() -> list[str]:
+    """Names of the built-in tasks, from the files that are there."""
+    files = (Path(__file__).parent / "tasks").glob("[a-z]*.py")
+    return sorted(file.stem.replace("_", "-") for file in files)
+
+
+def get_task(name: str) -> type[Task]:
+    """Find a task class: `image-classification`, or `package.module:Class` for one of your own.
+
+    Raises:
+        RecipeError: there is no such task; the message names the nearest one.
+    """
+    if ":" in name:
+        module_name, _, attribute = name.partition(":")
+        try:
+            found = getattr(importlib.import_module(module_name), attribute)
+        except (ImportError, AttributeError) as error:
+            raise RecipeError(
+                f"task: cannot import {name!r} ({error}); expected package.module:Class"
+            ) from error
+        if not (isinstance(found, type) and issubclass(found, Task)):
+            raise RecipeError(f"task: {name!r} is {found!r}, not a subclass of hf_ft.Task")
+        return found
+    known = list_tasks()
+    if name not in known:
+        near = difflib.get_close_matches(name, known, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else "."
+        raise RecipeError(f"task: there is no task {name!r}{hint} Known tasks: {', '.join(known)}")
+    module = importlib.import_module(f"hf_ft.tasks.{name.replace('-', '_')}")
+    return next(
+        value
+        for value in vars(module).values()
+        if isinstance(value, type) and issubclass(value, Task) and value.__module__ == module.__name__
+    )
