@@ -29,7 +29,7 @@ def hf_ft_command(monkeypatch, tmp_path, capsys):
 def test_help_lists_the_verbs(hf_ft_command):
     code, out, _ = hf_ft_command("--help")
     assert code == 0
-    for verb in ("run", "check", "schema", "recipes", "init", "predict"):
+    for verb in ("run", "check", "schema", "recipes", "init", "predict", "push"):
         assert f" {verb} " in out
 
 

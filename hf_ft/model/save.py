@@ -54,7 +54,7 @@ def save_model(
     plain = merged(network) if adapted else network
     with replaced(folder) as fresh, quiet():
         plain.save_pretrained(fresh)
-        _save_rest(task, fresh, source)
+        _save_rest(task, fresh, source and _without_path(source))
         _check_complete(plain, fresh)
     if adapted and source is not None:
         with replaced(folder.parent / "adapter") as fresh, quiet():
@@ -72,6 +72,12 @@ def _save_adapter(network: Any, config: Any, folder: Path, source: Mapping[str, 
         missing_ok=True
     )  # PEFT's empty card; hf_ft writes its own where it publishes
     config.save_pretrained(folder)
+
+
+def _without_path(source: Mapping[str, Any]) -> dict[str, Any]:
+    """A model folder is given away; of a local checkpoint it tells the name, and not where it lies."""
+    name = str(source["name"])
+    return {**source, "name": Path(name).name if Path(name).is_dir() else name}
 
 
 def _save_rest(task: Task, folder: Path, source: Mapping[str, Any] | None) -> None:

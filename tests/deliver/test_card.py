@@ -177,6 +177,8 @@ def test_nothing_of_this_machine_is_told(bert, tmp_path):
     )
     text = model_card(run, "me/texts").content
     assert "source: rows.csv" in text and str(tmp_path) not in text and os.path.dirname(bert) not in text
+    for file in (run / "model").iterdir():
+        assert os.path.dirname(bert).encode() not in file.read_bytes(), file.name
 
 
 def test_names_of_strangers_are_text(bert, tmp_path):
