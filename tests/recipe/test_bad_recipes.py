@@ -39,22 +39,22 @@ BAD: list[tuple[str, str, str]] = [
     (
         NOTHING,
         "# only a comment\n",
-        "r.yaml: the recipe is empty; expected the sections task, data, model, freeze, augment, loss, train, evaluate, publish",
+        "r.yaml: the recipe is empty; expected the sections task, data, model, freeze, augment, loss, train, cache, evaluate, publish",
     ),
     (
         NOTHING,
         "- task\n- data\n",
-        "r.yaml: the recipe is not a mapping of keys and values; expected the sections task, data, model, freeze, augment, loss, train, evaluate, publish",
+        "r.yaml: the recipe is not a mapping of keys and values; expected the sections task, data, model, freeze, augment, loss, train, cache, evaluate, publish",
     ),
     (
         NOTHING,
         "hello\n",
-        "r.yaml: the recipe is not a mapping of keys and values; expected the sections task, data, model, freeze, augment, loss, train, evaluate, publish",
+        "r.yaml: the recipe is not a mapping of keys and values; expected the sections task, data, model, freeze, augment, loss, train, cache, evaluate, publish",
     ),
     (
         NOTHING,
         "42\n",
-        "r.yaml: the recipe is not a mapping of keys and values; expected the sections task, data, model, freeze, augment, loss, train, evaluate, publish",
+        "r.yaml: the recipe is not a mapping of keys and values; expected the sections task, data, model, freeze, augment, loss, train, cache, evaluate, publish",
     ),
     (ALL, "train:\n\tcompile: true\n", "r.yaml:5: found a tab; indent with spaces"),
     (
@@ -345,7 +345,7 @@ BAD: list[tuple[str, str, str]] = [
     (
         ALL,
         "banana: 1\n",
-        "r.yaml:4: banana: unknown key; the keys here are task, name, output_dir, seed, data, model, freeze, augment, loss, train, evaluate, publish",
+        "r.yaml:4: banana: unknown key; the keys here are task, name, output_dir, seed, data, model, freeze, augment, loss, train, cache, evaluate, publish",
     ),
     (ALL, "<<: {seed: 1}\n", "r.yaml:4: <<: unknown key; write the keys out; YAML 1.2 has no merge key"),
     (
