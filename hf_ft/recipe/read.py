@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 # `augment: light` is short for `augment: {policy: light}`.
 SHORTHANDS = {"task": "name", "freeze": "strategy", "augment": "policy"}
-SECTIONS = ("task", "data", "model", "freeze", "augment", "loss", "train", "evaluate", "publish")
+SECTIONS = ("task", "data", "model", "freeze", "augment", "loss", "train", "cache", "evaluate", "publish")
 TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
 MAXIMUM_BYTES = 1_000_000
 
