@@ -154,7 +154,8 @@ def _library(model_folder: Path) -> str | None:
     import transformers
 
     config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
-    return "transformers" if all(hasattr(transformers, name) for name in config["architectures"]) else None
+    names = config.get("architectures") or []
+    return "transformers" if any(hasattr(transformers, name) for name in names) else None
 
 
 def _without_paths(recipe: Recipe) -> str:

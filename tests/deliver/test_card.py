@@ -5,6 +5,7 @@ import json
 import os
 import re
 
+import points
 import pytest
 import series_tables
 import tiny
@@ -157,6 +158,20 @@ def test_a_task_that_the_hub_has_no_name_for(tmp_path):
     run = written(tmp_path, content, rows, {"rmse": 1.0})
     card = model_card(run, "me/series")
     assert card.data.pipeline_tag is None and "time-series-regression" in card.data.tags
+
+
+def test_a_task_and_a_model_of_ones_own(tmp_path):
+    content = {
+        "task": "points:Points",
+        "data": {"source": "py:points:rows", "split": {"validation": 20}},
+        "model": {"name": points.saved(tmp_path / "pretrained")},
+    }
+    per_class = [{"label": "above", "support": 20, "hits": 0.25}]
+    run = written(tmp_path, content, None, {"accuracy": 0.5, "per_class": per_class})
+    card = model_card(run, "me/points")
+    assert card.data.library_name is None and card.data.pipeline_tag is None
+    assert card.data.tags == ["hf_ft", "points"]
+    assert "| class | rows | hits |\n| --- | --- | --- |\n| above | 20 | 0.250 |\n" in card.text
 
 
 def test_an_adapter_is_published_merged(bert, tmp_path):

@@ -193,6 +193,24 @@ def test_pushing_again_changes_nothing(finished, server, client):
     assert server.model("me/colours").commits == before
 
 
+def test_a_lora_run_publishes_the_merged_model(server, client, base, tmp_path):
+    """The adapter beside it is pinned to the commit of its base (transformers 5 has no `_commit_hash`)."""
+    answers = client(
+        "from hf_ft import Predictor, finetune, load_recipe\n"
+        "run = finetune(load_recipe(path, ['publish.repo=me/adapted', 'freeze={strategy: lora, r: 2}']))\n"
+        "[Predictor.load(name)(picture)[0]['score'] for name in (f'{run.folder}/adapter', 'me/adapted')]",
+        path=str(write_recipe(tmp_path)),
+        picture=str(tmp_path / "colours" / "red" / "0.png"),
+    )
+    assert answers[0] == pytest.approx(answers[1], abs=1e-5)
+    repository = server.model("me/adapted")
+    assert len(repository.commits) == 2 and repository.private
+    assert "adapter_config.json" not in repository.files
+    assert b"The lora adapter is merged into these weights" in repository.files["README.md"]
+    adapter = json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text())
+    assert adapter["revision"] == server.model("me/base").sha()
+
+
 def test_what_an_earlier_model_left_is_removed_and_what_its_owner_stated_is_kept(finished, server, client):
     """A shard or an adapter of an earlier model would be loaded beside or in place of the new weights."""
     card = b"---\nlicense: mit\nlanguage: [en]\npipeline_tag: translation\n---\nOld.\n"
