@@ -114,3 +114,18 @@ def test_the_layout_does_not_change_the_outputs(pictures):
     after = [result["logits"] for result in predictor.results(rows)]
     assert np.allclose(before, after, rtol=0, atol=1e-5)
     assert choose_layout(tiny.vit()) is None
+
+
+def test_batch_norms_are_folded_where_the_outputs_stay(pictures, monkeypatch):
+    monkeypatch.setattr("hf_ft.model.predictor._WORTH_FOLDING", 23)
+    predictor, rows = pictures
+    plain = one_by_one(Predictor(predictor.model, predictor.task, torch.device("cpu"), predictor.model), rows)
+    found = [result["logits"] for result in predictor.results(rows)]
+    assert predictor.faster is not predictor.model
+    assert np.allclose(found, plain, rtol=0, atol=1e-5)
+    monkeypatch.setattr(
+        "hf_ft.model.predictor.fold_batch_norms", lambda *_: tiny.resnet(hidden_sizes=[8, 8, 8, 8])
+    )
+    predictor.faster = None
+    predictor.results(rows)
+    assert predictor.faster is predictor.model, "a network that answers otherwise must not be used"
