@@ -52,8 +52,7 @@ def draw_rows(total: int, rows: int, classes: Sequence[str] | None, seed: int, k
     if not several or rows < several or len(pool) - rows < several:
         raise DataError(
             f"{key}: {rows} of {total} rows cannot hold each of {several} classes on both sides; ask for at "
-            "least "
-            f"{several} and at most {len(pool) - several} rows, or set data.split.stratify: false"
+            f"least {several} and at most {len(pool) - several} rows, or set data.split.stratify: false"
         )
     strata = [classes[index] for index in pool]
     _, drawn = train_test_split(pool, test_size=rows, random_state=seed, stratify=strata)

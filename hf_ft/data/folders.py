@@ -62,10 +62,8 @@ def read_class_folders(root: Path) -> dict[str, Dataset]:
         others = [folder.name for folder in folders if not named[folder]]
         raise DataError(
             f"data.source: {root} holds folders named like splits ({listing(f.name for f in splits)}) "
-            "beside others "
-            f"({listing(others)}). A class may not be named like a split, and all split folders stand on "
-            "one level: "
-            "rename the class, or put the class folders inside train/."
+            f"beside others ({listing(others)}). A class may not be named like a split, and all split "
+            "folders stand on one level: rename the class, or put the class folders inside train/."
         )
     loose = [entry.name for entry in visible(root) if entry.is_file() and media_kind(entry.name)]
     if loose:
@@ -91,8 +89,7 @@ def _scan(folder: Path) -> list[tuple[str, Path]]:
     if loose:
         raise DataError(
             f"data.source: {folder} holds files without a class ({listing(loose, 3)}); put each into a "
-            "folder named "
-            "after its class."
+            "folder named after its class."
         )
     classes = [entry for entry in visible(folder) if entry.is_dir()]
     if not classes:
@@ -101,8 +98,7 @@ def _scan(folder: Path) -> list[tuple[str, Path]]:
         if split_of(entry.name):
             raise DataError(
                 f"data.source: the class folder {entry} is named like a split; rename the class, or move "
-                "the split "
-                "folder to the top."
+                "the split folder to the top."
             )
     files: list[tuple[str, Path]] = []
     for entry in classes:
@@ -111,8 +107,7 @@ def _scan(folder: Path) -> list[tuple[str, Path]]:
         if nested:
             raise DataError(
                 f"data.source: the class folder {entry} holds folders ({listing(nested, 3)}); files must "
-                "lie directly "
-                "in their class folder."
+                "lie directly in their class folder."
             )
         if not inside:
             raise DataError(f"data.source: the class folder {entry} is empty; fill it or remove it.")
@@ -129,8 +124,7 @@ def _same_classes(root: Path, found: dict[str, list[tuple[str, Path]]]) -> None:
     if lines:
         raise DataError(
             f"data.source: the splits of {root} do not hold the same classes: {'; '.join(lines)}. Correct "
-            "the folder "
-            "names, or leave out the split so that it is drawn from train."
+            "the folder names, or leave out the split so that it is drawn from train."
         )
 
 

@@ -44,8 +44,7 @@ def open_image(value: Any, row_id: str) -> Image:
 
     Args:
         value: {"bytes", "path"} as `datasets` stores it, a path, a PIL image, or an array [H, W] or [H, W, C]
-            of uint8,
-            uint16, or floats in 0..1.
+            of uint8, uint16, or floats in 0..1.
         row_id: names the row in messages.
 
     Raises:

@@ -88,8 +88,7 @@ class LabelMap:
 
         Raises:
             DataError: labels are missing, or unknown in train; each is named with its count, a row, and the
-                class it is
-                probably meant to be.
+                class it is probably meant to be.
         """
         known = set(self.names)
         unknown: dict[str, list[str]] = {}

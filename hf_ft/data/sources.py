@@ -76,8 +76,7 @@ def _read_split(split: str, source: str, section: DataSection) -> Dataset:
     else:
         raise DataError(
             f"data.source.{split}: {source!r} holds the splits {listing(found)} and none of them is "
-            f"{split!r}; name "
-            "one file or folder."
+            f"{split!r}; name one file or folder."
         )
     if ROW_ID in rows.column_names:
         ids = [f"{split}/{name}" for name in rows[ROW_ID]]
@@ -194,13 +193,11 @@ def _read_hub(source: str, section: DataSection) -> dict[str, Dataset]:
         if "script" in str(error):
             raise DataError(
                 f"data.source: {source!r} is defined by a Python script, which `datasets` no longer runs. "
-                "The Hub keeps "
-                "a Parquet copy of many such sets: set data.revision: refs/convert/parquet"
+                "The Hub keeps a Parquet copy of many such sets: set data.revision: refs/convert/parquet"
             ) from error
         raise DataError(
             f"data.source: {source!r} is not a file or folder here (looked from {os.getcwd()}) and could "
-            "not be read "
-            f"from the Hub: {str(error).strip()}"
+            f"not be read from the Hub: {str(error).strip()}"
         ) from error
 
 
@@ -251,8 +248,7 @@ def as_datasets(made: Any, name: str) -> dict[str, Dataset]:
         return {"train": from_records(made, name)}
     raise DataError(
         f"data.source: {name} gave {type(made).__name__}; expected a Dataset, a DataFrame, a list of dicts, "
-        "or a dict "
-        "of these by split."
+        "or a dict of these by split."
     )
 
 

@@ -95,8 +95,7 @@ def make_splits(
     if "validation" not in tables:
         raise DataError(
             "data.split.validation is null and the source gives no validation split; the best checkpoint "
-            "is chosen on "
-            "validation: set data.split.validation: 0.1"
+            "is chosen on validation: set data.split.validation: 0.1"
         )
     tables["train"], notes = _limit(train, section, seed, class_role, times)
     info["notes"] += notes
@@ -127,8 +126,7 @@ def _assign(sources: Mapping[str, Dataset], split: SplitSection) -> tuple[dict[s
     if "train" not in usual:
         raise DataError(
             f"data.source: found the splits {listing(sources)} and none is called train; say which one it "
-            "is with "
-            "source: {train: ...}"
+            "is with source: {train: ...}"
         )
     chosen = {"train": usual["train"]}
     for key in ("validation", "test"):
@@ -297,8 +295,7 @@ def _times(table: Table) -> np.ndarray:
         names = table.dataset.column_names
         raise DataError(
             "data.split.by: time needs a column for the time: name one `timestamp`, or set "
-            "data.columns.timestamp. "
-            f"Found columns: {listing(names)}"
+            f"data.columns.timestamp. Found columns: {listing(names)}"
         )
     values = pandas.Series(table.column("timestamp"))
     if not pandas.api.types.is_numeric_dtype(values):

@@ -13,7 +13,7 @@ class Table:
     """Rows of one split, seen through the roles of the task.
 
     Media are never decoded here: an image is the raw `{"bytes": ..., "path": ...}`, so that a file that
-        cannot be decoded is met by the task, which can name the row.
+    cannot be decoded is met by the task, which can name the row.
 
     Args:
         dataset: the rows, Arrow-backed; Image and Audio features set to `decode=False`.

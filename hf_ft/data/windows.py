@@ -187,8 +187,7 @@ def cut_windows(
             raise DataError(
                 f"{split}: {int((series.split == code).sum())} rows give no window of {shape.context} + "
                 f"{shape.horizon} steps (task.context_length + task.horizon); give the split more rows, or "
-                "shorten the "
-                "windows" + (", or look at the missing values" if len(starts) else "")
+                "shorten the windows" + (", or look at the missing values" if len(starts) else "")
             )
         found[split] = Windows(series, usable, shape, interpolate=missing == "interpolate")
     return found, notes

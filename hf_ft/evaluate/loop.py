@@ -28,8 +28,8 @@ def evaluate_rows(
 ) -> Evaluation:
     """Evaluate a model on all rows of a split.
 
-    Works on the model itself, not on a DDP wrapper: a forward pass needs no synchronisation, so processes
-        may hold different rows. Only the small results of `Task.predict` are kept.
+    Works on the model itself, not on a DDP wrapper: a forward pass needs no synchronisation, so processes may
+    hold different rows. Only the small results of `Task.predict` are kept.
 
     Args:
         task: the fitted task.

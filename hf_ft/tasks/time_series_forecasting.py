@@ -51,9 +51,8 @@ class TimeSeriesForecasting(Task):
     """The next steps of one or several targets, from their own past, covariates, and what is known ahead.
 
     Values are standardised with the training rows. What is known ahead reaches the model as channels shifted
-    by the
-    horizon: at each step of the history it sees their values `horizon` steps later, up to the last step to
-        forecast.
+    by the horizon: at each step of the history it sees their values `horizon` steps later, up to the last
+    step to forecast.
     """
 
     name = "time-series-forecasting"

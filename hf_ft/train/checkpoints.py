@@ -1,8 +1,8 @@
 """Checkpoints that are complete or absent, restore every tensor, and hold no pickle.
 
 The Trainer's own loader matches names with strict=False and leaves most of a ViT at its old values
-(tf#43701), so a
-checkpoint here holds the live model under its own names and is loaded strictly. Layout of `checkpoint-N/`:
+(tf#43701), so a checkpoint here holds the live model under its own names and is loaded strictly. Layout of
+`checkpoint-N/`:
 
     model.safetensors                     every parameter and buffer
     optimizer.safetensors, optimizer.json

@@ -33,8 +33,7 @@ def settle_batch_norms(model: torch.nn.Module, task: Task, rows: EncodedRows, co
     """Replace running averages by the statistics of training rows, without augmentation and without dropout.
 
     Running averages lag behind the weights and are of augmented rows, so a fine-tuned network is evaluated
-    with
-    statistics of pictures that it will never see. "Precise BN": Wu and Johnson, "Rethinking 'Batch' in
+    with statistics of pictures that it will never see. "Precise BN": Wu and Johnson, "Rethinking 'Batch' in
     BatchNorm", 2021, section 3. Training is not touched: in training mode a batch norm uses the batch.
 
     Args:

@@ -14,9 +14,7 @@ Args:
 
 Returns:
     roc_auc: for K = 2 the area with class 1 as the positive one; for K > 2 the mean, over the classes among
-    the
-        references, of each class against the rest. None where fewer than two classes are among the
-        references.
+        the references, of each class against the rest. None where fewer than two classes are among them.
     classes: how many classes the mean is over.
     absent: ids of the classes that are not among the references, and so are not part of the mean.
 """
