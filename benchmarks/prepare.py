@@ -29,12 +29,12 @@ def images(folder: Path, shared: Path, options: argparse.Namespace) -> dict[str,
     signs = shared / "gtsrb"
     if signs.is_dir():
         train, validation = (
-            load_dataset("parquet", data_files=str(file), split="train").select_columns(["image", "label"])
+            first_classes(load_dataset("parquet", data_files=str(file), split="train"), options.classes)
             for file in (signs / "balanced" / "train.parquet", signs / "validation.parquet")
         )
         return write(folder, evenly(train, options.train), evenly(validation, options.validation), "gtsrb")
     digits = sample_data("digits")["train"].cast_column("image", Image()).class_encode_column("label")
-    return write(folder, *parted(digits, options), "sample:digits")
+    return write(folder, *parted(first_classes(digits, options.classes), options), "sample:digits")
 
 
 def texts(folder: Path, shared: Path, options: argparse.Namespace) -> dict[str, Any]:
@@ -93,6 +93,17 @@ def block_picture(number: int) -> dict[str, Any]:
     file = io.BytesIO()
     Image.fromarray(colours).resize((32, 32), Image.Resampling.NEAREST).save(file, format="PNG")
     return {"bytes": file.getvalue(), "path": None}
+
+
+def first_classes(data: Any, classes: int | None) -> Any:
+    """Keep image and label of the rows of the first classes; of all where there is no number."""
+    from datasets import ClassLabel
+
+    data, names = data.select_columns(["image", "label"]), data.features["label"].names
+    if classes is None or classes >= len(names):
+        return data
+    kept = data.select(np.flatnonzero(np.asarray(data["label"]) < classes))
+    return kept.cast_column("label", ClassLabel(names=names[:classes]))
 
 
 def evenly(data: Any, rows: int) -> Any:
@@ -154,7 +165,7 @@ def main() -> None:
     parser.add_argument("--model", choices=["lite0", "minilm", "vit", "trained", "none"], required=True)
     parser.add_argument("--train", type=int, required=True)
     parser.add_argument("--validation", type=int, required=True)
-    parser.add_argument("--classes", type=int, default=10)
+    parser.add_argument("--classes", type=int)
     parser.add_argument("--shared", type=Path, required=True)
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)

@@ -106,6 +106,7 @@ def amount(work: Work, facts: Mapping[str, str]) -> str:
         said = f"{facts['data']}, {work.train} rows"
     else:
         said = f"{facts['data']}, {work.train} + {work.validation} rows, {work.epochs} epoch(s)"
+    said += f", {work.classes} classes" if work.classes else ""
     fewer = work.issue_train is not None and work.issue_train != work.train
     return said + (f" (the target: {work.issue_train})" if fewer else "")
 

@@ -63,7 +63,8 @@ class Bench:
     def prepare(self, work: Work) -> dict[str, str]:
         """Make rows and weights in a process of their own."""
         folder = self.scratch / work.name
-        sizes = ["--train", work.train, "--validation", work.validation, "--classes", work.classes]
+        sizes: list[object] = ["--train", work.train, "--validation", work.validation]
+        sizes += [] if work.classes is None else ["--classes", work.classes]
         command = ["-m", "benchmarks.prepare", folder, "--data", work.data, "--model", work.model]
         call([*command, *sizes, "--shared", self.shared], surroundings(), folder / "prepare.log")
         return json.loads((folder / "facts.json").read_text())

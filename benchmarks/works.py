@@ -43,7 +43,7 @@ class Work:
         issue_train: training rows of the target as it was set, for `FULL=1`; None: the same.
         issue_validation: validation rows, likewise.
         epochs: passes over the training rows, on every side.
-        classes: classes of made-up rows.
+        classes: how many classes the rows have; None: as many as the data.
         rounds: how often at most.
         note: what a reader must know to judge the ratio.
     """
@@ -59,7 +59,7 @@ class Work:
     issue_train: int | None = None
     issue_validation: int | None = None
     epochs: int = 1
-    classes: int = 10
+    classes: int | None = None
     rounds: int = 5
     note: str = ""
 
@@ -73,6 +73,7 @@ class Work:
             self,
             train=self.issue_train or self.train,
             validation=self.issue_validation or self.validation,
+            classes=None if self.issue_train else self.classes,
         )
 
 
@@ -123,6 +124,7 @@ LAST_IMAGE = Work(
     "vit",
     train=32,
     validation=16,
+    classes=8,
     issue_train=860,
     issue_validation=215,
     epochs=5,

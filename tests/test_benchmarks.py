@@ -147,12 +147,14 @@ def test_one_round_of_a_tiny_item(tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     sides = {side: HEAD_IMAGE.sides[side] for side in ("plain", "ours")}
     work = replace(HEAD_IMAGE, train=40, validation=20, epochs=2, sides=sides, goals=HEAD_IMAGE.goals[:1])
-    facts = images(tmp_path, tmp_path / "absent", Namespace(train=work.train, validation=work.validation))
+    sizes = Namespace(train=work.train, validation=work.validation, classes=5)
+    facts = images(tmp_path, tmp_path / "absent", sizes)
     facts["model"] = tiny.saved(tiny.vit(), tmp_path / "vit", tiny.image_processor())
     bench = Bench(tmp_path, facts={work.name: facts})
     found = bench.measure(work)
     for side in sides:
         assert found[side]["rows"] == {"train": 40, "validation": 20}
+        assert found[side]["learning"] == 5 * 32 + 5
         assert (found[side]["steps"], found[side]["epochs"]) == (4, 2.0)
         assert len(found[side]["curve"]) >= 2
         assert found[side]["curve"][1][0] <= seconds(found[side])
