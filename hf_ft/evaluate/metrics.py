@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_ft.errors import DataError, RecipeError, TrainError
+from hf_ft.errors import DataError, RecipeError
+from hf_ft.evaluate.columns import Column, Scores, check_finite, same_length
 from hf_ft.evaluate.extra import ExtraMetric, load_shipped
 from hf_ft.evaluate.formulas import FROM_CONFUSION, FROM_VALUES, per_class, roc_area
 
@@ -61,15 +62,13 @@ class ClassificationMetrics:
         self.extra = [ExtraMetric(name) for name in extra]
         self._classes = Column(np.int64, ())
         self._references = Column(np.int64, ())
-        self._scores = Column(np.float32, (len(self.labels),))
-        self._ranks: list[np.ndarray] = []
+        self._scores = Scores(len(self.labels))
 
     def update(self, results: Sequence[Any], references: Sequence[Any]) -> None:
         """Take in B results and their B references."""
         same_length(results, references)
         if not len(results):
             return
-        self._ranks = []
         predicted = [result["class"] for result in results]
         for kind, ids in (("reference", references), ("result", predicted)):
             wrong = [klass for klass in ids if not 0 <= klass < len(self.labels)]
@@ -137,17 +136,13 @@ class ClassificationMetrics:
         return np.bincount(truth * count + predicted, minlength=count * count).reshape(count, count)
 
     def _roc_auc(self, rows: np.ndarray | None) -> float:
-        """ROC-AUC from score ranks that are found once, so that resampling is counting."""
         truth, count = self._references.array(), len(self.labels)
-        if not self._ranks:
-            scores = self._scores.array()
-            self._ranks = [np.unique(scores[:, klass], return_inverse=True)[1] for klass in range(count)]
-        weight = np.bincount(np.arange(len(truth)) if rows is None else rows, minlength=len(truth))
+        ranks, weight = self._scores.ranks(), self._scores.drawn(rows)
         present = np.flatnonzero(np.bincount(truth, weights=weight, minlength=count))
         if len(present) < 2:
             return float("nan")
         positives = [1] if count == 2 else present
-        return float(np.mean([roc_area(self._ranks[klass], truth == klass, weight) for klass in positives]))
+        return float(np.mean([roc_area(ranks[klass], truth == klass, weight) for klass in positives]))
 
     def _notes(self, area: dict[str, Any]) -> list[str]:
         if area["roc_auc"] is None:
@@ -272,46 +267,6 @@ class RegressionMetrics:
         predicted, truth = self._values.array(), self._references.array()
         check_finite(self._values)
         return predicted, truth
-
-
-class Column:
-    """Rows of one dtype and shape that arrive in batches and are read as one array [N, ...]."""
-
-    def __init__(self, dtype: type, shape: tuple[int, ...]):
-        self.dtype, self.shape = dtype, shape
-        self.chunks: list[np.ndarray] = []
-        self.not_finite = 0
-
-    def add(self, values: Any) -> None:
-        """Take in a batch; DataError where its rows have another shape."""
-        chunk: np.ndarray = np.asarray(values, dtype=self.dtype)
-        if chunk.shape[1:] != self.shape:
-            raise DataError(f"a row of results has shape {chunk.shape[1:]}; expected {self.shape}")
-        self.not_finite += int((~np.isfinite(chunk)).reshape(len(chunk), -1).any(axis=1).sum())
-        self.chunks.append(chunk)
-
-    def array(self) -> np.ndarray:
-        """Give all rows; DataError where there are none."""
-        if not self.chunks:
-            raise DataError("there are no rows to measure: update() was never called with any")
-        if len(self.chunks) > 1:
-            self.chunks = [np.concatenate(self.chunks)]
-        return self.chunks[0]
-
-
-def same_length(results: Sequence[Any], references: Sequence[Any]) -> None:
-    """Refuse results without a reference each."""
-    if len(results) != len(references):
-        raise DataError(f"{len(results)} results came with {len(references)} references; expected one each")
-
-
-def check_finite(column: Column) -> None:
-    """Refuse results that are NaN or infinite, and say how many."""
-    if column.not_finite:
-        raise TrainError(
-            f"{column.not_finite} of {len(column.array())} results are not finite (NaN or infinite): the "
-            f"model has diverged, or its weights are broken; try a smaller train.learning_rate"
-        )
 
 
 def _extra_values(

@@ -1,4 +1,4 @@
-"""Multi-label classification: metrics, a trivial answer's score, and thresholds chosen on validation rows."""
+"""Multi-label classification: metrics, and thresholds chosen on validation rows."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from hf_ft.errors import DataError, RecipeError
+from hf_ft.evaluate.columns import Column, Scores, check_finite, same_length
 from hf_ft.evaluate.extra import load_shipped
 from hf_ft.evaluate.formulas import average_precision, ratio, roc_area
-from hf_ft.evaluate.metrics import Column, check_finite, same_length
 
 # metric -> whether a greater value is better.
 MULTILABEL_DIRECTIONS = {
@@ -54,15 +54,13 @@ class MultilabelMetrics:
         self.labels = list(labels)
         self.thresholds = np.asarray(thresholds, dtype=np.float32)
         self._references = Column(np.bool_, (len(self.labels),))
-        self._scores = Column(np.float32, (len(self.labels),))
-        self._ranks: list[np.ndarray] = []
+        self._scores = Scores(len(self.labels))
 
     def update(self, results: Sequence[Any], references: Sequence[Any]) -> None:
         """Take in B results and their B references."""
         same_length(results, references)
         if not len(results):
             return
-        self._ranks = []
         self._references.add([indicator(ids, len(self.labels)) for ids in references])
         self._scores.add([result["scores"] for result in results])
 
@@ -111,11 +109,7 @@ class MultilabelMetrics:
         if name == "macro_f1":
             return float(ratio(2 * hits, predicted + support).mean())
         if name == "weighted_f1":
-            return (
-                float(ratio(2 * hits, predicted + support) @ support / support.sum())
-                if support.any()
-                else 0.0
-            )
+            return float(ratio(2 * hits, predicted + support) @ support / max(1, support.sum()))
         if name == "samples_f1":
             sizes = given.sum(axis=1) + truth.sum(axis=1)
             return float(ratio(2 * (given & truth).sum(axis=1), sizes).mean())
@@ -133,17 +127,14 @@ class MultilabelMetrics:
         return scores >= self.thresholds, truth, scores
 
     def _ranking(self, name: str, rows: np.ndarray | None) -> float:
-        """Mean over labels of what depends on the order of the scores alone; ranks are found once."""
-        truth, scores = self._references.array(), self._scores.array()
-        if not self._ranks:
-            self._ranks = [np.unique(column, return_inverse=True)[1] for column in scores.T]
-        weight = np.bincount(np.arange(len(truth)) if rows is None else rows, minlength=len(truth))
+        """Mean over labels of what depends on the order of the scores alone."""
+        truth, ranks, weight = self._references.array(), self._scores.ranks(), self._scores.drawn(rows)
         support = weight @ truth
         counted = np.flatnonzero((support > 0) & (support < weight.sum()))
         if not len(counted):
             return float("nan")
         formula = average_precision if name == "map" else roc_area
-        return float(np.mean([formula(self._ranks[label], truth[:, label], weight) for label in counted]))
+        return float(np.mean([formula(ranks[label], truth[:, label], weight) for label in counted]))
 
     def _per_label(self, given: np.ndarray, truth: np.ndarray) -> list[dict[str, Any]]:
         hits, predicted, support = (given & truth).sum(axis=0), given.sum(axis=0), truth.sum(axis=0)
@@ -185,33 +176,6 @@ def indicator(ids: Sequence[int], labels: int) -> np.ndarray:
     row = np.zeros(labels, dtype=bool)
     row[list(ids)] = True
     return row
-
-
-def prior_baseline(
-    train_labels: Sequence[Sequence[int]], references: Sequence[Sequence[int]], labels: Sequence[str]
-) -> dict[str, float]:
-    """Score the answer that is always the most frequent label of train, and all labels of over half its rows.
-
-    Its scores are the labels' frequencies among the training rows, the same for every row.
-
-    Args:
-        train_labels: label ids of each training row.
-        references: label ids of each row to score on.
-        labels: label names, in id order.
-
-    Returns:
-        metric -> value.
-
-    Raises:
-        DataError: there are no training rows.
-    """
-    if not len(train_labels):
-        raise DataError("the frequencies of the labels need training rows, and there are none")
-    prior = np.mean([indicator(ids, len(labels)) for ids in train_labels], axis=0)
-    # A label is given where its score reaches this: the frequent ones always, the others never.
-    metrics = MultilabelMetrics(labels, np.where(prior >= min(0.5, prior.max()), 0.0, 2.0).tolist())
-    metrics.update([{"scores": prior}] * len(references), references)
-    return {name: value for name, value in metrics.compute().items() if isinstance(value, float)}
 
 
 def tune_thresholds(scores: np.ndarray, truth: np.ndarray, rarest: int = FEWEST_POSITIVES) -> list[float]:

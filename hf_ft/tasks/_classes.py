@@ -231,7 +231,7 @@ class MultiLabel(SingleLabel):
 
     def baseline(self, train: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
         """Always the most frequent label."""
-        from hf_ft.evaluate.multilabel import prior_baseline
+        from hf_ft.evaluate.baselines import prior_baseline
 
         return prior_baseline(train, references, self.label_map.names)
 

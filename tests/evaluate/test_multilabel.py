@@ -6,12 +6,12 @@ import scipy.stats
 import sklearn.metrics
 
 from hf_ft.errors import DataError, RecipeError, TrainError
+from hf_ft.evaluate.baselines import prior_baseline
 from hf_ft.evaluate.metrics import RegressionMetrics
 from hf_ft.evaluate.multilabel import (
     MULTILABEL_DIRECTIONS,
     MultilabelMetrics,
     indicator,
-    prior_baseline,
     tune_thresholds,
 )
 
