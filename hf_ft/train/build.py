@@ -14,7 +14,7 @@ from hf_ft.model.layout import choose_layout
 from hf_ft.train.arguments import plan_batches, training_arguments
 from hf_ft.train.callbacks import EpochLines, LogFile
 from hf_ft.train.precision import choose_precision
-from hf_ft.train.processes import world_size
+from hf_ft.train.processes import unused_devices, world_size
 from hf_ft.train.profile import ProfiledTuner
 from hf_ft.train.statistics import learning_batch_norms
 from hf_ft.train.trainer import FineTuner
@@ -104,6 +104,8 @@ def build_tuner(
     if not arguments.disable_tqdm:
         tuner.add_callback(EpochLines(metric, greater))
     notes = {"batch": str(plan), "precision": f"{precision.name}: {precision.reason}"}
+    if (idle := unused_devices()) is not None:
+        notes["devices"] = idle
     if layout:
         notes["layout"] = layout
     if norms:
