@@ -6,9 +6,11 @@ import math
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 from torch.utils.data import Sampler
 
 from hf_ft.errors import DataError
+from hf_ft.task import Batch
 
 # (epoch, row, real): the epoch travels with the index, so that augmentation can be seeded by it in any worker
 # process; a row that is not real only keeps the processes in step and weighs nothing.
@@ -181,8 +183,13 @@ def batches_of(
     return batches
 
 
+def numbers_in(batch: Batch) -> int:
+    """Count the numbers that the tensors of a batch hold."""
+    return sum(value.numel() for value in batch.values() if torch.is_tensor(value))
+
+
 def forward_batch(numbers: int, device: str, *, lengths: bool) -> tuple[int, int | None]:
-    """Choose the size of batches that only go forward: evaluation and prediction.
+    """Choose the size of batches that only go forward: evaluation, prediction, filling a cache.
 
     Args:
         numbers: how many numbers the inputs of one row hold.

@@ -50,7 +50,7 @@ def evaluate_rows(
     from accelerate.utils import gather_object, send_to_device
     from torch.utils.data import DataLoader
 
-    from hf_ft.data.sampler import EvalBatchSampler, forward_batch
+    from hf_ft.data.sampler import EvalBatchSampler, forward_batch, numbers_in
     from hf_ft.model.frontier import forward
 
     state = PartialState()
@@ -58,8 +58,7 @@ def evaluate_rows(
     tokens = None
     if batch_size is None:
         one = rows.collate(rows.__getitems__([(0, 0, True)]))
-        numbers = sum(value.numel() for value in one.values() if torch.is_tensor(value))
-        batch_size, tokens = forward_batch(numbers, device.type, lengths=rows.lengths is not None)
+        batch_size, tokens = forward_batch(numbers_in(one), device.type, lengths=rows.lengths is not None)
     sampler = EvalBatchSampler(
         len(rows),
         batch_size=batch_size,

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_ft.data.sampler import batches_of, forward_batch
+from hf_ft.data.sampler import batches_of, forward_batch, numbers_in
 from hf_ft.discovery import get_task
 from hf_ft.errors import ModelError
 from hf_ft.model.head import check_report
@@ -114,13 +114,10 @@ class Predictor:
         self, rows: Sequence[Row], batch_size: int | None
     ) -> Iterator[tuple[Sequence[int], list[Item]]]:
         """Give encoded rows in batches, with their positions; rows of like length come together."""
-        import torch
-
         key, tokens = self.task.length_key, None
         if batch_size is None:
             one = self.task.collate(self.task.encode(rows[:1], None))
-            numbers = sum(value.numel() for value in one.values() if torch.is_tensor(value))
-            batch_size, tokens = forward_batch(numbers, self.device.type, lengths=key is not None)
+            batch_size, tokens = forward_batch(numbers_in(one), self.device.type, lengths=key is not None)
         chunk = batch_size if key is None else max(_CHUNK, batch_size)
         for start, items in self._encoded(rows, chunk):
             lengths = None if key is None else [len(item[key]) for item in items]

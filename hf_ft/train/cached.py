@@ -18,6 +18,7 @@ from filelock import FileLock
 
 from hf_ft.data.audit import code_of
 from hf_ft.data.examples import EncodedRows
+from hf_ft.data.sampler import batches_of, forward_batch, numbers_in
 from hf_ft.data.store import Field, RowStore, mark_use
 from hf_ft.errors import DataError
 from hf_ft.model.frontier import PREFIX, Frontier, Prefix, TensorSpec
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 # What the kept activations come out of, beside hf_ft's own code.
 PACKAGES = ("torch", "torchvision", "transformers", "timm", "tokenizers", "pillow", "numpy")
-FILL_BATCH = 64
 # Rows that are computed again where kept ones are found.
 CHECKED_ROWS = 4
 SLOT = "slot "
@@ -140,7 +140,12 @@ def fill(
     """
     from tqdm.auto import tqdm
 
-    parts = [places[start : start + FILL_BATCH] for start in range(0, len(places), FILL_BATCH)]
+    if not len(places):
+        return
+    lengths = store.lengths[places].tolist() if store.lengths.any() else None
+    one = rows.collate(rows.__getitems__([(0, 0, True)]))
+    most, tokens = forward_batch(numbers_in(one), device.type, lengths=lengths is not None)
+    parts = [places[batch] for batch in batches_of(len(places), most, lengths, tokens)]
     # None: off where standard error is not a terminal.
     for part in tqdm(parts, desc=progress, leave=False, disable=True if progress is None else None):
         indices = [(int(place) // len(rows), int(place) % len(rows), True) for place in part]

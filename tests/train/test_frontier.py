@@ -236,8 +236,6 @@ def test_activations_of_another_network_are_noticed_although_the_key_fits(tuner,
 
 
 def test_an_interrupted_fill_goes_on(tuner, monkeypatch):
-    from hf_ft.train import cached
-
     write, monkey = RowStore.write, {"rows": 0}
 
     def dies(store, row, values):
@@ -247,7 +245,7 @@ def test_an_interrupted_fill_goes_on(tuner, monkeypatch):
                 raise KeyboardInterrupt
         write(store, row, values)
 
-    monkeypatch.setattr(cached, "FILL_BATCH", 8)
+    monkeypatch.setattr("hf_ft.data.sampler.MOST_ROWS", 8)
     monkeypatch.setattr(RowStore, "write", dies)
     with pytest.raises(KeyboardInterrupt):
         tuner("vit", STRATEGIES["head"])
