@@ -97,6 +97,8 @@ def load_model(auto_class: str, section: ModelSection, config: Mapping[str, Any]
     """
     name = resolve(section.name)
     settings = load_config(name, section, dict(config or {}))
+    if section.attn_implementation != "auto":
+        settings._attn_implementation = section.attn_implementation
     cls = find_class(auto_class)
     if section.from_scratch:
         with quiet(), _explained(section.name):
@@ -307,6 +309,7 @@ def _explained(name: str) -> Iterator[None]:
         KeyError,
         TypeError,
         RuntimeError,
+        ImportError,
         StrictDataclassError,
         SafetensorError,
     ) as error:

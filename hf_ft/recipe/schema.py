@@ -107,6 +107,10 @@ class ModelSection(Section):
     """Overrides of the model's configuration (`hidden_dropout_prob: 0.2`)."""
     processor: dict[str, Any] = Field(default_factory=dict)
     """Overrides of the saved processor; what is written here is saved with the model."""
+    attn_implementation: Literal[
+        "auto", "eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"
+    ] = "auto"
+    """How attention is computed, by transformers' names; auto: its default for the model, mostly sdpa."""
 
     @field_validator("name")
     @classmethod
@@ -170,9 +174,9 @@ class TrainSection(Section):
     weight_decay: NonNegativeFloat = 0.01
     """Decoupled L2 decay of the weights; biases and norm layers have none."""
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
-    """auto: bf16 where the processor has it, else fp32."""
-    compile: bool = False
-    """Compile the model with torch.compile."""
+    """auto: bf16 where the device has it and, on a CPU, is measured to be faster with it; else fp32."""
+    compile: bool | Literal["auto"] = "auto"
+    """Compile the model with torch.compile; auto: only where it is known to pay within the run."""
     threads: Literal["auto"] | PositiveInt = "auto"
     """Threads of the CPU; auto: all, or one where a micro-batch is measured to be faster on one."""
     batch_norm_rows: Annotated[int, Field(ge=0)] = 1024

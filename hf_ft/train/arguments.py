@@ -55,6 +55,7 @@ def training_arguments(
     learning_rate: float,
     metric: str,
     greater: bool,
+    compiled: bool = False,
 ) -> TrainingArguments:
     """Build the Trainer's arguments: the recipe's own, and those that hf_ft sets for a result to trust.
 
@@ -66,6 +67,7 @@ def training_arguments(
         learning_rate: as written in the recipe, or the default for its strategy.
         metric: name of the metric that decides which checkpoint is best.
         greater: whether a greater value of it is better.
+        compiled: whether the model is compiled.
     """
     from transformers import TrainingArguments
 
@@ -97,7 +99,7 @@ def training_arguments(
         # Otherwise early stopping forgets its patience on resume.
         "restore_callback_states_from_checkpoint": True,
         "ddp_find_unused_parameters": False,
-        "torch_compile": recipe.train.compile,
+        "torch_compile": compiled,
         # Without an accelerator, accelerate believes in one process unless it is told to stay on the CPU.
         "use_cpu": bool(own.get("use_cpu")) or not torch.accelerator.is_available(),
         **precision.flags,

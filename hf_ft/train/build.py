@@ -13,7 +13,7 @@ from hf_ft.model.groups import default_learning_rate, parameter_groups
 from hf_ft.model.layout import choose_layout
 from hf_ft.train.arguments import plan_batches, training_arguments
 from hf_ft.train.callbacks import EpochLines, LogFile
-from hf_ft.train.precision import choose_precision
+from hf_ft.train.precision import choose_compile, choose_precision
 from hf_ft.train.processes import unused_devices, world_size
 from hf_ft.train.profile import ProfiledTuner
 from hf_ft.train.statistics import learning_batch_norms
@@ -71,13 +71,16 @@ def build_tuner(
     section = recipe.train
     metric, greater = main_metric(recipe, task)
     plan = plan_batches(section.global_batch_size, world_size(), section.per_device_train_batch_size)
-    precision = choose_precision(section.precision)
+    precision = choose_precision(section.precision, use_cpu=bool(section.arguments.get("use_cpu")))
+    compiled, why = choose_compile(section.compile)
     layout = choose_layout(frozen.model)
     optimizer = section.arguments.get("optim", "adamw_torch")
     rate, reason = section.learning_rate, "as written in the recipe"
     if rate is None:
         rate, reason = default_learning_rate(recipe.freeze.strategy, optimizer, recipe.model.from_scratch)
-    arguments = training_arguments(recipe, folder / "checkpoints", plan, precision, rate, metric, greater)
+    arguments = training_arguments(
+        recipe, folder / "checkpoints", plan, precision, rate, metric, greater, compiled
+    )
     groups = parameter_groups(
         frozen.model,
         frozen,
@@ -104,6 +107,12 @@ def build_tuner(
     if not arguments.disable_tqdm:
         tuner.add_callback(EpochLines(metric, greater))
     notes = {"batch": str(plan), "precision": f"{precision.name}: {precision.reason}"}
+    notes["compile"] = f"{'on' if compiled else 'off'}: {why}"
+    asked, attention = recipe.model.attn_implementation, frozen.model.config._attn_implementation
+    # A network without attention calls what it does not have eager.
+    if asked != "auto" or attention not in (None, "eager"):
+        because = "transformers' default for it" if asked == "auto" else "asked for by the recipe"
+        notes["attention"] = f"{attention}: {because}"
     if (idle := unused_devices()) is not None:
         notes["devices"] = idle
     if layout:

@@ -139,19 +139,23 @@ BAD: list[tuple[str, str, str]] = [
     (
         ALL,
         "train: {compile: yes}\n",
-        "r.yaml:4: train.compile: found the text 'yes'; expected true or false; write true without quotes",
+        "r.yaml:4: train.compile: found the text 'yes'; expected true or false or auto; write true without quotes",
     ),
     (
         ALL,
         "train: {compile: off}\n",
-        "r.yaml:4: train.compile: found the text 'off'; expected true or false; write false without quotes",
+        "r.yaml:4: train.compile: found the text 'off'; expected true or false or auto; write false without quotes",
     ),
     (
         ALL,
         "train: {compile: 'true'}\n",
-        "r.yaml:4: train.compile: found the text 'true'; expected true or false; write true without quotes",
+        "r.yaml:4: train.compile: found the text 'true'; expected true or false or auto; write true without quotes",
     ),
-    (ALL, "train: {compile: 1}\n", "r.yaml:4: train.compile: found the number 1; expected true or false"),
+    (
+        ALL,
+        "train: {compile: 1}\n",
+        "r.yaml:4: train.compile: found the number 1; expected true or false or auto",
+    ),
     (ALL, "seed: '17'\n", "r.yaml:4: seed: found the text '17'; expected a whole number; remove the quotes"),
     (
         ALL,
@@ -468,7 +472,7 @@ BAD: list[tuple[str, str, str]] = [
         "model: {name_or_path: m}\n",
         (
             "r.yaml:3: model.name: missing; expected: Hub id, local folder, or `sample:NAME`\n"
-            "r.yaml:3: model.name_or_path: unknown key; the keys here are name, revision, from_scratch, config, processor"
+            "r.yaml:3: model.name_or_path: unknown key; the keys here are name, revision, from_scratch, config, processor, attn_implementation"
         ),
     ),
     (
@@ -1110,7 +1114,7 @@ BAD: list[tuple[str, str, str]] = [
         (
             "r.yaml:4: seed: found the text 'x'; expected a whole number\n"
             "r.yaml:6: train.lr: unknown key; write train.learning_rate\n"
-            "r.yaml:7: train.compile: found the text 'maybe'; expected true or false"
+            "r.yaml:7: train.compile: found the text 'maybe'; expected true or false or auto"
         ),
     ),
     (
