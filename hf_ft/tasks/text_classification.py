@@ -9,7 +9,7 @@ from pydantic import Field
 
 from hf_ft.data.labels import find_problem
 from hf_ft.data.names import listing
-from hf_ft.data.text import digest, joined, problem_of
+from hf_ft.data.text import digest, joined, kept_lengths, problem_of
 from hf_ft.errors import DataError, RecipeError
 from hf_ft.evaluate.metrics import CLASSIFICATION_DIRECTIONS, REGRESSION_DIRECTIONS
 from hf_ft.evaluate.multilabel import MULTILABEL_DIRECTIONS
@@ -214,12 +214,16 @@ class TextClassification(TargetTask):
         if rows.fingerprint not in self._lengths:
             texts = [self._joined(text) for text in rows.column("text")]
             pairs = [self._joined(text) for text in rows.column("pair")] if "pair" in self.columns else None
-            lengths: list[int] = []
-            for start in range(0, len(texts), _CHUNK):
-                part = slice(start, start + _CHUNK)
-                encoded = self._tokenize(texts[part], pairs and pairs[part], truncation=False)
-                lengths += [len(tokens) for tokens in encoded["input_ids"]]
-            self._lengths[rows.fingerprint] = lengths
+
+            def count() -> list[int]:
+                lengths: list[int] = []
+                for start in range(0, len(texts), _CHUNK):
+                    part = slice(start, start + _CHUNK)
+                    encoded = self._tokenize(texts[part], pairs and pairs[part], truncation=False)
+                    lengths += [len(tokens) for tokens in encoded["input_ids"]]
+                return lengths
+
+            self._lengths[rows.fingerprint] = kept_lengths(self.processor, texts, pairs, count)
         return self._lengths[rows.fingerprint]
 
     def notes(self, rows: Mapping[str, Any]) -> list[str]:
