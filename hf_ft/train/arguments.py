@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
 # Rows per process and micro-batch where the recipe sets no bound: more rarely makes a step faster.
 LARGEST_MICRO_BATCH = 64
+# Where Linux keeps what processes share, and what a worker may hold there: two batches of 64 pictures of
+# 512 x 512, twice over.
+SHARED_MEMORY = Path("/dev/shm")
+WORKER_BYTES = 2**29
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,7 @@ def training_arguments(
         "report_to": "none",
         "logging_steps": 10,
         "logging_first_step": True,
-        "dataloader_num_workers": choose_workers(plan.processes),
+        "dataloader_num_workers": choose_workers(plan.processes, use_cpu=bool(own.get("use_cpu"))),
         "log_level": "error",
     }
     arguments = TrainingArguments(**{**defaults, **own, **ours})
@@ -119,11 +124,20 @@ def training_arguments(
     return arguments
 
 
-def choose_workers(processes: int) -> int:
+def choose_workers(processes: int, *, use_cpu: bool = False) -> int:
     """Give the number of worker processes that encode rows.
 
-    None where the CPU trains: its cores are busy, and a worker only takes them away.
+    None where the CPU trains: its cores are busy, and a worker only takes them away. Workers hand batches
+    over in shared memory, of which a container often has 64 MB: a worker that finds none left dies with
+    "Bus error".
+
+    Args:
+        processes: that train on this machine.
+        use_cpu: whether the CPU trains even where there is an accelerator.
     """
-    if not torch.accelerator.is_available():
+    if use_cpu or not torch.accelerator.is_available():
         return 0
-    return max(0, min(8, (os.cpu_count() or 1) // processes - 1))
+    cores = (os.cpu_count() or 1) // processes - 1
+    free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else None
+    room = cores if free is None else free // processes // WORKER_BYTES
+    return max(0, min(8, cores, room))

@@ -1,9 +1,12 @@
 """How a global batch is divided, and what the Trainer is told about devices."""
 
+from types import SimpleNamespace
+
 import pytest
 
 from hf_ft.recipe.read import load_recipe
-from hf_ft.train.arguments import plan_batches, training_arguments
+from hf_ft.train import arguments
+from hf_ft.train.arguments import choose_workers, plan_batches, training_arguments
 from hf_ft.train.precision import Precision
 
 
@@ -31,3 +34,29 @@ def test_without_an_accelerator_the_trainer_is_told_to_stay_on_the_cpu(present, 
     plan = plan_batches(8, 2)
     made = training_arguments(recipe, tmp_path, plan, Precision("fp32", ""), 1e-3, "accuracy", True)
     assert made.use_cpu == (not present)
+
+
+@pytest.mark.parametrize(
+    ("cores", "processes", "free", "workers"),
+    [
+        (16, 1, 64e9, 8),
+        (4, 1, 64e9, 3),
+        (8, 4, 64e9, 1),
+        (16, 1, 64e6, 0),
+        (16, 1, 2**30, 2),
+        (16, 2, 2**30, 1),
+        (1, 1, 64e9, 0),
+    ],
+)
+def test_workers_fit_the_cores_and_the_shared_memory(cores, processes, free, workers, tmp_path, monkeypatch):
+    """pytorch#2244: workers that fill a container's small /dev/shm die with "Bus error"."""
+    import torch
+
+    monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
+    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr(arguments, "SHARED_MEMORY", tmp_path)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=int(free)))
+    assert choose_workers(processes) == workers
+    assert choose_workers(processes, use_cpu=True) == 0
+    monkeypatch.setattr(arguments, "SHARED_MEMORY", tmp_path / "absent")
+    assert choose_workers(1) == min(8, cores - 1)
