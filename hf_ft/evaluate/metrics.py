@@ -91,14 +91,14 @@ class ClassificationMetrics:
         """
         predicted, truth, scores = self._arrays()
         metrics = dict(load_shipped("classification").compute(predictions=predicted, references=truth))
-        area = load_shipped("roc_auc").compute(predictions=scores, references=truth)
-        if area["roc_auc"] is not None:
-            metrics["roc_auc"] = area["roc_auc"]
+        area = self._roc_auc(None)
+        if not np.isnan(area):
+            metrics["roc_auc"] = area
         metrics |= _extra_values(self.extra, set(metrics), predicted, truth, scores)
         confusion = self._confusion(None)
         metrics["per_class"] = per_class(confusion, self.labels)
         metrics["confusion"] = confusion.tolist()
-        metrics["notes"] = self._notes(area)
+        metrics["notes"] = self._notes()
         return metrics
 
     def value(self, name: str, rows: np.ndarray | None = None) -> float:
@@ -144,14 +144,15 @@ class ClassificationMetrics:
         positives = [1] if count == 2 else present
         return float(np.mean([roc_area(ranks[klass], truth == klass, weight) for klass in positives]))
 
-    def _notes(self, area: dict[str, Any]) -> list[str]:
-        if area["roc_auc"] is None:
+    def _notes(self) -> list[str]:
+        present = np.bincount(self._references.array(), minlength=len(self.labels)) > 0
+        if present.sum() < 2:
             return ["roc_auc is left out: the references hold fewer than two classes"]
-        if area["absent"]:
-            named = ", ".join(self.labels[klass] for klass in area["absent"][:5])
-            more = ", ..." if len(area["absent"]) > 5 else ""
-            missing = f"{len(area['absent'])} of {len(self.labels)}"
-            return [f"{missing} classes have no reference here: {named}{more}"]
+        if not present.all():
+            absent = [label for label, there in zip(self.labels, present, strict=True) if not there]
+            more = ", ..." if len(absent) > 5 else ""
+            named = ", ".join(absent[:5]) + more
+            return [f"{len(absent)} of {len(self.labels)} classes have no reference here: {named}"]
         return []
 
 
