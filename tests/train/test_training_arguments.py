@@ -49,7 +49,7 @@ def test_without_an_accelerator_the_trainer_is_told_to_stay_on_the_cpu(present, 
     ],
 )
 def test_workers_fit_the_cores_and_the_shared_memory(cores, processes, free, workers, tmp_path, monkeypatch):
-    """pytorch#2244: workers that fill a container's small /dev/shm die with "Bus error"."""
+    """pytorch#5040: workers that fill a container's small /dev/shm die with "Bus error"."""
     import torch
 
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
