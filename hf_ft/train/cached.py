@@ -290,36 +290,47 @@ def _lengths(folder: Path, rows: EncodedRows, ragged: str | None) -> np.ndarray:
     return np.asarray(json.loads(path.read_text()), np.int64)
 
 
-def store_key(
-    rows: EncodedRows, content: str, plan: Plan, frozen_fingerprint: str, model: Any, precision: str
-) -> str:
-    """Name all that the kept activations depend on, as one hash.
+def network_key(task: Task, plan: Plan, frozen_fingerprint: str, model: Any, precision: str) -> str:
+    """Name all but the rows that kept activations depend on, as one hash.
 
     Args:
-        rows: encoded on the fly.
-        content: hash of what the raw rows hold.
+        task: fitted, and loaded.
         plan: what is kept.
         frozen_fingerprint: hash of every frozen tensor of the model.
         model: for its configuration.
         precision: name of the number format that the model runs in.
     """
-    task, random = rows.task, rows.chance
-    parts = [
-        content,
-        *rows.ids,
-        code_of(task),
-        repr(task.loss_options),
-        repr((task.augment, rows.seed, rows.views)) if random else "not random",
-        json.dumps(task.state(), sort_keys=True, default=str),
-        _processor(task),
-        plan.signature,
-        frozen_fingerprint,
-        model.config.to_json_string() + str(model.config._attn_implementation),
-        precision,
-        *(f"{name} {version(name)}" for name in PACKAGES),
-        *(path.read_text() for path in sorted(Path(__file__).parent.parent.glob("model/*.py"))),
-    ]
-    return hashlib.blake2b("\0".join(parts).encode("utf-8", "surrogatepass"), digest_size=12).hexdigest()
+    return _hash(
+        [
+            code_of(task),
+            repr(task.loss_options),
+            json.dumps(task.state(), sort_keys=True, default=str),
+            _processor(task),
+            plan.signature,
+            frozen_fingerprint,
+            model.config.to_json_string() + str(model.config._attn_implementation),
+            precision,
+            *(f"{name} {version(name)}" for name in PACKAGES),
+            *(path.read_text() for path in sorted(Path(__file__).parent.parent.glob("model/*.py"))),
+        ]
+    )
+
+
+def store_key(network: str, rows: EncodedRows, content: str) -> str:
+    """Name all that the kept activations of a split depend on, as one hash.
+
+    Args:
+        network: from `network_key`.
+        rows: encoded on the fly.
+        content: hash of what the raw rows hold.
+    """
+    random = repr((rows.task.augment, rows.seed, rows.views)) if rows.chance else "not random"
+    return _hash([network, content, random, *rows.ids])
+
+
+def _hash(parts: Sequence[str]) -> str:
+    text = "\0".join(parts).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(text, digest_size=12).hexdigest()
 
 
 def version(package: str) -> str:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +20,7 @@ from hf_ft.data.examples import EncodedRows
 from hf_ft.data.store import Field, RowStore, bytes_of, make_room, size_of
 from hf_ft.model.cuts import NoFrontierError, batch_specs, candidate_plans, ragged_key
 from hf_ft.model.frontier import PREFIX, Frontier, Plan, forward
-from hf_ft.train.cached import CachedRows, cached, fields_of, fill, row_lengths, store_key
+from hf_ft.train.cached import CachedRows, cached, fields_of, fill, network_key, row_lengths, store_key
 
 if TYPE_CHECKING:
     from hf_ft.data.prepare import Prepared
@@ -148,23 +149,24 @@ def why_not(tuner: FineTuner, recipe: Recipe) -> str | None:
 
 def _decide(tuner: FineTuner, recipe: Recipe, data: Prepared, fingerprint: str) -> Any:
     """Find, prove and measure a plan; give it with what is kept and where, or the reason against it."""
-    rows = tuner.train_dataset
     precision = next((name for name in ("bf16", "fp16", "tf32") if getattr(tuner.args, name)), "fp32")
+    root = cache_folder() / "frontier"
+    parts = {split: data.encoded(tuner.task, split) for split in data.rows}
+    parts["train"] = tuner.train_dataset
+
+    def folders_of(plan: Plan) -> dict[str, Path]:
+        network = network_key(tuner.task, plan, fingerprint, tuner.model, precision)
+        contents = data.findings.contents
+        return {split: root / store_key(network, part, contents[split]) for split, part in parts.items()}
+
     with _given_back(tuner):
         try:
-            plan, fields, ragged, share = _search(tuner, _probe_rows(rows), TOLERANCE.get(precision))
+            plan, fields, ragged, share, folders = _search(tuner, folders_of, TOLERANCE.get(precision))
         except NoFrontierError as error:
             return f"not used: {error}"
     if share < LEAST_SHARE:
         return f"not used: only {share:.1%} of a step's work lies before {plan.cut}"
-    root = cache_folder() / "frontier"
-    parts = {split: data.encoded(tuner.task, split) for split in data.rows} | {"train": rows}
     sizes = {split: bytes_of(fields, _guessed_lengths(part, ragged)) for split, part in parts.items()}
-    contents = data.findings.contents
-    folders = {
-        split: root / store_key(part, contents[split], plan, fingerprint, tuner.model, precision)
-        for split, part in parts.items()
-    }
     there = sum(size_of(folder) for folder in folders.values() if folder.is_dir())
     needed = max(0, sum(sizes.values()) - there)
     full = make_room(root, needed, int(recipe.cache.max_gb * 1e9), list(folders.values()))
@@ -217,14 +219,15 @@ def _loss(tuner: FineTuner, batch: Batch) -> torch.Tensor:
 
 
 def _search(
-    tuner: FineTuner, probe: EncodedRows, tolerance: float | None
-) -> tuple[Plan, list[Field], str | None, float]:
-    """Try the candidates, the longest prefix first, until one is proved.
+    tuner: FineTuner, folders_of: Callable[[Plan], dict[str, Path]], tolerance: float | None
+) -> tuple[Plan, list[Field], str | None, float, dict[str, Path]]:
+    """Try the candidates, the longest prefix first, until one is proved, now or by a run before.
 
     Raises:
         NoFrontierError: no candidate passes.
     """
-    batches = [_batch(tuner, probe, rows) for rows in ([0, 1, 2, 3], [0, 1, 2], [2, 3, 4, 5])]
+    probe = _probe_rows(tuner.train_dataset)
+    batches = [_batch(tuner, probe, rows) for rows in ([0, 1, 2], [0, 2], [3, 4, 5])]
     specs, ragged = batch_specs(batches), ragged_key(batches)
     paddings = {
         key: float(batches[0][key][2].flatten()[-1])
@@ -234,13 +237,18 @@ def _search(
     reasons = []
     plans = candidate_plans(tuner.model, lambda batch: _loss(tuner, batch), batches, tuner.task.targets)
     for plan in plans:
-        fields = fields_of(plan, specs, paddings)
-        try:
-            share = _prove(tuner, probe, plan, fields, ragged, tolerance or ROUGH_TOLERANCE)
-        except NoFrontierError as error:
-            reasons.append(f"{plan.cut}: {error}")
-            continue
-        return plan, fields, ragged, share
+        fields, folders = fields_of(plan, specs, paddings), folders_of(plan)
+        proof = folders["train"] / "proof.json"
+        if not proof.is_file():
+            try:
+                share = _prove(tuner, probe, plan, fields, ragged, tolerance or ROUGH_TOLERANCE)
+            except NoFrontierError as error:
+                reasons.append(f"{plan.cut}: {error}")
+                continue
+            proof.parent.mkdir(parents=True, exist_ok=True)
+            proof.write_text(json.dumps({"share": share}))
+        share = json.loads(proof.read_text())["share"]
+        return plan, fields, ragged, share, folders
     raise NoFrontierError("; ".join(reasons) or "what learns depends on all that comes before it")
 
 
