@@ -64,6 +64,11 @@ def texts(folder):
     }
 
 
+def frozen(folder):
+    """The same texts with one block that learns: what lies before it is kept, and both processes fill it."""
+    return {**texts(folder), "freeze": {"strategy": "last", "n": 1}}
+
+
 def series(folder):
     """Windows over 90 hours, overlapping, and a PatchTST made from its configuration.
 
@@ -103,15 +108,18 @@ def logged(folder):
 
 
 @pytest.mark.multi_process
-@pytest.mark.parametrize("kind", [pictures, texts, series])
-def test_two_processes_give_what_one_gives(kind, tmp_path):
+@pytest.mark.parametrize("kind", [pictures, texts, frozen, series])
+def test_two_processes_give_what_one_gives(kind, tmp_path, monkeypatch):
     """tf#47688: with two processes the loss is doubled; tf#39241: so is the loss of validation."""
     recipe = {**kind(tmp_path), "name": kind.__name__, "train": TRAIN}
+    monkeypatch.setenv("HF_FT_CACHE", str(tmp_path / "cache" / "of one"))
     one = finetune({**recipe, "output_dir": str(tmp_path / "one")}, verbose=False).folder
+    monkeypatch.setenv("HF_FT_CACHE", str(tmp_path / "cache"))
     two = launched(recipe, tmp_path)
     assert "over 2 process(es)" in (two / "verify.json").read_text()
     assert "over 1 process(es)" in (one / "verify.json").read_text()
     assert len(logged(one)) > 6
+    assert len(list((tmp_path / "cache" / "frontier").glob("*/slot 0.bin"))) == 2 * (kind is frozen)
     assert logged(two) == pytest.approx(logged(one), abs=1e-5)
     weights = load_file(one / "model" / "model.safetensors")
     for name, tensor in load_file(two / "model" / "model.safetensors").items():
