@@ -222,6 +222,22 @@ class Task:
         """
         raise NotImplementedError
 
+    def encode_batch(self, rows: Any, indices: np.ndarray) -> Batch | None:
+        """Encode and collate many rows at once, where they can be gathered without an object for each.
+
+        Must equal `collate(encode(...))` of the same rows bit for bit, which is tried on two of them first; a
+        task that encodes otherwise than the one it inherits from must override this, too. Not called where
+        rows are changed at random, nor for prediction.
+
+        Args:
+            rows: the rows of a split, as `examples` gave them.
+            indices: which of them, int [B].
+
+        Returns:
+            The batch, tensors alone; None where these rows are encoded one by one.
+        """
+        return None
+
     def mix(self, item: Item, other: Item, rng: np.random.Generator) -> Item:
         """Mix two encoded training items (mixup, cutmix). Called only where `mixes` is true."""
         raise NotImplementedError

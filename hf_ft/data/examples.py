@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hf_ft.data.names import listing
+from hf_ft.errors import DataError
 from hf_ft.task import ENGINE_KEYS
 
 if TYPE_CHECKING:
@@ -63,13 +65,51 @@ class EncodedRows:
         return len(self.rows)
 
     def __getitem__(self, index: tuple[int, int, bool]) -> Item:
-        return self.__getitems__([index])[0]
+        return self.items([index])[0]
 
-    def __getitems__(self, indices: Sequence[tuple[int, int, bool]]) -> list[Item]:
+    def __getitems__(self, indices: Sequence[tuple[int, int, bool]]) -> Any:
         """Encode the rows of one batch in one call.
 
         Args:
             indices: (epoch, row, real); `real` is False where a row only fills up a batch.
+
+        Returns:
+            What `collate` takes: items, or the batch itself where the task gathers it whole.
+        """
+        if not self.gathers:
+            return self.items(indices)
+        batch = self.task.encode_batch(self.rows, np.array([row for _, row, _ in indices]))
+        return _marked(batch or {}, [(row, real) for _, row, real in indices])
+
+    @cached_property
+    def gathers(self) -> bool:
+        """Whether the task gathers whole batches of these rows.
+
+        Raises:
+            DataError: what it gathers is not what it makes of the same rows one by one.
+        """
+        if self.chance:
+            return False
+        few = sorted({0, len(self) - 1})
+        whole = self.task.encode_batch(self.rows, np.array(few))
+        if whole is None:
+            return False
+        single = self.task.collate(self.task.encode([self.rows[row] for row in few], None))
+        wrong = sorted(key for key in {*whole, *single} if not _equal(whole.get(key), single.get(key)))
+        if wrong:
+            name = type(self.task).__name__
+            raise DataError(
+                f"{name}.encode_batch: {listing(wrong)} of the {self.split} rows {few} is not what encode "
+                "and collate give; a task that changes these must change encode_batch, too, or return None "
+                "from it"
+            )
+        return True
+
+    def items(self, indices: Sequence[tuple[int, int, bool]]) -> list[Item]:
+        """Encode rows one by one.
+
+        Args:
+            indices: (epoch, row, real).
 
         Returns:
             B items, each with the engine's keys `row` and `real`.
@@ -84,15 +124,12 @@ class EncodedRows:
             for item, (_, row, real) in zip(items, indices, strict=True)
         ]
 
-    def collate(self, items: Sequence[Item]) -> Batch:
+    def collate(self, items: Sequence[Item] | Batch) -> Batch:
         """Stack B items by the task's own collation and add `row` int64 [B] and `real` bool [B]."""
-        import torch
-
+        if isinstance(items, dict):
+            return items
         plain = [{key: value for key, value in item.items() if key not in ENGINE_KEYS} for item in items]
-        batch = self.task.collate(plain)
-        batch["row"] = torch.tensor([item["row"] for item in items], dtype=torch.int64)
-        batch["real"] = torch.tensor([item["real"] for item in items], dtype=torch.bool)
-        return batch
+        return _marked(self.task.collate(plain), [(item["row"], item["real"]) for item in items])
 
     def _rng(self, epoch: int, row: int, *stream: int) -> np.random.Generator:
         """Give the generator of one row in one epoch or view, or another stream of it."""
@@ -114,3 +151,19 @@ class EncodedRows:
         return [
             self.task.mix(item, other, rng) for item, other, rng in zip(items, encoded, rngs, strict=True)
         ]
+
+
+def _marked(batch: Batch, rows: Sequence[tuple[int, bool]]) -> Batch:
+    """Add the engine's keys to a batch."""
+    import torch
+
+    batch["row"] = torch.tensor([row for row, _ in rows], dtype=torch.int64)
+    batch["real"] = torch.tensor([real for _, real in rows], dtype=torch.bool)
+    return batch
+
+
+def _equal(one: Any, other: Any) -> bool:
+    import torch
+
+    tensors = torch.is_tensor(one) and torch.is_tensor(other)
+    return tensors and one.dtype == other.dtype and torch.equal(one, other)

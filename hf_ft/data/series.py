@@ -13,6 +13,7 @@ import numpy as np
 from pydantic import Field
 
 from hf_ft.data.names import listing
+from hf_ft.data.numbered import compact
 from hf_ft.data.steps import check_missing, check_order, check_repeats, find_gaps, find_step, rows_named
 from hf_ft.data.timestamps import calendar, calendar_names, hours, parse_timestamps
 from hf_ft.errors import DataError
@@ -128,7 +129,7 @@ class Series:
     series: np.ndarray
     names: list[str]
     split: np.ndarray
-    ids: list[str]
+    ids: Sequence[str]
     step: int
     breaks: np.ndarray
     notes: list[str] = field(default_factory=list)
@@ -204,7 +205,7 @@ def read_series(tables: Mapping[str, Table], options: SeriesOptions) -> Series:
         series.astype(np.int32),
         names,
         split,
-        ids,
+        compact(ids),
         step,
         breaks,
         notes,

@@ -107,6 +107,11 @@ class Windows:
         result: np.ndarray = self._targets[self._chosen(indices) + self.shape.context]
         return result
 
+    def moments(self, indices: np.ndarray | None = None) -> np.ndarray:
+        """Moments of the first steps to forecast, int64 [B]."""
+        result: np.ndarray = self.series.times[self._chosen(indices) + self.shape.context]
+        return result
+
     def target_times(self, indices: np.ndarray | None = None) -> np.ndarray:
         """Moments of the steps to forecast, int64 [B, horizon]."""
         steps = np.arange(self.shape.horizon)

@@ -175,17 +175,31 @@ class TimeSeriesForecasting(Task):
         """Windows to `past_values` [context, channels], targets to `future_values` [horizon, T], scaled."""
         import numpy as np
 
-        history = np.stack([row["history"] for row in rows])
-        ahead = np.stack([row["ahead"] for row in rows])[:, self.options.horizon :]
-        past = self.scaler.scale(np.concatenate([history, ahead], axis=2)).astype(np.float32)
-        items: list[Item] = [
-            {"past_values": one, "start": row["start"]} for one, row in zip(past, rows, strict=True)
-        ]
-        if "target" in rows[0]:
-            target = np.stack([row["target"] for row in rows])
-            scaled = self._target_scaler.scale(target).astype(np.float32)
-            items = [{**item, "future_values": one} for item, one in zip(items, scaled, strict=True)]
-        return items
+        keys = ["history", "ahead", "start", *(["target"] if "target" in rows[0] else [])]
+        arrays = self._scaled(**{key: np.stack([row[key] for row in rows]) for key in keys})
+        return [dict(zip(arrays, values, strict=True)) for values in zip(*arrays.values(), strict=True)]
+
+    def encode_batch(self, rows: Any, indices: np.ndarray) -> Batch | None:
+        """Gather windows out of the series, scaled."""
+        import torch
+
+        if not isinstance(rows, Windows):
+            return None
+        parts = (rows.histories(indices), rows.aheads(indices), rows.moments(indices), rows.targets(indices))
+        return {key: torch.from_numpy(array) for key, array in self._scaled(*parts).items()}
+
+    def _scaled(
+        self, history: np.ndarray, ahead: np.ndarray, start: np.ndarray, target: np.ndarray | None = None
+    ) -> dict[str, np.ndarray]:
+        """Turn the parts of B windows, each [B, ...], into the arrays of a batch."""
+        import numpy as np
+
+        if ahead.shape[2]:
+            history = np.concatenate([history, ahead[:, self.options.horizon :]], axis=2)
+        arrays = {"past_values": self.scaler.scale_windows(history), "start": start}
+        if target is not None:
+            arrays["future_values"] = self._target_scaler.scale_windows(target)
+        return arrays
 
     @property
     def _target_scaler(self) -> Scaler:

@@ -60,7 +60,7 @@ class CachedRows(EncodedRows):
         """Give the indices themselves: everything is read at once by `collate`."""
         return list(indices)
 
-    def collate(self, items: Sequence[Any]) -> Batch:
+    def collate(self, items: Any) -> Batch:
         """Read the rows of a batch.
 
         Args:
@@ -114,7 +114,7 @@ def row_lengths(rows: EncodedRows, ragged: str | None) -> np.ndarray:
     for view in range(views):
         for start in range(0, len(rows), 1000):
             part = range(start, min(start + 1000, len(rows)))
-            found += [len(item[ragged]) for item in rows.__getitems__([(view, row, True) for row in part])]
+            found += [len(item[ragged]) for item in rows.items([(view, row, True) for row in part])]
     return np.asarray(found)
 
 

@@ -4,6 +4,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from hf_ft.data.examples import EncodedRows
+from hf_ft.errors import DataError
 from hf_ft.task import Task
 
 
@@ -91,3 +92,41 @@ def test_partners_are_spread_over_all_rows():
     data = encoded(mixing=True)
     items = data.__getitems__([(epoch, 0, True) for epoch in range(200)])
     assert {item["other"] for item in items} == set(range(20))
+
+
+class Gathering(Noise):
+    """Gathers whole batches where nothing is random."""
+
+    def encode_batch(self, rows, indices):
+        assert rows is not None and indices.dtype.kind == "i"
+        x = torch.tensor([rows[index]["x"] for index in indices])
+        return {"x": x, "noise": torch.zeros(len(indices))}
+
+
+def gathering(*, train):
+    rows = Rows({"x": x, "id": str(x)} for x in range(20))
+    return EncodedRows(Gathering(), rows, split="train", seed=3, train=train)
+
+
+def test_batches_are_gathered_whole_where_the_task_does_so_and_rows_are_not_random():
+    indices = [(0, 7, True), (0, 2, False)]
+    data = gathering(train=False)
+    assert isinstance(data.__getitems__(indices), dict)
+    batch = data.collate(data.__getitems__(indices))
+    assert batch["x"].tolist() == batch["row"].tolist() == [7, 2] and batch["real"].tolist() == [True, False]
+    assert data[(0, 7, True)]["x"] == 7
+    drawn = gathering(train=True)
+    assert not drawn.gathers and drawn.collate(drawn.__getitems__(indices))["noise"].all()
+    assert not encoded(train=False).gathers
+
+
+def test_workers_gather_the_same_batches():
+    indices = [(1, row, True) for row in range(20)]
+    assert run(gathering(train=False), indices, workers=2) == run(gathering(train=False), indices)
+
+
+def test_a_gathered_batch_that_is_another_one_is_refused():
+    data = gathering(train=False)
+    data.task.encode_batch = lambda rows, indices: {"x": torch.tensor(indices), "other": torch.ones(2)}
+    with pytest.raises(DataError, match=r"Gathering.encode_batch: noise, other of the train rows \[0, 19\]"):
+        data.__getitems__([(0, 0, True)])

@@ -33,3 +33,15 @@ def test_missing_values_are_passed_over_and_constants_left_alone():
 def test_a_column_without_a_value_is_named():
     with pytest.raises(DataError, match="column 'b'"):
         Scaler.fit(np.array([[1.0, np.nan]]), ["a", "b"])
+
+
+@pytest.mark.parametrize("columns", [0, 1, 7])
+def test_windows_are_scaled_as_one_array_and_cast_once(columns):
+    values = np.random.default_rng(0).normal(30_000, 4000, (11, 24, columns))
+    names = [f"c{column}" for column in range(columns)]
+    scaler = Scaler.fit(values.reshape(-1, columns), names) if columns else Scaler.none([])
+    before = values.copy()
+    found = scaler.scale_windows(values)
+    assert found.dtype == np.float32 and np.array_equal(found, scaler.scale(values).astype(np.float32))
+    assert np.array_equal(values, before), "windows of a series are views of it"
+    assert np.array_equal(scaler.scale_windows(values[:, ::2][:, 3:]), found[:, ::2][:, 3:])

@@ -47,6 +47,7 @@ def test_rows_are_views_and_windows_cost_no_copy_of_the_series():
     rows = cut({"train": table(frame(500))}, context=200, horizon=50)[0]["train"]
     assert np.shares_memory(rows[3]["history"], rows.series.values)
     assert rows.starts.nbytes + rows.series.nbytes < 1.2 * (rows.series.nbytes + 8 * len(rows))
+    assert len(pickle.dumps(rows.series.ids)) < 200, "500 names that count on"
 
 
 def test_histories_reach_back_but_targets_stay_in_their_split():

@@ -16,6 +16,7 @@ from hf_ft.errors import DataError, ModelError
 from hf_ft.evaluate.loop import evaluate_rows
 from hf_ft.recipe.read import load_recipe
 from hf_ft.run import new_task
+from hf_ft.tasks.time_series_forecasting import TimeSeriesForecasting
 
 PATCHTST = {
     "d_model": 16,
@@ -144,6 +145,63 @@ def test_known_columns_arrive_shifted_by_the_horizon_and_past_ones_do_not(tmp_pa
     load = past[:, 1] * task.scaler.std[1] + task.scaler.mean[1]
     assert np.allclose(load, np.arange(24), atol=1e-4), "nothing after the present"
     assert np.allclose(plan, np.arange(4, 28), atol=1e-4), "up to the last step to forecast"
+
+
+def _with_holes(table):
+    table = table.copy()
+    table.loc[[40, 41, 90], "target"] = np.nan
+    table.loc[[3, 60], "load"] = np.nan
+    return table
+
+
+COVARIATES = {"load": np.linspace(0, 1, 260) ** 3, "plan": np.arange(260)}
+ROLES = {"past": "load", "known": "plan"}
+TWO_SITES = pandas.concat([data(130, site="a"), data(130, site="b")], ignore_index=True)
+WAYS = {
+    "one target": (data(), {}),
+    "covariates": (data(**COVARIATES), {"columns": ROLES, "calendar": ["hour_of_day"]}),
+    "calendar alone": (data(), {"calendar": ["weekend"]}),
+    "several targets": (data(**COVARIATES), {"columns": {"target": ["load", "target"], "known": "plan"}}),
+    "several series": (TWO_SITES, {"columns": {"series_id": "site"}}),
+    "holes left out": (_with_holes(data(**COVARIATES)), {"columns": ROLES, "missing": "drop_windows"}),
+    "holes filled": (_with_holes(data(**COVARIATES)), {"columns": ROLES, "missing": "interpolate"}),
+    "float32 source": (data().astype({"target": np.float32}), {"stride": 3}),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_a_gathered_batch_is_that_of_its_rows_bit_for_bit(way, tmp_path):
+    table, options = WAYS[way]
+    task, prepared = ready(recipe(tmp_path, **options), table)
+    for split, train in (("train", True), ("validation", False)):
+        rows = prepared.encoded(task, split, train=train)
+        assert rows.gathers
+        order = np.random.default_rng(0).permutation(len(rows)).tolist()
+        indices = [(2, row, row % 5 > 0) for row in [*order, order[0]]]
+        gathered = rows.collate(rows.__getitems__(indices))
+        single = rows.collate(rows.items(indices))
+        assert list(gathered) == list(single)
+        for key, value in single.items():
+            assert gathered[key].dtype == value.dtype and torch.equal(gathered[key], value), key
+        assert gathered["past_values"].dtype == gathered["future_values"].dtype == torch.float32
+
+
+class Shifted(TimeSeriesForecasting):
+    """Encodes otherwise than its base, and forgot to say so of whole batches."""
+
+    def encode(self, rows, rngs):
+        return [{**item, "past_values": item["past_values"] + 1} for item in super().encode(rows, rngs)]
+
+
+def test_a_task_that_encodes_otherwise_cannot_inherit_whole_batches(tmp_path):
+    task, prepared = ready(recipe(tmp_path), data())
+    other = Shifted(task.options)
+    other.restore(task.state())
+    rows = prepared.encoded(other, "train", train=True)
+    with pytest.raises(
+        DataError, match=r"Shifted.encode_batch: past_values of the train rows \[0, 180\] is not"
+    ):
+        rows.__getitems__([(0, 5, True)])
 
 
 def test_covariates_reach_the_targets(tmp_path):
