@@ -18,8 +18,8 @@ install: .venv/installed
 demo: .venv/installed  ## fine-tune a real pretrained model on real data, in under three minutes
 	$(OFFLINE) $(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml -m hf_ft.run recipes/quickstart.yaml
 
-test: .venv/installed  ## the suite for every change: under 15 minutes on two cores
-	$(OFFLINE) $(BIN)/python -m pytest -m "not slow"
+test: .venv/installed  ## the suite for every change, in two processes: under 15 minutes on two cores
+	$(OFFLINE) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: .venv/installed  ## everything, also the long runs and the real data
 	$(OFFLINE) $(BIN)/python -m pytest

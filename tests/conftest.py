@@ -2,6 +2,10 @@
 
 import os
 import tempfile
+from pathlib import Path
+
+import pytest
+from filelock import FileLock
 
 
 def pytest_configure(config):
@@ -11,3 +15,13 @@ def pytest_configure(config):
 
 def pytest_unconfigure(config):
     config.cache_folder.cleanup()
+
+
+@pytest.fixture(autouse=True)
+def one_launch_at_a_time(request):
+    """accelerate's launcher takes a fixed port: tests that run side by side must not launch side by side."""
+    if request.node.get_closest_marker("multi_process") is None:
+        yield
+        return
+    with FileLock(Path(tempfile.gettempdir()) / "hf_ft-launch.lock"):
+        yield

@@ -68,6 +68,8 @@ def test_the_configuration_says_what_it_is_for(name):
     assert ("multi_gpu.yaml" in header[0]) == (name in SHARDED)
 
 
+# Not while another test launches: accelerate looks whether its port is free.
+@pytest.mark.multi_process
 @pytest.mark.parametrize("name", EXPECTED)
 def test_what_the_launcher_sets_is_refused_only_where_it_shards(name, monkeypatch):
     """A checkpoint would hold one shard; and on the CPU accelerate runs FSDP as DDP, without a word."""
