@@ -51,6 +51,7 @@ def held_to_series(recipe) -> float:
     task = new_task(recipe)
     tracemalloc.start()
     data = prepare(recipe, task)
+    data.encoded(task, "train", train=True).__getitems__([(0, 0, True)])
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(data.rows["train"]) > 0

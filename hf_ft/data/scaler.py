@@ -50,13 +50,16 @@ class Scaler:
 
     def scale_windows(self, values: np.ndarray) -> np.ndarray:
         """Give what `scale` gives of windows [B, steps, C], as float32."""
-        # A window at a time stays in the processor's caches, and a row as long as a window keeps the inner
+        # A few windows at a time stay in the processor's caches, and rows as long as a window keep the inner
         # loop from being as short as the columns are few: three times as fast as the batch in one go.
         flat = values.reshape(len(values), -1)
         mean, std = np.tile(self.mean, values.shape[1]), np.tile(self.std, values.shape[1])
         scaled = np.empty(flat.shape, np.float32)
-        for window, place in zip(flat, scaled, strict=True):
-            place[:] = (window - mean) / std
+        step = max(1, 32768 // max(1, flat.shape[1]))
+        for first in range(0, len(flat), step):
+            part = flat[first : first + step] - mean
+            part /= std
+            scaled[first : first + step] = part
         return scaled.reshape(values.shape)
 
     def restore(self, values: np.ndarray) -> np.ndarray:

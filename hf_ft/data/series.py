@@ -111,7 +111,7 @@ class Series:
         ahead: known covariates and calendar, float64 [N, K].
         times: nanoseconds since 1970 in UTC, int64 [N].
         hours: hour of the day on the wall clock, int8 [N].
-        series: number of the series of each row, int32 [N].
+        series: number of the series of each row, the smallest int that holds it [N].
         names: names of the series.
         split: position in SPLITS of each row's split, int8 [N].
         ids: N row ids.
@@ -202,7 +202,7 @@ def read_series(tables: Mapping[str, Table], options: SeriesOptions) -> Series:
         np.hstack([known, calendar(times, channels.calendar, options.time_zone)]),
         times,
         hours(times, options.time_zone),
-        series.astype(np.int32),
+        series.astype(np.min_scalar_type(len(names))),
         names,
         split,
         compact(ids),

@@ -47,7 +47,7 @@ class Windows:
 
     Args:
         series: the rows of all splits.
-        starts: positions of the first history rows, int64 [windows].
+        starts: positions of the first history rows, int32 [windows]; int64 in a series beyond its range.
         shape: of every window.
         interpolate: whether missing values of a history are filled from itself.
     """
@@ -194,7 +194,8 @@ def cut_windows(
                 f"{shape.horizon} steps (task.context_length + task.horizon); give the split more rows, or "
                 "shorten the windows" + (", or look at the missing values" if len(starts) else "")
             )
-        found[split] = Windows(series, usable, shape, interpolate=missing == "interpolate")
+        places = usable.astype(np.int32 if len(series) < np.iinfo(np.int32).max else np.int64)
+        found[split] = Windows(series, places, shape, interpolate=missing == "interpolate")
     return found, notes
 
 
