@@ -138,9 +138,13 @@ def resolve(name: str) -> str:
         ModelError: the name is plainly a path, and there is nothing.
     """
     if name.startswith("sample:"):
+        import torch
+
         from hf_ft.data.samples import sample_model
 
-        return str(sample_model(name.removeprefix("sample:")))
+        # Unpacking weights for the first time builds a network: the new head must not depend on that.
+        with torch.random.fork_rng():
+            return str(sample_model(name.removeprefix("sample:")))
     path = Path(name).expanduser()
     if path.is_dir():
         if (path / "adapter_config.json").is_file() and not (path / "model.safetensors").is_file():

@@ -180,3 +180,14 @@ def test_tokenizer(tmp_path: Path) -> None:
     found = load_model("AutoModelForSequenceClassification", section)
     tokenizer = load_processor("AutoTokenizer", section, found.model)
     assert len(tokenizer("the red sign " * 9, truncation=True)["input_ids"]) == 7
+
+
+def test_a_new_head_is_the_same_whether_or_not_the_sample_was_unpacked_before(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_FT_CACHE", str(tmp_path))
+    heads = []
+    for _ in range(2):
+        torch.manual_seed(3)
+        section = ModelSection(name="sample:efficientnet-lite0")
+        loaded = load_model("AutoModelForImageClassification", section, tiny._labels())
+        heads.append(loaded.model.state_dict()[loaded.new[0]])
+    assert torch.equal(*heads)

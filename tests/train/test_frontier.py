@@ -103,6 +103,30 @@ def test_training_from_the_frontier_is_the_same_training(tuner, family, strategy
     assert float((weights(kept) - weights(whole)).abs().max()) < 1e-5
 
 
+def _lite0():
+    """EfficientNet-Lite0 with the weights of ImageNet, for pictures of 64 pixels."""
+    from hf_ft.model.load import load_model
+    from hf_ft.recipe.schema import ModelSection
+
+    section = ModelSection(name="sample:efficientnet-lite0")
+    model = load_model("AutoModelForImageClassification", section, tiny._labels()).model
+    model.config.pretrained_cfg["input_size"] = (3, 64, 64)
+    return model
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_real_weights(tuner, monkeypatch, strategy):
+    monkeypatch.setitem(tiny.FAMILIES, "lite0", _lite0)
+    kept, note = tuner("lite0", STRATEGIES[strategy], optim="sgd", num_train_epochs=2)
+    assert note.startswith("starts at"), note
+    kept.train()
+    whole, _ = tuner("lite0", STRATEGIES[strategy], sections=OFF, optim="sgd", num_train_epochs=2)
+    whole.train()
+    assert losses(kept) == pytest.approx(losses(whole), abs=1e-5)
+    assert measured(kept) == pytest.approx(measured(whole), abs=1e-5)
+    assert float((weights(kept) - weights(whole)).abs().max()) < 1e-5
+
+
 def _more(kind):
     """Families beyond those of `tiny`, each with an oddity: a cache, shared layers, windows, relative places."""
     import transformers as tf
