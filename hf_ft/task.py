@@ -144,7 +144,7 @@ class Task:
     # Batch keys that are for the loss and not for the model.
     targets: ClassVar[tuple[str, ...]] = ("labels",)
     # The key of an item whose first dimension is the row's length (tokens, steps); None: all of one length.
-    length_key: ClassVar[str | None] = None
+    length_key: str | None = None
     # Whether several threads may call `encode` at once; a tokenizer, for one, must not be called so.
     encodes_in_threads: ClassVar[bool] = False
     # The role whose classes stratify the splits and are counted by the audit; None: there are no classes.

@@ -38,6 +38,7 @@ class Anything(Task):
     def load(self, section):
         torch.manual_seed(1)
         self.model = tiny.FAMILIES[self.options.family]()
+        self.length_key = "input_ids" if hasattr(self.model.config, "vocab_size") else None
         return Loaded(self.model, [], {})
 
     @property

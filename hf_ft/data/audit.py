@@ -10,11 +10,14 @@ import inspect
 import json
 import os
 import re
+import sys
+import sysconfig
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.data.duplicates import Duplicates, find_duplicates
@@ -217,12 +220,34 @@ def code_of(task: Task) -> str:
     modules = {module for base in kind.__mro__ if (module := inspect.getmodule(base)) and base is not object}
     folder = Path(__file__).parent
     shared = [*folder.glob("*.py"), *(folder.parent / "tasks").glob("_*.py")]
-    sources = sorted(
-        {Path(str(module.__file__)) for module in modules if module.__name__ != "__main__"} | {*shared}
-    )
+    sources = sorted({Path(str(module.__file__)) for module in _with_helpers(modules)} | {*shared})
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("datasets", "numpy", "pillow")]
     code = [path.read_text(encoding="utf-8") for path in sources]
     return "\n".join([kind.__module__, kind.__qualname__, repr(task.options), *versions, *code])
+
+
+def _with_helpers(modules: set[ModuleType]) -> set[ModuleType]:
+    """Add the modules of a user's own that these take something from; installed ones have versions."""
+    installed = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+    own = str(Path(__file__).parents[1])
+    found: set[ModuleType] = set()
+    waiting = [module for module in modules if module.__name__ != "__main__"]
+    while waiting:
+        module = waiting.pop()
+        if module in found:
+            continue
+        found.add(module)
+        for value in list(vars(module).values()):
+            origin = value if isinstance(value, ModuleType) else sys.modules.get(_home(value))
+            file = str(getattr(origin, "__file__", None) or "")
+            if origin is not None and file.endswith(".py") and not file.startswith((*installed, own)):
+                waiting.append(origin)
+    return found
+
+
+def _home(value: Any) -> str:
+    name = getattr(value, "__module__", None)
+    return name if isinstance(name, str) and name != "__main__" else ""
 
 
 # Judging what was seen

@@ -8,10 +8,15 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
+from hf_ft.errors import HfFtError
+
 
 def cache_folder() -> Path:
     """Give the folder for what can be made again: `$HF_FT_CACHE`, or `~/.cache/hf_ft`."""
-    return Path(os.environ.get("HF_FT_CACHE") or Path.home() / ".cache" / "hf_ft")
+    folder = Path(os.environ.get("HF_FT_CACHE") or Path.home() / ".cache" / "hf_ft")
+    if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise HfFtError(f"{folder}: expected a folder that can be written to; name one in HF_FT_CACHE")
+    return folder
 
 
 def build_once(folder: Path, build: Callable[[Path], None]) -> Path:

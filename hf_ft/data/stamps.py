@@ -121,6 +121,14 @@ def _place(folder: Path, rows: Any, code: str) -> Path | None:
     return folder / f"known-{name}.json"
 
 
+def read_whole(path: Path) -> Any:
+    """Read what `write_whole` wrote; None where there is nothing, or nothing that can be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, json.JSONDecodeError):
+        return None
+
+
 def write_whole(path: Path, content: Any) -> None:
     """Write a JSON file whole or not at all: several processes may do it at once."""
     path.parent.mkdir(parents=True, exist_ok=True)

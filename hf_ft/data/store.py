@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
+from filelock import FileLock, Timeout
 
 from hf_ft.errors import DataError
 
@@ -96,11 +98,6 @@ class RowStore:
         """Positions of the rows that are filled."""
         return np.flatnonzero(self._marks)
 
-    def clear(self) -> None:
-        """Forget every row."""
-        self._marks[:] = 0
-        self._checked[:] = False
-
     def write(self, row: int, values: Sequence[torch.Tensor]) -> None:
         """Fill one row: one tensor for each field, without padding."""
         total = 0
@@ -161,32 +158,34 @@ def bytes_of(fields: Sequence[Field], lengths: np.ndarray) -> int:
     return int(sum(int(field.sizes(lengths).sum()) * field.dtype.itemsize for field in fields))
 
 
-def make_room(root: Path, needed: int, most: int, keep: Collection[Path] = ()) -> str | None:
-    """Delete the stores that were used the longest ago until another one fits.
+def make_room(root: Path, size: int, most: int, own: Collection[Path] = ()) -> str | None:
+    """Delete the stores that were used the longest ago until those of a run fit.
 
     Args:
         root: folder of stores, one folder each.
-        needed: bytes that are about to be written.
+        size: bytes of the run's own stores once they are whole.
         most: bytes that all stores may take together.
-        keep: stores that are never deleted.
+        own: the run's stores, whole or not; never deleted.
 
     Returns:
         Why there is no room, or None where there is.
     """
-    if needed > most:
-        return f"{needed / 1e9:.2f} GB are needed and cache.max_gb is {most / 1e9:g}"
+    if size > most:
+        return f"{size / 1e9:.2f} GB are needed and cache.max_gb is {most / 1e9:g}"
     root.mkdir(parents=True, exist_ok=True)
-    stores = sorted((last_use(folder), folder) for folder in root.iterdir() if (folder / "use").is_file())
-    sizes = {folder: size_of(folder) for _, folder in stores}
+    needed = max(0, size - sum(size_of(folder) for folder in own if folder.is_dir()))
+    others = [folder for folder in root.iterdir() if (folder / "use").is_file() and folder not in own]
+    sizes = {folder: size_of(folder) for folder in sorted(others, key=last_use)}
     room = shutil.disk_usage(root).free
-    for _, folder in stores:
-        if sum(sizes.values()) + needed <= most and needed < 0.9 * room:
+    for folder in list(sizes):
+        if sum(sizes.values()) + size <= most and needed < 0.9 * room:
             break
-        if folder not in keep:
+        # A store that is being filled is left alone.
+        with contextlib.suppress(Timeout), FileLock(f"{folder}.lock", timeout=0):
             shutil.rmtree(folder, ignore_errors=True)
             room += sizes.pop(folder)
     if needed >= 0.9 * room:
-        return f"{needed / 1e9:.2f} GB are needed and {room / 1e9:.2f} GB are free beside {root.name}"
+        return f"{needed / 1e9:.2f} GB are needed and {room / 1e9:.2f} GB are free on that disk"
     return None
 
 

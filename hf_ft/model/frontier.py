@@ -168,17 +168,19 @@ class Frontier:
         feed = _Feed(values, rows, length, only)
         cut = self.model.get_submodule(self.plan.cut)
         handle = cut.register_forward_pre_hook(partial(self._swap, feed), with_kwargs=True)
-        stubbed: list[Any] = []
+        stubbed: list[tuple[Any, Any]] = []
         try:
             for name, calls in self.plan.stubs.items():
                 module: Any = self.model.get_submodule(name)
+                stubbed.append((module, vars(module).get("forward")))
                 module.forward = self._stub(feed, name, calls, module.forward)
-                stubbed.append(module)
             yield feed
         finally:
             handle.remove()
-            for module in stubbed:
+            for module, own in stubbed:
                 del module.forward
+                if own is not None:
+                    module.forward = own
 
     def forward(self, task: Task, model: Any, batch: Batch, prefix: Prefix) -> Any:
         """Run the task's own forward pass from the cut on; `model` may be wrapped (DDP)."""

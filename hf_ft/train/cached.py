@@ -19,6 +19,7 @@ from filelock import FileLock
 from hf_ft.data.audit import code_of
 from hf_ft.data.examples import EncodedRows
 from hf_ft.data.sampler import batches_of, forward_batch, numbers_in
+from hf_ft.data.stamps import read_whole, write_whole
 from hf_ft.data.store import Field, RowStore, mark_use
 from hf_ft.errors import DataError
 from hf_ft.model.frontier import PREFIX, Frontier, Prefix, TensorSpec
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 PACKAGES = ("torch", "torchvision", "transformers", "timm", "tokenizers", "pillow", "numpy")
 # Rows that are computed again where kept ones are found.
 CHECKED_ROWS = 4
+LENGTHS = "lengths.json"
 SLOT = "slot "
 
 
@@ -193,7 +195,7 @@ def cached(
     processes: Any,
     device: torch.device,
     progress: bool,
-) -> tuple[CachedRows, int, bool]:
+) -> tuple[CachedRows, int]:
     """Give rows whose frozen activations are kept, computing those that are not there yet.
 
     Several processes of a run share the work; another run that needs the same waits, and finds them.
@@ -210,7 +212,7 @@ def cached(
         progress: whether to show a bar.
 
     Returns:
-        The rows, how many had to be computed, and whether that was because what was there did not fit.
+        The rows, and how many had to be computed.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     first = processes.is_local_main_process
@@ -221,10 +223,6 @@ def cached(
             _lengths(folder, rows, ragged)
         processes.wait_for_everyone()
         store = RowStore(folder, fields, _lengths(folder, rows, ragged))
-        stale = first and not agrees(rows, frontier, store, run, device)
-        if stale:
-            store.clear()
-        processes.wait_for_everyone()
         # Opened and its gaps counted by all, before any process fills one.
         missing = store.missing
         processes.wait_for_everyone()
@@ -233,26 +231,38 @@ def cached(
         text = f"keep {rows.split}" if progress and first and len(missing) else None
         fill(rows, frontier, store, share, run, device, text)
         processes.wait_for_everyone()
-    return CachedRows(rows, frontier, store), len(missing), stale
+    return CachedRows(rows, frontier, store), len(missing)
 
 
 def agrees(
     rows: EncodedRows,
     frontier: Frontier,
-    store: RowStore,
+    folder: Path,
+    fields: Sequence[Field],
+    ragged: str | None,
     run: Callable[[Batch], Any],
     device: torch.device,
 ) -> bool:
     """Compute a few of the rows that are there again and tell whether they are what is kept.
 
     The key names all that the activations are known to depend on; what it does not know of (a changed model
-    class of a user's own, a damaged disk) is found here.
+    class of a user's own, a damaged disk) is found here. The arguments are those of `cached`.
     """
+    if not (folder / LENGTHS).is_file():
+        return True
+    lengths = _lengths(folder, rows, ragged)
+    if len(lengths) != (rows.views or 1) * len(rows):
+        return False
+    store = RowStore(folder, fields, lengths)
     filled = store.filled
     chosen = filled[:: max(1, len(filled) // CHECKED_ROWS)][:CHECKED_ROWS]
     if not len(chosen):
         return True
     indices = [(int(place) // len(rows), int(place) % len(rows), True) for place in chosen]
+    if ragged is not None:
+        own = [len(item[ragged]) for item in rows.items(indices)]
+        if own != lengths[chosen].tolist():
+            return False
     batch = rows.collate(rows.__getitems__(indices))
     tensors = _tensors(batch, frontier, store, run, device)
     for number, place in enumerate(chosen):
@@ -282,12 +292,10 @@ def _local_processes(processes: Any) -> int:
 
 def _lengths(folder: Path, rows: EncodedRows, ragged: str | None) -> np.ndarray:
     """Read the rows' lengths, or count them once; written whole or not at all."""
-    path = folder / "lengths.json"
-    if not path.is_file():
-        whole = path.with_suffix(".writing")
-        whole.write_text(json.dumps(row_lengths(rows, ragged).tolist()))
-        whole.replace(path)
-    return np.asarray(json.loads(path.read_text()), np.int64)
+    path = folder / LENGTHS
+    if read_whole(path) is None:
+        write_whole(path, row_lengths(rows, ragged).tolist())
+    return np.asarray(read_whole(path), np.int64)
 
 
 def network_key(task: Task, plan: Plan, frozen_fingerprint: str, model: Any, precision: str) -> str:

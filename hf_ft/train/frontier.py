@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +18,21 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from hf_ft.data.cache import cache_folder
 from hf_ft.data.examples import EncodedRows
-from hf_ft.data.store import Field, RowStore, bytes_of, make_room, size_of
+from hf_ft.data.stamps import read_whole, write_whole
+from hf_ft.data.store import Field, RowStore, bytes_of, make_room
+from hf_ft.errors import TrainError
 from hf_ft.model.cuts import NoFrontierError, batch_specs, candidate_plans, ragged_key
 from hf_ft.model.frontier import PREFIX, Frontier, Plan, forward
-from hf_ft.train.cached import CachedRows, cached, fields_of, fill, network_key, row_lengths, store_key
+from hf_ft.train.cached import (
+    CachedRows,
+    agrees,
+    cached,
+    fields_of,
+    fill,
+    network_key,
+    row_lengths,
+    store_key,
+)
 
 if TYPE_CHECKING:
     from hf_ft.data.prepare import Prepared
@@ -49,9 +61,9 @@ class Kept:
         ragged: key whose second axis is a batch's length, or None.
         folders: split -> folder of its rows.
         share: the part of a training step's work that is no longer done, 0 to 1.
-        rows: split -> its rows, once they are kept.
+        rows: (split, whether they are trained on) -> rows, once they are kept.
         computed: rows that had to be computed.
-        stale: whether something was there that did not fit this model.
+        failure: why no more rows can be kept, or None.
     """
 
     tuner: FineTuner
@@ -60,31 +72,43 @@ class Kept:
     ragged: str | None
     folders: dict[str, Path]
     share: float
-    rows: dict[str, CachedRows] = field(default_factory=dict)
+    rows: dict[tuple[str, bool], CachedRows] = field(default_factory=dict)
     computed: int = 0
-    stale: bool = False
+    failure: str | None = None
 
     def __call__(self, rows: EncodedRows) -> EncodedRows:
         """Give the kept rows of a split; computed first where they are not there yet."""
         if isinstance(rows, CachedRows) or rows.chance != (rows.views is not None):
             return rows
-        if rows.split not in self.rows:
-            tuner = self.tuner
-            found, computed, stale = cached(
+        which = rows.split, rows.train
+        if which not in self.rows and self.failure is None:
+            self._keep(rows)
+        return self.rows.get(which, rows)
+
+    def _keep(self, rows: EncodedRows) -> None:
+        tuner = self.tuner
+        try:
+            found, computed = cached(
                 rows,
                 self.frontier,
                 self.folders[rows.split],
                 self.fields,
                 self.ragged,
-                lambda batch: _run(tuner, batch),
+                partial(_run, tuner),
                 processes=tuner.accelerator,
                 device=tuner.args.device,
                 progress=not tuner.args.disable_tqdm,
             )
-            self.rows[rows.split] = found
+        except OSError as error:
+            # Without a disk a run only takes longer; but one process of several must not go on alone.
+            if tuner.accelerator.num_processes > 1:
+                raise TrainError(
+                    f"{self.folders[rows.split]}: {error}; write cache: {{frontier: off}}"
+                ) from error
+            self.failure = str(error)
+        else:
+            self.rows[rows.split, rows.train] = found
             self.computed += computed
-            self.stale |= stale
-        return self.rows[rows.split]
 
 
 def use_frontier(
@@ -112,17 +136,19 @@ def use_frontier(
     broadcast_object_list(found)
     if isinstance(found[0], str):
         return found[0]
-    plan, fields, ragged, folders, share, total = found[0]
+    plan, fields, ragged, folders, share, total, stale = found[0]
     kept = Kept(tuner, Frontier(tuner.model, plan), fields, ragged, folders, share)
     if keep:
         tuner.train_dataset, tuner.eval_dataset = kept(tuner.train_dataset), kept(tuner.eval_dataset)
         tuner.kept = kept
-    rows = sum(len(part) for part in data.rows.values())
-    new = f", {kept.computed} computed now" if kept.computed else ", all found" if keep else ""
-    new += ", as those that were there did not fit" if kept.stale else ""
+        if kept.failure is not None:
+            return f"not used: {kept.failure}; the frozen part is computed again in each epoch"
+    count = sum(len(rows.store) for rows in kept.rows.values())
+    new = f", {kept.computed} of {count} rows computed now" if kept.computed else ", all found"
+    new += ", because those that were there were of another model or other code" if stale else ""
     return (
-        f"starts at {plan.cut}: {share:.1%} of a step's work is done once and kept ({rows} rows, "
-        f"{total / 1e6:,.1f} MB{new})"
+        f"starts at {plan.cut}: {share:.1%} of a step's work is done once and kept "
+        f"({total / 1e6:,.1f} MB{new if keep else ''})"
     )
 
 
@@ -133,7 +159,7 @@ def why_not(tuner: FineTuner, recipe: Recipe) -> str | None:
     cost = f"the frozen part is computed again in each of {epochs:g} epochs"
     if recipe.cache.frontier == "off":
         return "off (cache.frontier)"
-    if all(parameter.requires_grad for parameter in tuner.model.parameters()):
+    if recipe.freeze.strategy == "full":
         return "none, every weight learns"
     if tuner.args.torch_compile or tuner.args.activation_checkpointing:
         key = "compile" if tuner.args.torch_compile else "activation_checkpointing"
@@ -161,18 +187,17 @@ def _decide(tuner: FineTuner, recipe: Recipe, data: Prepared, fingerprint: str) 
 
     with _given_back(tuner):
         try:
-            plan, fields, ragged, share, folders = _search(tuner, folders_of, TOLERANCE.get(precision))
+            found = _search(tuner, parts, folders_of, TOLERANCE.get(precision, ROUGH_TOLERANCE))
         except NoFrontierError as error:
             return f"not used: {error}"
+    plan, fields, ragged, share, folders, stale = found
     if share < LEAST_SHARE:
         return f"not used: only {share:.1%} of a step's work lies before {plan.cut}"
     sizes = {split: bytes_of(fields, _guessed_lengths(part, ragged)) for split, part in parts.items()}
-    there = sum(size_of(folder) for folder in folders.values() if folder.is_dir())
-    needed = max(0, sum(sizes.values()) - there)
-    full = make_room(root, needed, int(recipe.cache.max_gb * 1e9), list(folders.values()))
+    full = make_room(root, sum(sizes.values()), int(recipe.cache.max_gb * 1e9), list(folders.values()))
     if full is not None:
         return f"not used: {full}; the frozen part is computed again in each epoch"
-    return plan, fields, ragged, folders, share, sum(sizes.values())
+    return plan, fields, ragged, folders, share, sum(sizes.values()), stale
 
 
 def _guessed_lengths(rows: EncodedRows, ragged: str | None) -> np.ndarray:
@@ -219,37 +244,71 @@ def _loss(tuner: FineTuner, batch: Batch) -> torch.Tensor:
 
 
 def _search(
-    tuner: FineTuner, folders_of: Callable[[Plan], dict[str, Path]], tolerance: float | None
-) -> tuple[Plan, list[Field], str | None, float, dict[str, Path]]:
+    tuner: FineTuner,
+    parts: Mapping[str, EncodedRows],
+    folders_of: Callable[[Plan], dict[str, Path]],
+    tolerance: float,
+) -> tuple[Plan, list[Field], str | None, float, dict[str, Path], bool]:
     """Try the candidates, the longest prefix first, until one is proved, now or by a run before.
+
+    What a run before kept is thrown away, all of it, where a few rows of it are not what they should be.
 
     Raises:
         NoFrontierError: no candidate passes.
     """
     probe = _probe_rows(tuner.train_dataset)
-    batches = [_batch(tuner, probe, rows) for rows in ([0, 1, 2], [0, 2], [3, 4, 5])]
+    batches, paddings = _three_batches(tuner, probe)
     specs, ragged = batch_specs(batches), ragged_key(batches)
-    paddings = {
-        key: float(batches[0][key][2].flatten()[-1])
-        for key, spec in specs.items()
-        if any(axis.kind == "length" for axis in spec.axes)
-    }
     reasons = []
     plans = candidate_plans(tuner.model, lambda batch: _loss(tuner, batch), batches, tuner.task.targets)
     for plan in plans:
         fields, folders = fields_of(plan, specs, paddings), folders_of(plan)
-        proof = folders["train"] / "proof.json"
-        if not proof.is_file():
+        frontier, proof = Frontier(tuner.model, plan), folders["train"] / "proof.json"
+        run = partial(_run, tuner)
+        stale = not all(
+            agrees(part, frontier, folders[split], fields, ragged, run, tuner.args.device)
+            for split, part in parts.items()
+        )
+        for folder in folders.values() if stale else ():
+            shutil.rmtree(folder, ignore_errors=True)
+        if read_whole(proof) is None:
             try:
-                share = _prove(tuner, probe, plan, fields, ragged, tolerance or ROUGH_TOLERANCE)
+                share = _prove(tuner, probe, plan, fields, ragged, tolerance)
             except NoFrontierError as error:
                 reasons.append(f"{plan.cut}: {error}")
                 continue
-            proof.parent.mkdir(parents=True, exist_ok=True)
-            proof.write_text(json.dumps({"share": share}))
-        share = json.loads(proof.read_text())["share"]
-        return plan, fields, ragged, share, folders
+            write_whole(proof, share)
+        return plan, fields, ragged, float(read_whole(proof)), folders, stale
     raise NoFrontierError("; ".join(reasons) or "what learns depends on all that comes before it")
+
+
+def _three_batches(tuner: FineTuner, probe: EncodedRows) -> tuple[list[Batch], dict[str, float]]:
+    """Make the batches of `candidate_plans`, and say what shorter rows are padded with, by key.
+
+    Where rows have a length, the third batch is the first one with every row a step shorter, so that rows
+    which happen to be of one length do not pass for rows of a fixed shape.
+    """
+    batches = [_batch(tuner, probe, rows) for rows in ([0, 1, 2], [0, 2], [3, 4, 5])]
+    key = tuner.task.length_key
+    if key is None:
+        first, other = batches[0], batches[2]
+        ragged = [name for name, value in first.items() if _width(value) != _width(other[name])]
+        return batches, {name: float(first[name][2].flatten()[-1]) for name in ragged}
+    items = probe.items([(0, row, True) for row in range(3)])
+    shorter = [{name: _cut(value, len(item[key])) for name, value in item.items()} for item in items]
+    batches[2] = send_to_device(probe.collate(shorter), tuner.args.device)
+    longest = max(range(3), key=lambda row: len(items[row][key]))
+    pair = probe.collate([items[longest], shorter[longest]])
+    ragged = [name for name in pair if _width(batches[0][name]) != _width(batches[2][name])]
+    return batches, {name: float(pair[name][1].flatten()[-1]) for name in ragged}
+
+
+def _width(value: Any) -> int:
+    return value.shape[1] if isinstance(value, torch.Tensor) and value.dim() > 1 else 0
+
+
+def _cut(value: Any, length: int) -> Any:
+    return value[:-1] if isinstance(value, (list, torch.Tensor)) and len(value) == length else value
 
 
 def _batch(tuner: FineTuner, rows: EncodedRows, chosen: Sequence[int], epoch: int = 0) -> Batch:

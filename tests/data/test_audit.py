@@ -8,7 +8,7 @@ from datasets import Dataset, Features, Value
 from PIL import Image
 from rich.console import Console
 
-from hf_ft.data.audit import audit, write_bad
+from hf_ft.data.audit import audit, code_of, write_bad
 from hf_ft.data.images import content_digest, open_image, perceptual_hash
 from hf_ft.data.sources import read_source
 from hf_ft.data.stamps import stamp
@@ -250,3 +250,17 @@ def test_real_pictures(tmp_path):
         ("nearly equal", ("test", "train"), 1)
     ]
     assert look(examples, tmp_path).cached
+
+
+def test_the_code_of_a_task_is_also_that_of_the_modules_it_takes_something_from(tmp_path, monkeypatch):
+    """A helper that changes what is read must not leave the findings, or kept activations, of before."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "audit_helper.py").write_text("def clean(text):\n    return text\n")
+    (tmp_path / "audit_task.py").write_text(
+        "from audit_helper import clean\nfrom toy import ToyTask\n\n\nclass Mine(ToyTask):\n    pass\n"
+    )
+    from audit_task import Mine
+
+    before = code_of(Mine())
+    (tmp_path / "audit_helper.py").write_text("def clean(text):\n    return text.lower()\n")
+    assert code_of(Mine()) != before

@@ -5,6 +5,7 @@ import itertools
 import pytest
 import tiny
 import torch
+from anything import Anything
 from transformers import set_seed
 
 from hf_ft.data.prepare import prepare
@@ -128,7 +129,7 @@ def test_real_weights(tuner, monkeypatch, strategy):
 
 
 def _more(kind):
-    """Families beyond those of `tiny`, each with an oddity: a cache, shared layers, windows, relative places."""
+    """Families beyond those of `tiny`, each with an oddity: shared layers, relative places."""
     import transformers as tf
 
     labels = tiny._labels()
@@ -137,7 +138,9 @@ def _more(kind):
     image = {"image_size": tiny.SIDE, **labels}
     models = {
         "gpt2": lambda: tf.GPT2ForSequenceClassification(
-            tf.GPT2Config(vocab_size=60, n_embd=32, n_layer=3, n_head=2, n_positions=40, pad_token_id=0, **labels)
+            tf.GPT2Config(
+                vocab_size=60, n_embd=32, n_layer=3, n_head=2, n_positions=40, pad_token_id=0, **labels
+            )
         ),
         "distilbert": lambda: tf.DistilBertForSequenceClassification(
             tf.DistilBertConfig(vocab_size=60, dim=32, n_layers=3, n_heads=2, hidden_dim=64, **labels)
@@ -196,7 +199,7 @@ def test_an_adapter_in_the_last_block_starts_there(tuner):
 
 def test_a_second_run_finds_what_the_first_computed(tuner, monkeypatch):
     first, note = tuner("vit", STRATEGIES["head"])
-    assert "40 computed now" in note
+    assert "40 of 40 rows computed now" in note
     ran = []
     kept_layer = type(first.model.vit.layers[0])
     forward = kept_layer.forward
@@ -224,7 +227,7 @@ def test_other_weights_or_rows_are_not_mistaken_for_the_kept_ones(tuner, monkeyp
 
     monkeypatch.setitem(tiny.FAMILIES, "vit", changed)
     _, note = tuner("vit", STRATEGIES["head"])
-    assert "40 computed now" in note
+    assert "40 of 40 rows computed now" in note
 
 
 def test_a_damaged_file_is_noticed_when_it_is_found_and_when_it_is_read(tuner, cache):
@@ -239,7 +242,7 @@ def test_a_damaged_file_is_noticed_when_it_is_found_and_when_it_is_read(tuner, c
 
     damage()
     _, note = tuner("vit", STRATEGIES["head"])
-    assert "40 computed now, as those that were there did not fit" in note
+    assert "40 of 40 rows computed now, because those that were there were of another model" in note
     damage()
     first.train_dataset.store._checked[:] = False
     with pytest.raises(DataError, match="is not what was written there"):
@@ -256,7 +259,57 @@ def test_activations_of_another_network_are_noticed_although_the_key_fits(tuner,
             values = [value[0] for value in store.read([row]).values()]
             store.write(row, [1.5 * values[0], *values[1:]])
     _, note = tuner("vit", STRATEGIES["head"])
-    assert "did not fit" in note
+    assert "were of another model" in note
+
+
+@pytest.mark.parametrize("change", [4, -1])
+def test_rows_that_have_become_longer_or_shorter_are_computed_again(tuner, monkeypatch, change):
+    """Nothing in the key tells of it, as of a helper that a user's task calls: the lengths are kept too."""
+    monkeypatch.setattr(Anything, "_length", lambda self, row: 4 + row["number"] % 5)
+    tuner("bert", STRATEGIES["last"])
+    monkeypatch.setattr(Anything, "_length", lambda self, row: 4 + row["number"] % 5 + change)
+    kept, note = tuner("bert", STRATEGIES["last"])
+    assert "40 of 40 rows computed now, because those that were there were of another model" in note
+    kept.train()
+    whole, _ = tuner("bert", STRATEGIES["last"], sections=OFF)
+    whole.train()
+    assert losses(kept) == pytest.approx(losses(whole), abs=1e-5)
+
+
+def test_training_rows_of_one_length_do_not_pass_for_rows_of_a_fixed_shape(tuner, monkeypatch):
+    train = tuner("bert", STRATEGIES["last"], sections=OFF)[0].train_dataset
+    numbers = {row["number"] for row in train.rows}
+    monkeypatch.setattr(
+        Anything, "_length", lambda self, row: 8 if row["number"] in numbers else 4 + row["number"] % 9
+    )
+    kept, note = tuner("bert", STRATEGIES["last"])
+    assert note.startswith("starts at"), note
+    kept.train()
+    whole, _ = tuner("bert", STRATEGIES["last"], sections=OFF)
+    whole.train()
+    assert measured(kept) == pytest.approx(measured(whole), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["proof.json", "lengths.json"])
+def test_an_unreadable_note_is_as_good_as_none(tuner, cache, name):
+    tuner("vit", STRATEGIES["head"])
+    for file in cache.glob(f"*/{name}"):
+        file.write_text("")
+    _, note = tuner("vit", STRATEGIES["head"])
+    assert note.startswith("starts at")
+
+
+def test_a_full_disk_costs_time_and_not_the_run(tuner, monkeypatch):
+    def full(descriptor, start, size):
+        raise OSError(28, "No space left on device")
+
+    # The proof needs a little room, and has it; what is kept does not.
+    monkeypatch.setattr("hf_ft.train.frontier._prove", lambda *arguments: 0.9)
+    monkeypatch.setattr("os.posix_fallocate", full)
+    made, note = tuner("vit", STRATEGIES["head"])
+    assert note.startswith("not used: [Errno 28] No space left on device")
+    made.train()
+    assert len(losses(made)) == 12
 
 
 def test_an_interrupted_fill_goes_on(tuner, monkeypatch):
@@ -275,7 +328,7 @@ def test_an_interrupted_fill_goes_on(tuner, monkeypatch):
         tuner("vit", STRATEGIES["head"])
     monkeypatch.setattr(RowStore, "write", write)
     _, note = tuner("vit", STRATEGIES["head"])
-    assert "20 computed now" in note
+    assert "20 of 40 rows computed now" in note
 
 
 def test_random_rows_are_kept_as_views(tuner, cache):
@@ -283,7 +336,7 @@ def test_random_rows_are_kept_as_views(tuner, cache):
     _, note = tuner("patchtst", STRATEGIES["last"], sections=noise)
     assert "cache: {views: 4}" in note and "in each of 3 epochs" in note
     kept, note = tuner("patchtst", STRATEGIES["last"], sections={**noise, "cache": {"views": 2}})
-    assert note.startswith("starts at") and "70 computed now" in note
+    assert note.startswith("starts at") and "70 of 70 rows computed now" in note
     kept.train()
     views = {**noise, "cache": {"views": 2, "frontier": "off"}}
     whole, _ = tuner("patchtst", STRATEGIES["last"], sections=views)
