@@ -17,7 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -83,8 +83,17 @@ class Bench:
         call([HERE / script, *arguments], environment, out.with_suffix(".log"))
         return json.loads(out.read_text())
 
-    def go_round(self, works: Sequence[Work], rounds: int, deadline: float) -> None:
-        """Measure every item once, then again and again as long as it fits in the time."""
+    def go_round(
+        self, works: Sequence[Work], rounds: int, deadline: float, after: Callable[[], object] = lambda: None
+    ) -> None:
+        """Measure every item once, then again and again as long as it fits in the time.
+
+        Args:
+            works: the items.
+            rounds: at most so many.
+            deadline: on the monotonic clock; no repeat begins that would end later.
+            after: called when an item was measured, so that what is known is not lost.
+        """
         for number in range(rounds):
             for work in works:
                 left = deadline - time.monotonic()
@@ -92,6 +101,7 @@ class Bench:
                     continue
                 self.measure(work)
                 print(f"round {number + 1}: {work.name} took {self.took[work.name]:.0f} s", flush=True)
+                after()
 
 
 def surroundings() -> dict[str, str]:
@@ -150,11 +160,15 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="hf_ft-bench-") as scratch:
         bench = Bench(Path(scratch))
         starts = start_up() if options.only in (None, "start") else {}
-        bench.go_round(works, options.rounds, deadline)
-    text = report(bench.rounds, works, bench.facts, starts)
-    print(text)
-    if options.only is None:
-        (HERE / "results.md").write_text(text)
+
+        def write() -> str:
+            text = report(bench.rounds, works, bench.facts, starts)
+            if options.only is None:
+                (HERE / "results.md").write_text(text)
+            return text
+
+        bench.go_round(works, options.rounds, deadline, write)
+    print(write())
 
 
 if __name__ == "__main__":
