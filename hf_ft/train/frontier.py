@@ -132,7 +132,7 @@ def use_frontier(
     found: list[Any] = [None]
     if tuner.accelerator.is_main_process:
         found = [_decide(tuner, recipe, data, frozen_fingerprint)]
-    # One process decides: the others could measure another gain.
+    # One process decides for all: none may train from kept rows alone.
     broadcast_object_list(found)
     if isinstance(found[0], str):
         return found[0]
