@@ -23,6 +23,8 @@ ROOT = Path(__file__).parents[1]
 # Plain gradient descent: Adam and clipping would hide a gradient that is twice too large.
 TRAIN = {"optim": "sgd", "learning_rate": 0.05, "max_grad_norm": 0.0, "warmup_steps": 0}
 TRAIN |= {"num_train_epochs": 2, "global_batch_size": 5, "logging_steps": 1, "disable_tqdm": True}
+# Equal to 1e-5 is a promise of full precision; auto takes bf16 where it is fast.
+TRAIN["precision"] = "fp32"
 
 
 @pytest.fixture(autouse=True)

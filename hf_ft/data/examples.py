@@ -32,6 +32,9 @@ class EncodedRows:
         views: how many random versions there are of each row, seen in turn; None: another one each epoch.
     """
 
+    # Whether the loader's worker processes may encode them.
+    takes_workers = True
+
     def __init__(
         self, task: Task, rows: Any, *, split: str, seed: int, train: bool, views: int | None = None
     ):

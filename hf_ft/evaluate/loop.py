@@ -72,7 +72,7 @@ def evaluate_rows(
         rows,  # type: ignore[arg-type]
         batch_sampler=sampler,
         collate_fn=rows.collate,
-        num_workers=workers,
+        num_workers=workers if rows.takes_workers else 0,
         generator=torch.Generator(),
     )
     was_training = model.training

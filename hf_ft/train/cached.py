@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import importlib.metadata
-import json
-import tempfile
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +14,6 @@ import torch
 from accelerate.utils import send_to_device
 from filelock import FileLock
 
-from hf_ft.data.audit import code_of
 from hf_ft.data.examples import EncodedRows
 from hf_ft.data.sampler import batches_of, forward_batch, numbers_in
 from hf_ft.data.stamps import read_whole, write_whole
@@ -26,10 +23,8 @@ from hf_ft.model.frontier import PREFIX, Frontier, Prefix, TensorSpec
 
 if TYPE_CHECKING:
     from hf_ft.model.frontier import Plan
-    from hf_ft.task import Batch, Task
+    from hf_ft.task import Batch
 
-# What the kept activations come out of, beside hf_ft's own code.
-PACKAGES = ("torch", "torchvision", "transformers", "timm", "tokenizers", "pillow", "numpy")
 # Rows that are computed again where kept ones are found.
 CHECKED_ROWS = 4
 LENGTHS = "lengths.json"
@@ -47,6 +42,9 @@ class CachedRows(EncodedRows):
         frontier: of the model.
         store: filled for every row and view.
     """
+
+    # Reading is quicker than handing batches over, and slots belong to the model of this process.
+    takes_workers = False
 
     def __init__(self, plain: EncodedRows, frontier: Frontier, store: RowStore):
         super().__init__(
@@ -107,174 +105,161 @@ def _field(name: str, spec: TensorSpec, fill: float) -> Field:
     return Field(name, shape, spec.dtype, lengths[0] if lengths else None, fill, last)
 
 
-def row_lengths(rows: EncodedRows, ragged: str | None) -> np.ndarray:
-    """Give the own length of every row and view, int [views * N]; zeros where rows have none."""
-    views = rows.views or 1
-    if ragged is None:
-        return np.zeros(views * len(rows), np.int64)
-    found: list[int] = []
-    for view in range(views):
-        for start in range(0, len(rows), 1000):
-            part = range(start, min(start + 1000, len(rows)))
-            found += [len(item[ragged]) for item in rows.items([(view, row, True) for row in part])]
-    return np.asarray(found)
-
-
-def fill(
-    rows: EncodedRows,
-    frontier: Frontier,
-    store: RowStore,
-    places: np.ndarray,
-    run: Callable[[Batch], Any],
-    device: torch.device,
-    progress: str | None = None,
-) -> None:
-    """Compute the slots of rows and keep them.
+@dataclass
+class Keeper:
+    """Computes the slots of rows, and keeps them.
 
     Args:
-        rows: encoded on the fly.
         frontier: of the model.
-        store: where they are kept.
-        places: view * N + row, int; rows of like length should be neighbours.
+        fields: what is kept of a row.
+        ragged: key whose second axis is the length of a batch's longest row; None where rows have no length.
         run: calls the model on a batch.
         device: where the model is.
-        progress: text of a progress bar; None: no bar.
     """
-    from tqdm.auto import tqdm
 
-    if not len(places):
-        return
-    lengths = store.lengths[places].tolist() if store.lengths.any() else None
-    one = rows.collate(rows.__getitems__([(0, 0, True)]))
-    most, tokens = forward_batch(numbers_in(one), device.type, lengths=lengths is not None)
-    parts = [places[batch] for batch in batches_of(len(places), most, lengths, tokens)]
-    # None: off where standard error is not a terminal.
-    for part in tqdm(parts, desc=progress, leave=False, disable=True if progress is None else None):
-        indices = [(int(place) // len(rows), int(place) % len(rows), True) for place in part]
-        batch = rows.collate(rows.__getitems__(indices))
-        tensors = _tensors(batch, frontier, store, run, device)
-        for number, place in enumerate(part):
-            store.write(int(place), _one_row(tensors, store, number, len(part), int(store.lengths[place])))
+    frontier: Frontier
+    fields: list[Field]
+    ragged: str | None
+    run: Callable[[Batch], Any]
+    device: torch.device
 
+    def keep(
+        self, rows: EncodedRows, folder: Path, processes: Any, *, progress: bool
+    ) -> tuple[CachedRows, int]:
+        """Give rows whose slots are kept, computing those that are not there yet.
 
-def _tensors(
-    batch: Batch, frontier: Frontier, store: RowStore, run: Callable[[Batch], Any], device: torch.device
-) -> list[torch.Tensor]:
-    """Compute the slots of a batch, and give them with the parts of the batch that are kept too."""
-    model: Any = frontier.model
-    was_training = model.training
-    model.eval()
-    values = frontier.capture(lambda: run(send_to_device(dict(batch), device)))
-    model.train(was_training)
-    parts = [batch[field.name] for field in store.fields if not field.name.startswith(SLOT)]
-    return [*(value.cpu() for value in values), *parts]
+        Several processes of a run share the work; another run that needs the same waits, and finds them.
 
+        Args:
+            rows: encoded on the fly.
+            folder: where they are kept; its name stands for everything that they depend on.
+            processes: the Accelerator, or PartialState.
+            progress: whether to show a bar.
 
-def _one_row(
-    tensors: Sequence[torch.Tensor], store: RowStore, number: int, rows: int, length: int
-) -> list[torch.Tensor]:
-    """Cut one row out of whole batches, without the padding after its own length."""
-    found = []
-    for field, tensor in zip(store.fields, tensors, strict=True):
-        blocks = len(tensor) // rows
-        row = tensor[number] if blocks == 1 else tensor[number * blocks : (number + 1) * blocks]
-        if field.length_axis is not None:
-            row = row.narrow(field.length_axis, 0, length + field.shape[field.length_axis])
-        found.append(row)
-    return found
+        Returns:
+            The rows, and how many had to be computed.
+        """
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        first = processes.is_local_main_process
+        lock: Any = FileLock(f"{folder}.lock") if first else contextlib.nullcontext()
+        with lock:
+            if first:
+                mark_use(folder, {"split": rows.split, "rows": len(rows), "views": rows.views or 1})
+                self._kept_lengths(rows, folder)
+            processes.wait_for_everyone()
+            store = RowStore(folder, self.fields, self._kept_lengths(rows, folder))
+            # Opened and its gaps counted by all, before any process fills one.
+            missing = store.missing
+            processes.wait_for_everyone()
+            order = missing[np.argsort(-store.lengths[missing], kind="stable")]
+            local = int(os.environ.get("LOCAL_WORLD_SIZE", processes.num_processes))
+            share = order[processes.local_process_index :: local]
+            self.fill(rows, store, share, f"keep {rows.split}" if progress and first else None)
+            processes.wait_for_everyone()
+        return CachedRows(rows, self.frontier, store), len(missing)
 
+    def fill(
+        self, rows: EncodedRows, store: RowStore, places: np.ndarray, progress: str | None = None
+    ) -> None:
+        """Compute the slots of rows and keep them.
 
-def cached(
-    rows: EncodedRows,
-    frontier: Frontier,
-    folder: Path,
-    fields: Sequence[Field],
-    ragged: str | None,
-    run: Callable[[Batch], Any],
-    *,
-    processes: Any,
-    device: torch.device,
-    progress: bool,
-) -> tuple[CachedRows, int]:
-    """Give rows whose frozen activations are kept, computing those that are not there yet.
+        Args:
+            rows: encoded on the fly.
+            store: where they are kept.
+            places: view * N + row, int; rows of like length should be neighbours.
+            progress: text of a progress bar; None: no bar.
+        """
+        from tqdm.auto import tqdm
 
-    Several processes of a run share the work; another run that needs the same waits, and finds them.
+        if not len(places):
+            return
+        lengths = store.lengths[places].tolist() if store.lengths.any() else None
+        one = rows.collate(rows.__getitems__([(0, 0, True)]))
+        most, tokens = forward_batch(numbers_in(one), self.device.type, lengths=lengths is not None)
+        parts = [places[batch] for batch in batches_of(len(places), most, lengths, tokens)]
+        # None: off where standard error is not a terminal.
+        for part in tqdm(parts, desc=progress, leave=False, disable=True if progress is None else None):
+            for place, values in zip(part, self._values(rows, store, part), strict=True):
+                store.write(int(place), values)
 
-    Args:
-        rows: encoded on the fly.
-        frontier: of the model.
-        folder: where they are kept; its name stands for everything that they depend on.
-        fields: what is kept.
-        ragged: key whose second axis is a batch's length, or None.
-        run: calls the model on a batch.
-        processes: the Accelerator, or PartialState.
-        device: where the model is.
-        progress: whether to show a bar.
+    def agrees(self, rows: EncodedRows, folder: Path) -> bool:
+        """Compute a few of the rows that are there again and tell whether they are what is kept.
 
-    Returns:
-        The rows, and how many had to be computed.
-    """
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    first = processes.is_local_main_process
-    lock: Any = FileLock(folder.parent / f"{folder.name}.lock") if first else contextlib.nullcontext()
-    with lock:
-        if first:
-            mark_use(folder, {"split": rows.split, "rows": len(rows), "views": rows.views or 1})
-            _lengths(folder, rows, ragged)
-        processes.wait_for_everyone()
-        store = RowStore(folder, fields, _lengths(folder, rows, ragged))
-        # Opened and its gaps counted by all, before any process fills one.
-        missing = store.missing
-        processes.wait_for_everyone()
-        order = missing[np.argsort(-store.lengths[missing], kind="stable")]
-        share = order[processes.local_process_index :: _local_processes(processes)]
-        text = f"keep {rows.split}" if progress and first and len(missing) else None
-        fill(rows, frontier, store, share, run, device, text)
-        processes.wait_for_everyone()
-    return CachedRows(rows, frontier, store), len(missing)
+        The key names all that activations are known to depend on; what it does not know of (a changed model
+        class of a user's own, a damaged disk) is found here.
 
-
-def agrees(
-    rows: EncodedRows,
-    frontier: Frontier,
-    folder: Path,
-    fields: Sequence[Field],
-    ragged: str | None,
-    run: Callable[[Batch], Any],
-    device: torch.device,
-) -> bool:
-    """Compute a few of the rows that are there again and tell whether they are what is kept.
-
-    The key names all that the activations are known to depend on; what it does not know of (a changed model
-    class of a user's own, a damaged disk) is found here. The arguments are those of `cached`.
-    """
-    if not (folder / LENGTHS).is_file():
-        return True
-    lengths = _lengths(folder, rows, ragged)
-    if len(lengths) != (rows.views or 1) * len(rows):
-        return False
-    store = RowStore(folder, fields, lengths)
-    filled = store.filled
-    chosen = filled[:: max(1, len(filled) // CHECKED_ROWS)][:CHECKED_ROWS]
-    if not len(chosen):
-        return True
-    indices = [(int(place) // len(rows), int(place) % len(rows), True) for place in chosen]
-    if ragged is not None:
-        own = [len(item[ragged]) for item in rows.items(indices)]
-        if own != lengths[chosen].tolist():
+        Args:
+            rows: encoded on the fly.
+            folder: where they would be kept.
+        """
+        lengths = read_whole(folder / LENGTHS)
+        if lengths is None:
+            return True
+        if len(lengths) != (rows.views or 1) * len(rows):
             return False
-    batch = rows.collate(rows.__getitems__(indices))
-    tensors = _tensors(batch, frontier, store, run, device)
-    for number, place in enumerate(chosen):
-        fresh = _one_row(tensors, store, number, len(chosen), int(store.lengths[place]))
+        store = RowStore(folder, self.fields, np.asarray(lengths, np.int64))
+        filled = store.filled
+        chosen = filled[:: max(1, len(filled) // CHECKED_ROWS)][:CHECKED_ROWS]
+        if not len(chosen):
+            return True
+        if self._own_lengths(rows, chosen) != store.lengths[chosen].tolist():
+            return False
         try:
-            kept = store.read([int(place)])
+            kept = [store.read([int(place)]) for place in chosen]
         except DataError:
             return False
-        for field, value in zip(store.fields, fresh, strict=True):
-            if not _close(value, kept[field.name][0], exact=not field.name.startswith(SLOT)):
-                return False
-    return True
+        return all(
+            _close(value, there[field.name][0], exact=not field.name.startswith(SLOT))
+            for there, values in zip(kept, self._values(rows, store, chosen), strict=True)
+            for field, value in zip(self.fields, values, strict=True)
+        )
+
+    def lengths(self, rows: EncodedRows) -> np.ndarray:
+        """Count the length of every row and view, int [views * N]; zeros where rows have none."""
+        count = (rows.views or 1) * len(rows)
+        parts = [range(start, min(start + 1000, count)) for start in range(0, count, 1000)]
+        return np.asarray([length for part in parts for length in self._own_lengths(rows, part)], np.int64)
+
+    def _kept_lengths(self, rows: EncodedRows, folder: Path) -> np.ndarray:
+        """Read the rows' lengths, or count them once."""
+        if read_whole(folder / LENGTHS) is None:
+            write_whole(folder / LENGTHS, self.lengths(rows).tolist())
+        return np.asarray(read_whole(folder / LENGTHS), np.int64)
+
+    def _own_lengths(self, rows: EncodedRows, places: Iterable[int]) -> list[int]:
+        if self.ragged is None:
+            return [0 for _ in places]
+        return [len(item[self.ragged]) for item in rows.items(_indices(rows, places))]
+
+    def _values(
+        self, rows: EncodedRows, store: RowStore, places: np.ndarray
+    ) -> Iterator[list[torch.Tensor]]:
+        """Compute what is kept of these rows, a list of tensors each, without padding."""
+        batch = rows.collate(rows.__getitems__(_indices(rows, places)))
+        model: Any = self.frontier.model
+        was_training = model.training
+        model.eval()
+        slots = self.frontier.capture(lambda: self.run(send_to_device(dict(batch), self.device)))
+        model.train(was_training)
+        tensors = [slot.cpu() for slot in slots]
+        tensors += [batch[field.name] for field in self.fields if not field.name.startswith(SLOT)]
+        for number, place in enumerate(places):
+            pairs = zip(self.fields, tensors, strict=True)
+            yield [_row(tensor, field, number, len(places), store.lengths[place]) for field, tensor in pairs]
+
+
+def _indices(rows: EncodedRows, places: Iterable[int]) -> list[tuple[int, int, bool]]:
+    """Give the indices, view first, of places in a store."""
+    return [(int(place) // len(rows), int(place) % len(rows), True) for place in places]
+
+
+def _row(tensor: torch.Tensor, field: Field, number: int, rows: int, length: int) -> torch.Tensor:
+    """Cut one row out of a whole batch, without the padding after its own length."""
+    blocks = len(tensor) // rows
+    row = tensor[number] if blocks == 1 else tensor[number * blocks : (number + 1) * blocks]
+    if field.length_axis is None:
+        return row
+    return row.narrow(field.length_axis, 0, int(length) + field.shape[field.length_axis])
 
 
 def _close(value: torch.Tensor, kept: torch.Tensor, *, exact: bool) -> bool:
@@ -282,81 +267,3 @@ def _close(value: torch.Tensor, kept: torch.Tensor, *, exact: bool) -> bool:
         return torch.equal(value, kept)
     half = kept.dtype in (torch.bfloat16, torch.float16)
     return bool((value.float() - kept.float()).norm() <= (5e-2 if half else 1e-3) * kept.float().norm())
-
-
-def _local_processes(processes: Any) -> int:
-    import os
-
-    return int(os.environ.get("LOCAL_WORLD_SIZE", processes.num_processes))
-
-
-def _lengths(folder: Path, rows: EncodedRows, ragged: str | None) -> np.ndarray:
-    """Read the rows' lengths, or count them once; written whole or not at all."""
-    path = folder / LENGTHS
-    if read_whole(path) is None:
-        write_whole(path, row_lengths(rows, ragged).tolist())
-    return np.asarray(read_whole(path), np.int64)
-
-
-def network_key(task: Task, plan: Plan, frozen_fingerprint: str, model: Any, precision: str) -> str:
-    """Name all but the rows that kept activations depend on, as one hash.
-
-    Args:
-        task: fitted, and loaded.
-        plan: what is kept.
-        frozen_fingerprint: hash of every frozen tensor of the model.
-        model: for its configuration.
-        precision: name of the number format that the model runs in.
-    """
-    return _hash(
-        [
-            code_of(task),
-            repr(task.loss_options),
-            json.dumps(task.state(), sort_keys=True, default=str),
-            _processor(task),
-            plan.signature,
-            frozen_fingerprint,
-            model.config.to_json_string() + str(model.config._attn_implementation),
-            precision,
-            *(f"{name} {version(name)}" for name in PACKAGES),
-            *(path.read_text() for path in sorted(Path(__file__).parent.parent.glob("model/*.py"))),
-        ]
-    )
-
-
-def store_key(network: str, rows: EncodedRows, content: str) -> str:
-    """Name all that the kept activations of a split depend on, as one hash.
-
-    Args:
-        network: from `network_key`.
-        rows: encoded on the fly.
-        content: hash of what the raw rows hold.
-    """
-    random = repr((rows.task.augment, rows.seed, rows.views)) if rows.chance else "not random"
-    return _hash([network, content, random, *rows.ids])
-
-
-def _hash(parts: Sequence[str]) -> str:
-    text = "\0".join(parts).encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(text, digest_size=12).hexdigest()
-
-
-def version(package: str) -> str:
-    """Give the version of a package, or `absent`."""
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "absent"
-
-
-def _processor(task: Task) -> str:
-    """Hash the files that the processor saves: all that decides how inputs are made."""
-    if task.processor is None:
-        return "none"
-    with tempfile.TemporaryDirectory() as folder:
-        task.processor.save_pretrained(folder)
-        files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-        state = hashlib.blake2b(digest_size=16)
-        for file in files:
-            state.update(file.name.encode() + file.read_bytes())
-    return state.hexdigest()

@@ -45,6 +45,8 @@ def tuner(tmp_path):
                     "learning_rate": 0.01,
                     "logging_steps": 1,
                     "disable_tqdm": True,
+                    # Equal to 1e-5 is a promise of full precision; auto takes bf16 where it is fast.
+                    "precision": "fp32",
                     **train,
                 },
                 **(sections or {}),
@@ -304,7 +306,7 @@ def test_a_full_disk_costs_time_and_not_the_run(tuner, monkeypatch):
         raise OSError(28, "No space left on device")
 
     # The proof needs a little room, and has it; what is kept does not.
-    monkeypatch.setattr("hf_ft.train.frontier._prove", lambda *arguments: 0.9)
+    monkeypatch.setattr("hf_ft.train.frontier.prove", lambda *arguments: 0.9)
     monkeypatch.setattr("os.posix_fallocate", full)
     made, note = tuner("vit", STRATEGIES["head"])
     assert note.startswith("not used: [Errno 28] No space left on device")

@@ -39,6 +39,8 @@ def tuner(pretrained, tmp_path):
                     "learning_rate": 0.02,
                     "logging_steps": 1,
                     "disable_tqdm": True,
+                    # Equal to 1e-5 is a promise of full precision; auto takes bf16 where it is fast.
+                    "precision": "fp32",
                     **train,
                 },
                 **(sections or {}),

@@ -1,0 +1,85 @@
+"""The name of what is kept: a hash of all that frozen activations are known to depend on."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_ft.data.audit import code_of
+
+if TYPE_CHECKING:
+    from hf_ft.data.examples import EncodedRows
+    from hf_ft.model.frontier import Plan
+    from hf_ft.task import Task
+
+# What activations come out of, beside hf_ft's own code.
+PACKAGES = ("torch", "torchvision", "transformers", "timm", "tokenizers", "pillow", "numpy")
+ROOMS = Path(__file__).parents[1]
+
+
+def network_key(task: Task, plan: Plan, frozen_fingerprint: str, model: Any, precision: str) -> str:
+    """Name all but the rows that kept activations depend on, as one hash.
+
+    Args:
+        task: fitted, and loaded.
+        plan: what is kept.
+        frozen_fingerprint: hash of every frozen tensor of the model.
+        model: for its configuration.
+        precision: name of the number format that the model runs in.
+    """
+    return _hash(
+        [
+            code_of(task),
+            repr(task.loss_options),
+            json.dumps(task.state(), sort_keys=True, default=str),
+            _processor(task),
+            plan.signature,
+            frozen_fingerprint,
+            model.config.to_json_string() + str(model.config._attn_implementation),
+            precision,
+            *(f"{name} {_version(name)}" for name in PACKAGES),
+            *(path.read_text() for path in [*sorted(ROOMS.glob("model/*.py")), ROOMS / "train/cached.py"]),
+        ]
+    )
+
+
+def store_key(network: str, rows: EncodedRows, content: str) -> str:
+    """Name all that the kept activations of a split depend on, as one hash.
+
+    Args:
+        network: from `network_key`.
+        rows: encoded on the fly.
+        content: hash of what the raw rows hold.
+    """
+    random = repr((rows.task.augment, rows.seed, rows.views)) if rows.chance else "not random"
+    return _hash([network, content, random, *rows.ids])
+
+
+def _hash(parts: Sequence[str]) -> str:
+    text = "\0".join(parts).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(text, digest_size=12).hexdigest()
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"
+
+
+def _processor(task: Task) -> str:
+    """Hash the files that the processor saves: all that decides how inputs are made."""
+    if task.processor is None:
+        return "none"
+    with tempfile.TemporaryDirectory() as folder:
+        task.processor.save_pretrained(folder)
+        files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+        state = hashlib.blake2b(digest_size=16)
+        for file in files:
+            state.update(file.name.encode() + file.read_bytes())
+    return state.hexdigest()
