@@ -231,9 +231,7 @@ class Keeper:
             return [0 for _ in places]
         return [len(item[self.ragged]) for item in rows.items(_indices(rows, places))]
 
-    def _values(
-        self, rows: EncodedRows, store: RowStore, places: np.ndarray
-    ) -> Iterator[list[torch.Tensor]]:
+    def _values(self, rows: EncodedRows, store: RowStore, places: np.ndarray) -> Iterator[list[torch.Tensor]]:
         """Compute what is kept of these rows, a list of tensors each, without padding."""
         batch = rows.collate(rows.__getitems__(_indices(rows, places)))
         model: Any = self.frontier.model
