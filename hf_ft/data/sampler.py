@@ -25,7 +25,7 @@ MOST_ROWS = 64
 MOST_SHORT_ROWS = 256
 # Numbers in the inputs of such a batch on the CPU. With more, activations fall out of its caches:
 # EfficientNet-Lite0 took 26 ms a picture of 224 x 224 in batches of 4, and 51 ms in batches of 32 (one core).
-CPU_NUMBERS = 2**20
+CPU_NUMBERS = 5 * 2**18
 # Tokens of such a batch, padding included. BERT's time per token is flat from 1,000 to 4,000 on a CPU; an
 # accelerator needs more to be filled, and has the memory.
 CPU_TOKENS = 2048

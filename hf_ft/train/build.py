@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +14,7 @@ from hf_ft.model.groups import default_learning_rate, parameter_groups
 from hf_ft.model.layout import choose_layout
 from hf_ft.train.arguments import plan_batches, training_arguments
 from hf_ft.train.callbacks import EpochLines, LogFile
-from hf_ft.train.precision import choose_compile, choose_precision
+from hf_ft.train.precision import choose_compile, measured_gain, settle_precision
 from hf_ft.train.processes import unused_devices, world_size
 from hf_ft.train.profile import ProfiledTuner
 from hf_ft.train.statistics import learning_batch_norms
@@ -71,9 +72,12 @@ def build_tuner(
     section = recipe.train
     metric, greater = main_metric(recipe, task)
     plan = plan_batches(section.global_batch_size, world_size(), section.per_device_train_batch_size)
-    precision = choose_precision(section.precision, use_cpu=bool(section.arguments.get("use_cpu")))
-    compiled, why = choose_compile(section.compile)
+    train_rows = data.encoded(task, "train", train=True, views=recipe.cache.views)
+    gain = partial(measured_gain, task, frozen.model, train_rows)
     layout = choose_layout(frozen.model)
+    use_cpu = bool(section.arguments.get("use_cpu"))
+    precision = settle_precision(section.precision, gain, folder, use_cpu=use_cpu)
+    compiled, why = choose_compile(section.compile)
     optimizer = section.arguments.get("optim", "adamw_torch")
     rate, reason = section.learning_rate, "as written in the recipe"
     if rate is None:
@@ -95,7 +99,7 @@ def build_tuner(
         arguments,
         plan,
         recipe,
-        data.encoded(task, "train", train=True, views=recipe.cache.views),
+        train_rows,
         data.encoded(task, "validation"),
         groups,
         [LogFile(folder / "log.jsonl"), *callbacks],

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 CHECKED_ROWS = 4
 LENGTHS = "lengths.json"
 SLOT = "slot "
+HALF = (torch.bfloat16, torch.float16)
 
 
 class CachedRows(EncodedRows):
@@ -115,6 +116,7 @@ class Keeper:
         ragged: key whose second axis is the length of a batch's longest row; None where rows have no length.
         run: calls the model on a batch.
         device: where the model is.
+        precision: name of the number format that `run` computes in.
     """
 
     frontier: Frontier
@@ -122,6 +124,12 @@ class Keeper:
     ragged: str | None
     run: Callable[[Batch], Any]
     device: torch.device
+    precision: str
+
+    def in_full(self, run: Callable[[Batch], Any]) -> Keeper:
+        """Give one that keeps the same in full precision, as `run` computes it."""
+        fields = [replace(field, dtype=_in_full(field.dtype)) for field in self.fields]
+        return replace(self, fields=fields, run=run, precision="fp32")
 
     def keep(
         self, rows: EncodedRows, folder: Path, processes: Any, *, progress: bool
@@ -246,6 +254,10 @@ class Keeper:
             yield [_row(tensor, field, number, len(places), store.lengths[place]) for field, tensor in pairs]
 
 
+def _in_full(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in HALF else dtype
+
+
 def _indices(rows: EncodedRows, places: Iterable[int]) -> list[tuple[int, int, bool]]:
     """Give the indices, view first, of places in a store."""
     return [(int(place) // len(rows), int(place) % len(rows), True) for place in places]
@@ -263,5 +275,5 @@ def _row(tensor: torch.Tensor, field: Field, number: int, rows: int, length: int
 def _close(value: torch.Tensor, kept: torch.Tensor, *, exact: bool) -> bool:
     if exact:
         return torch.equal(value, kept)
-    half = kept.dtype in (torch.bfloat16, torch.float16)
-    return bool((value.float() - kept.float()).norm() <= (5e-2 if half else 1e-3) * kept.float().norm())
+    tolerance = 5e-2 if kept.dtype in HALF else 1e-3
+    return bool((value.float() - kept.float()).norm() <= tolerance * kept.float().norm())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,7 +18,8 @@ from hf_ft.errors import TrainError
 from hf_ft.model.cuts import NoFrontierError
 from hf_ft.train.cache_key import network_key, store_key
 from hf_ft.train.cached import CachedRows, Keeper
-from hf_ft.train.proof import PROBE_ROWS, candidates, given_back, precision_of, prove
+from hf_ft.train.proof import PROBE_ROWS, candidates, for_evaluation, prove
+from hf_ft.train.unchanged import left_as_it_was
 
 if TYPE_CHECKING:
     from hf_ft.data.examples import EncodedRows
@@ -35,7 +36,8 @@ class Kept:
     """The rows of a run whose frozen activations are kept.
 
     Args:
-        keeper: computes and keeps them.
+        keepers: whether rows are trained on -> what computes and keeps them.
+        tables: split -> its raw rows, whole.
         folders: split -> folder of its rows.
         processes: the Accelerator.
         progress: whether to show bars.
@@ -44,7 +46,8 @@ class Kept:
         failure: why no more rows can be kept, or None.
     """
 
-    keeper: Keeper
+    keepers: dict[bool, Keeper]
+    tables: Mapping[str, Any]
     folders: dict[str, Path]
     processes: Any
     progress: bool
@@ -56,6 +59,9 @@ class Kept:
         """Give the kept rows of a split; computed first where they are not there yet."""
         if isinstance(rows, CachedRows) or rows.chance != (rows.views is not None):
             return rows
+        # A few rows of a split are not the split.
+        if rows.rows is not self.tables.get(rows.split):
+            return rows
         which = rows.split, rows.train
         if which not in self.rows and self.failure is None:
             self._keep(rows)
@@ -64,7 +70,8 @@ class Kept:
     def _keep(self, rows: EncodedRows) -> None:
         folder = self.folders[rows.split]
         try:
-            found, computed = self.keeper.keep(rows, folder, self.processes, progress=self.progress)
+            keeper = self.keepers[rows.train]
+            found, computed = keeper.keep(rows, folder, self.processes, progress=self.progress)
         except OSError as error:
             # Without a disk a run only takes longer; but one process of several must not go on alone.
             if self.processes.num_processes > 1:
@@ -113,9 +120,10 @@ def use_frontier(
     if reason is not None:
         return reason
     found: list[Any] = [None]
-    with given_back(tuner):
+    with left_as_it_was(tuner.model):
+        tuner.model.train()
         try:
-            keepers = list(candidates(tuner))
+            keepers = [(keeper, for_evaluation(tuner, keeper)) for keeper in candidates(tuner)]
             if tuner.accelerator.is_main_process:
                 found = [_decide(tuner, keepers, recipe, data, frozen_fingerprint)]
         except NoFrontierError as error:
@@ -125,8 +133,9 @@ def use_frontier(
     if isinstance(found[0], str):
         return found[0]
     decision: Decision = found[0]
-    keeper = keepers[decision.number]
-    kept = Kept(keeper, decision.folders, tuner.accelerator, not tuner.args.disable_tqdm)
+    keeper, evaluated = keepers[decision.number]
+    both = {True: keeper, False: evaluated}
+    kept = Kept(both, data.rows, decision.folders, tuner.accelerator, not tuner.args.disable_tqdm)
     if keep:
         tuner.train_dataset, tuner.eval_dataset = kept(tuner.train_dataset), kept(tuner.eval_dataset)
         tuner.kept = kept
@@ -163,21 +172,29 @@ def why_not(tuner: FineTuner, recipe: Recipe) -> str | None:
 
 
 def _decide(
-    tuner: FineTuner, keepers: Sequence[Keeper], recipe: Recipe, data: Prepared, fingerprint: str
+    tuner: FineTuner,
+    keepers: Sequence[tuple[Keeper, Keeper]],
+    recipe: Recipe,
+    data: Prepared,
+    fingerprint: str,
 ) -> Decision | str:
     """Take the first candidate that is proved, now or by a run before; or give the reason against it."""
     root = cache_folder() / "frontier"
     parts = {split: data.encoded(tuner.task, split) for split in data.rows}
     parts["train"] = tuner.train_dataset
     reasons = []
-    for number, keeper in enumerate(keepers):
+    for number, (keeper, evaluated) in enumerate(keepers):
         plan = keeper.frontier.plan
-        network = network_key(tuner.task, plan, fingerprint, tuner.model, precision_of(tuner))
-        folders = {
-            split: root / store_key(network, rows, data.findings.contents[split])
-            for split, rows in parts.items()
+        keeper_of = {split: keeper if rows.train else evaluated for split, rows in parts.items()}
+        network = {
+            one.precision: network_key(tuner.task, plan, fingerprint, tuner.model, one.precision)
+            for one in (keeper, evaluated)
         }
-        stale = not all(keeper.agrees(rows, folders[split]) for split, rows in parts.items())
+        folders = {
+            split: root / store_key(network[one.precision], parts[split], data.findings.contents[split])
+            for split, one in keeper_of.items()
+        }
+        stale = not all(one.agrees(parts[split], folders[split]) for split, one in keeper_of.items())
         # Where a few rows are not what they should be, none of that network can be trusted.
         for folder in folders.values() if stale else ():
             shutil.rmtree(folder, ignore_errors=True)
@@ -185,13 +202,15 @@ def _decide(
         share = read_whole(proof)
         if share is None:
             try:
-                share = prove(tuner, keeper)
+                share = prove(tuner, keeper, evaluated)
             except NoFrontierError as error:
                 reasons.append(f"{plan.cut}: {error}")
                 continue
         if share < LEAST_SHARE:
             return f"not used: only {share:.1%} of a step's work lies before {plan.cut}"
-        size = sum(bytes_of(keeper.fields, _guessed_lengths(rows, keeper)) for rows in parts.values())
+        size = sum(
+            bytes_of(one.fields, _guessed_lengths(parts[split], one)) for split, one in keeper_of.items()
+        )
         full = make_room(root, size, int(recipe.cache.max_gb * 1e9), list(folders.values()))
         if full is not None:
             return f"not used: {full}; the frozen part is computed again in each epoch"

@@ -2,15 +2,35 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
 import time
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hf_ft.data.cache import cache_folder
+from hf_ft.data.stamps import read_whole, write_whole
 from hf_ft.errors import RecipeError
+from hf_ft.train.unchanged import left_as_it_was
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from hf_ft.data.examples import EncodedRows
+    from hf_ft.task import Batch, Task
 
 # By how much bf16 must be faster to be worth its rounding.
 CLEARLY = 1.1
+# Rows of the step that is measured; how often it is, in turns, and the seconds after which two times do.
+MEASURED_ROWS = 4
+ENOUGH_SECONDS = 2.0
+_TRIES = 5
+_FILE = "precision.json"
 
 
 @dataclass(frozen=True)
@@ -33,11 +53,12 @@ class Precision:
         )
 
 
-def choose_precision(setting: str, *, use_cpu: bool = False) -> Precision:
+def choose_precision(setting: str, gain: Callable[[], float], *, use_cpu: bool = False) -> Precision:
     """Choose the precision of the forward and backward pass; weights stay in fp32.
 
     Args:
         setting: `auto`, or a precision to insist on.
+        gain: measures how many times as fast a step is in bf16; called only where a processor claims bf16.
         use_cpu: whether the CPU trains even where there is an accelerator.
 
     Raises:
@@ -57,9 +78,9 @@ def choose_precision(setting: str, *, use_cpu: bool = False) -> Precision:
         able = [name for name in ("amx_bf16", "avx512_bf16") if torch.cpu.get_capabilities().get(name)]
         if not able:
             return Precision("fp32", "the processor has neither amx_bf16 nor avx512_bf16")
-        gain = _seconds(torch.float32) / _seconds(torch.bfloat16)
-        measured = f"the processor has {able[0]}, and multiplies {gain:.1f} times as fast with it"
-        return Precision("bf16" if gain > CLEARLY else "fp32", measured)
+        times = gain()
+        measured = f"the processor has {able[0]}, and a step was measured {times:.1f} times as fast with it"
+        return Precision("bf16" if times > CLEARLY else "fp32", measured)
     if setting in ("fp16", "tf32") and not cuda:
         raise RecipeError(
             f"train.precision: {setting} needs a CUDA device, found none; write auto, fp32 or bf16"
@@ -67,15 +88,100 @@ def choose_precision(setting: str, *, use_cpu: bool = False) -> Precision:
     return Precision(setting, "asked for by train.precision")
 
 
-def _seconds(dtype: torch.dtype) -> float:
-    """Give the time of a product of the size of a transformer's layers, the fastest of several."""
-    left, right = torch.ones(512, 768, dtype=dtype), torch.ones(768, 768, dtype=dtype)
-    times = []
-    for _ in range(10):
+def settle_precision(setting: str, gain: Callable[[], float], folder: Path, *, use_cpu: bool) -> Precision:
+    """Choose the precision as `choose_precision` does, and keep it with the run.
+
+    A resumed run goes on with the numbers that it began with: a processor that is measured again, perhaps
+    while it is busy, may seem to be fast with others.
+
+    Args:
+        setting: see there.
+        gain: see there.
+        folder: the run folder.
+        use_cpu: see there.
+    """
+    file = folder / _FILE
+    if setting == "auto" and (kept := read_whole(file)) is not None:
+        return Precision(kept["name"], "as the run began")
+    chosen = choose_precision(setting, gain, use_cpu=use_cpu)
+    write_whole(file, asdict(chosen))
+    return chosen
+
+
+def measured_gain(task: Task, model: nn.Module, rows: EncodedRows) -> float:
+    """Measure how many times as fast a step of this model on these rows is in bf16, on the CPU.
+
+    Not a product of matrices: depthwise convolutions, small layers and short texts gain less, or lose. It is
+    measured once for a model and a machine, so that a second run neither waits nor decides otherwise. All
+    processes give the same answer, that of the main one.
+
+    Args:
+        task: fitted and loaded.
+        model: what learns and what does not is settled; given back as it was.
+        rows: encoded training rows.
+    """
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
+    count = min(MEASURED_ROWS, len(rows))
+    batch = rows.collate(rows.__getitems__([(0, row, True) for row in range(count)]))
+    file = cache_folder() / "speed" / f"bf16-{_subject(model, batch)}.json"
+    found: list[Any] = [read_whole(file)]
+    broadcast_object_list(found)
+    if found[0] is not None:
+        return float(found[0])
+    # On all processes at once: they share the processor in training, too.
+    found = [_gain(task, model, batch)]
+    broadcast_object_list(found)
+    if PartialState().is_main_process:
+        write_whole(file, found[0])
+    return float(found[0])
+
+
+def _subject(model: nn.Module, batch: Batch) -> str:
+    """Name what a measurement is of: the model, what learns of it, the size of a batch, and the machine."""
+    shapes = {key: tuple(value.shape) for key, value in batch.items() if torch.is_tensor(value)}
+    learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    machine = [torch.__version__, torch.cpu.get_capabilities(), os.cpu_count(), torch.get_num_threads()]
+    content = repr([type(model).__name__, str(getattr(model, "config", "")), learning, shapes, machine])
+    return hashlib.blake2b(content.encode(), digest_size=12).hexdigest()
+
+
+def _gain(task: Task, model: nn.Module, batch: Batch) -> float:
+    def seconds(mixed: bool) -> float:
         start = time.perf_counter()
-        left @ right
-        times.append(time.perf_counter() - start)
-    return min(times)
+        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
+            outputs = task.forward(model, dict(batch))
+        task.loss(model, outputs, batch).sum().backward()
+        taken = time.perf_counter() - start
+        model.zero_grad(set_to_none=True)
+        return taken
+
+    with left_as_it_was(model):
+        model.train()
+        # The first step builds what later ones find.
+        begun, best = time.monotonic(), {mixed: seconds(mixed) for mixed in (False, True)}
+        for tries in range(_TRIES):
+            for mixed in best:
+                best[mixed] = min(best[mixed], seconds(mixed))
+            if tries and time.monotonic() - begun > ENOUGH_SECONDS:
+                break
+    return best[False] / best[True]
+
+
+@contextmanager
+def full_precision(model: nn.Module) -> Iterator[None]:
+    """Let a model that accelerate has wrapped in autocast compute in the precision of its weights."""
+    wrapped = vars(model).get("forward")
+    original = vars(model).get("_original_forward")
+    if original is None:
+        yield
+        return
+    vars(model)["forward"] = original
+    try:
+        yield
+    finally:
+        vars(model)["forward"] = wrapped
 
 
 def choose_compile(setting: bool | str) -> tuple[bool, str]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,6 +18,7 @@ from hf_ft.data.store import RowStore
 from hf_ft.model.cuts import NoFrontierError, batch_specs, candidate_plans, ragged_key
 from hf_ft.model.frontier import PREFIX, Frontier, forward
 from hf_ft.train.cached import CachedRows, Keeper, fields_of
+from hf_ft.train.precision import full_precision
 
 if TYPE_CHECKING:
     from hf_ft.task import Batch
@@ -45,13 +45,24 @@ def candidates(tuner: FineTuner) -> Iterator[Keeper]:
     """
     batches, paddings = _three_batches(tuner, probe_rows(tuner.train_dataset))
     specs, ragged = batch_specs(batches), ragged_key(batches)
+    run, precision = partial(_run, tuner), precision_of(tuner)
     for plan in candidate_plans(tuner.model, partial(_loss, tuner), batches, tuner.task.targets):
         fields = fields_of(plan, specs, paddings)
-        yield Keeper(Frontier(tuner.model, plan), fields, ragged, partial(_run, tuner), tuner.args.device)
+        yield Keeper(Frontier(tuner.model, plan), fields, ragged, run, tuner.args.device, precision)
 
 
-def prove(tuner: FineTuner, keeper: Keeper) -> float:
+def for_evaluation(tuner: FineTuner, keeper: Keeper) -> Keeper:
+    """Give what keeps the rows that are evaluated: in full precision, as the saved model is measured."""
+    return keeper.in_full(partial(_run_in_full, tuner)) if tuner.mixed else keeper
+
+
+def prove(tuner: FineTuner, keeper: Keeper, evaluated: Keeper) -> float:
     """Compare loss and gradients from kept activations with those of the whole pass; count the work.
+
+    Args:
+        tuner: the trainer.
+        keeper: of the rows that are trained on.
+        evaluated: of those that are evaluated.
 
     Returns:
         The share of a step's work that need not be done again, 0 to 1.
@@ -62,12 +73,7 @@ def prove(tuner: FineTuner, keeper: Keeper) -> float:
     tolerance = TOLERANCE.get(precision_of(tuner), ROUGH_TOLERANCE)
     probe = probe_rows(tuner.train_dataset)
     with tempfile.TemporaryDirectory() as folder:
-        store = RowStore(Path(folder), keeper.fields, keeper.lengths(probe))
-        # In other batches than they are read in, so that a wrong cut into rows or padding shows.
-        for part in ([5, 1, 3], [4, 0, 2]):
-            views = range(probe.views or 1)
-            keeper.fill(probe, store, np.asarray([view * len(probe) + row for view in views for row in part]))
-        kept = CachedRows(probe, keeper.frontier, store)
+        kept = _kept_probe(keeper, probe, Path(folder) / "trained")
         order = [3, 0, 5, 2, 4, 1]
         whole = _batch(tuner, probe, order)
         _read_again(whole, _batch(tuner, kept, order))
@@ -83,8 +89,19 @@ def prove(tuner: FineTuner, keeper: Keeper) -> float:
             raise NoFrontierError(
                 "a wrong activation would not be noticed: it moves neither loss nor gradient"
             )
-        _same_evaluation(tuner, probe, kept, order, tolerance)
+        if evaluated is not keeper:
+            kept = _kept_probe(evaluated, probe, Path(folder) / "evaluated")
+        _same_evaluation(tuner, evaluated, kept, order)
     return 1 - work / all_work if all_work else 0.0
+
+
+def _kept_probe(keeper: Keeper, probe: EncodedRows, folder: Path) -> CachedRows:
+    """Keep a few rows, in other batches than they are read in: a wrong cut into rows or padding shows."""
+    store = RowStore(folder, keeper.fields, keeper.lengths(probe))
+    views = range(probe.views or 1)
+    for part in ([5, 1, 3], [4, 0, 2]):
+        keeper.fill(probe, store, np.asarray([view * len(probe) + row for view in views for row in part]))
+    return CachedRows(probe, keeper.frontier, store)
 
 
 def _read_again(whole: Batch, read: Batch) -> None:
@@ -99,14 +116,13 @@ def _repeatable(tuner: FineTuner, frontier: Frontier, whole: Batch) -> None:
         raise NoFrontierError("two passes give other activations")
 
 
-def _same_evaluation(
-    tuner: FineTuner, probe: EncodedRows, kept: CachedRows, order: Sequence[int], tolerance: float
-) -> None:
+def _same_evaluation(tuner: FineTuner, keeper: Keeper, kept: CachedRows, order: Sequence[int]) -> None:
     tuner.model.eval()
     with torch.no_grad():
-        whole, read = (float(_loss(tuner, _batch(tuner, rows, order))) for rows in (probe, kept))
+        batches = [_batch(tuner, rows, order) for rows in (kept.encoded, kept)]
+        whole, read = (float(_loss(tuner, batch, keeper.run)) for batch in batches)
     tuner.model.train()
-    if abs(whole - read) > tolerance * max(1.0, abs(whole)):
+    if abs(whole - read) > TOLERANCE.get(keeper.precision, ROUGH_TOLERANCE) * max(1.0, abs(whole)):
         raise NoFrontierError(f"in evaluation the loss is {read:.6f} in place of {whole:.6f}")
 
 
@@ -116,23 +132,6 @@ def probe_rows(rows: EncodedRows) -> EncodedRows:
     chosen = [order[-1], order[len(order) // 2], *order[: PROBE_ROWS - 2]]
     few = rows.rows.select([int(row) for row in chosen])
     return EncodedRows(rows.task, few, split=rows.split, seed=rows.seed, train=rows.train, views=rows.views)
-
-
-@contextmanager
-def given_back(tuner: FineTuner) -> Iterator[None]:
-    """Give back the mode, the statistics of batch norms and the random state that a search moves."""
-    model = tuner.model
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    was_training = model.training
-    with torch.random.fork_rng():
-        model.train()
-        try:
-            yield
-        finally:
-            with torch.no_grad():
-                for name, buffer in model.named_buffers():
-                    buffer.copy_(buffers[name])
-            model.train(was_training)
 
 
 def _three_batches(tuner: FineTuner, probe: EncodedRows) -> tuple[list[Batch], dict[str, float]]:
@@ -175,8 +174,13 @@ def _run(tuner: FineTuner, batch: Batch) -> Any:
         return forward(tuner.task, tuner.model, batch)
 
 
-def _loss(tuner: FineTuner, batch: Batch) -> torch.Tensor:
-    outputs = _run(tuner, batch)
+def _run_in_full(tuner: FineTuner, batch: Batch) -> Any:
+    with full_precision(tuner.model):
+        return forward(tuner.task, tuner.model, batch)
+
+
+def _loss(tuner: FineTuner, batch: Batch, run: Callable[[Batch], Any] | None = None) -> torch.Tensor:
+    outputs = (run or partial(_run, tuner))(batch)
     rows = tuner.task.loss(tuner.model, outputs, batch)
     return rows.sum() / tuner.task.count(batch).sum()
 

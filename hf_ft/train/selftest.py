@@ -14,6 +14,7 @@ from accelerate.utils import send_to_device
 
 from hf_ft.data.examples import EncodedRows
 from hf_ft.errors import RecipeError, TrainError
+from hf_ft.train.unchanged import left_as_it_was
 
 if TYPE_CHECKING:
     from hf_ft.task import Batch
@@ -146,21 +147,16 @@ def probe_step(tuner: FineTuner) -> Probe:
     loader = tuner.get_train_dataloader()
     first, *others = list(tuner.sampler)
     smallest = min([first, *others], key=len)
-    buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    random_state = torch.get_rng_state()
     tuner.current_gradient_accumulation_steps = 3  # so that a division by it cannot stay hidden
-    model.train()
-    expected = _gradient(
-        tuner, first, lambda batch, count: tuner.compute_loss(model, batch, False, count).backward()
-    )
-    start = time.perf_counter()
-    found = _gradient(tuner, first, lambda batch, count: tuner.training_step(model, batch, count))
-    seconds = time.perf_counter() - start
-    _gradient(tuner, smallest, lambda batch, count: tuner.training_step(model, batch, count))
-    with torch.no_grad():
-        for name, buffer in model.named_buffers():
-            buffer.copy_(buffers[name])
-    torch.set_rng_state(random_state)
+    with left_as_it_was(model):
+        model.train()
+        expected = _gradient(
+            tuner, first, lambda batch, count: tuner.compute_loss(model, batch, False, count).backward()
+        )
+        start = time.perf_counter()
+        found = _gradient(tuner, first, lambda batch, count: tuner.training_step(model, batch, count))
+        seconds = time.perf_counter() - start
+        _gradient(tuner, smallest, lambda batch, count: tuner.training_step(model, batch, count))
     if not expected > 0:
         learning = sum(parameter.requires_grad for parameter in model.parameters())
         raise TrainError(

@@ -5,10 +5,13 @@ from __future__ import annotations
 import json
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+
+from hf_ft.train.unchanged import left_as_it_was
 
 if TYPE_CHECKING:
     from hf_ft.train.trainer import FineTuner
@@ -69,20 +72,20 @@ def choose_threads(tuner: FineTuner, setting: int | str) -> tuple[int, str]:
 
 
 def _measured(tuner: FineTuner, available: int) -> tuple[int, str]:
-    step = _MicroBatch(tuner)
-    step.seconds()  # the first step builds what later ones find
-    seconds = step.seconds()
-    if seconds > LARGE_SECONDS:
-        step.restore()
-        return available, f"a micro-batch takes {seconds:.1f} s, work enough to share"
-    best = {1: float("inf"), available: seconds}
-    # In turns, so that another program's burst of work hits both; the fastest of several is the least hit.
-    for _ in range(_TRIES):
-        for count in best:
-            torch.set_num_threads(count)
-            best[count] = min(best[count], step.seconds())
-    torch.set_num_threads(available)
-    step.restore()
+    with left_as_it_was(tuner.model):
+        seconds = _micro_batch(tuner)
+        seconds()  # the first step builds what later ones find
+        first = seconds()
+        if first > LARGE_SECONDS:
+            return available, f"a micro-batch takes {first:.1f} s, work enough to share"
+        best = {1: float("inf"), available: first}
+        # In turns, so that another program's burst of work hits both; the fastest of several is the least
+        # hit.
+        for _ in range(_TRIES):
+            for count in best:
+                torch.set_num_threads(count)
+                best[count] = min(best[count], seconds())
+        torch.set_num_threads(available)
     one, all_of_them = best[1], best[available]
     chosen = 1 if one * CLEARLY < all_of_them else available
     times = [one, all_of_them] if chosen == 1 else [all_of_them, one]
@@ -90,30 +93,19 @@ def _measured(tuner: FineTuner, available: int) -> tuple[int, str]:
     return chosen, f"of {available}, measured {shown} on {'all' if chosen == 1 else 'one'}"
 
 
-class _MicroBatch:
-    """The first micro-batch of the run, forward and backward as training does it, without a trace."""
+def _micro_batch(tuner: FineTuner) -> Callable[[], float]:
+    """Give what runs the first micro-batch, forward and backward as training does it, and times it."""
+    tuner.get_train_dataloader()
+    rows = tuner.train_dataset
+    batch: Any = rows.collate(rows.__getitems__(next(iter(tuner.sampler))))
+    count = tuner._get_num_items_in_batch([batch], tuner.args.device)
+    tuner.current_gradient_accumulation_steps = 1
 
-    def __init__(self, tuner: FineTuner):
-        self.tuner = tuner
-        self.random = torch.get_rng_state()
-        self.training = tuner.model.training
-        self.buffers = {name: buffer.clone() for name, buffer in tuner.model.named_buffers()}
-        tuner.get_train_dataloader()
-        rows = tuner.train_dataset
-        self.batch: Any = rows.collate(rows.__getitems__(next(iter(tuner.sampler))))
-        self.count = tuner._get_num_items_in_batch([self.batch], tuner.args.device)
-        tuner.current_gradient_accumulation_steps = 1
-
-    def seconds(self) -> float:
+    def seconds() -> float:
         start = time.perf_counter()
-        self.tuner.training_step(self.tuner.model, dict(self.batch), self.count)
+        tuner.training_step(tuner.model, dict(batch), count)
         taken = time.perf_counter() - start
-        self.tuner.model.zero_grad(set_to_none=True)
+        tuner.model.zero_grad(set_to_none=True)
         return taken
 
-    def restore(self) -> None:
-        with torch.no_grad():
-            for name, buffer in self.tuner.model.named_buffers():
-                buffer.copy_(self.buffers[name])
-        self.tuner.model.train(self.training)
-        torch.set_rng_state(self.random)
+    return seconds

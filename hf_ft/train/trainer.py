@@ -7,6 +7,7 @@ a NaN (trl#6702). Kept are the loop, the optimizers, the schedules, Accelerate, 
 
 from __future__ import annotations
 
+import contextlib
 import math
 import shutil
 from collections.abc import Sequence
@@ -24,6 +25,8 @@ from hf_ft.errors import TrainError
 from hf_ft.evaluate.loop import evaluate_rows
 from hf_ft.model.frontier import forward
 from hf_ft.train import checkpoints
+from hf_ft.train.cached import CachedRows
+from hf_ft.train.precision import full_precision
 from hf_ft.train.statistics import settle_batch_norms
 
 if TYPE_CHECKING:
@@ -155,7 +158,8 @@ class FineTuner(Trainer):
             # Rows that only keep the processes in step must not reach the statistics of batch norms.
             model.eval()
         outputs = self._forward(model, inputs)
-        rows = self.task.loss(self.accelerator.unwrap_model(model), outputs, inputs)
+        # Not unwrapped again: looking for compiled parts walks through all modules, at each step.
+        rows = self.task.loss(self.model, outputs, inputs)
         rows = torch.where(inputs["real"], rows, torch.zeros_like(rows))
         self._stop_on_nan(rows, inputs)
         loss = rows.sum() / num_items_in_batch * self.accelerator.num_processes
@@ -255,29 +259,41 @@ class FineTuner(Trainer):
         count = self.recipe.train.batch_norm_rows
         settle_batch_norms(self.model, self.task, self.train_dataset.plain(), count, self.args.seed)
 
-    def evaluate_rows(self, rows: EncodedRows, *, whole: bool = False) -> Evaluation:
-        """One pass over the rows with the model as it is: from the frontier on, or `whole`."""
-        return evaluate_rows(
-            self.task,
-            self.model,
-            self.kept(rows) if self.kept and not whole else rows,
-            batch_size=self.recipe.train.arguments.get("per_device_eval_batch_size"),
-            workers=self.args.dataloader_num_workers,
-            device=self.args.device,
-            progress=None if self.args.disable_tqdm else f"evaluate {rows.split}",
-        )
+    def evaluate_rows(self, rows: EncodedRows, *, exact: bool = False) -> Evaluation:
+        """One pass over the rows with the model as it is.
+
+        Args:
+            rows: of one split.
+            exact: in full precision, as the saved model will be measured; from the frontier on, which saves
+                more than mixed precision does, it always is.
+        """
+        kept = self.kept(rows) if self.kept else rows
+        exact = exact or isinstance(kept, CachedRows)
+        with full_precision(self.model) if exact else contextlib.nullcontext():
+            return evaluate_rows(
+                self.task,
+                self.model,
+                kept,
+                batch_size=self.recipe.train.arguments.get("per_device_eval_batch_size"),
+                workers=self.args.dataloader_num_workers,
+                device=self.args.device,
+                progress=None if self.args.disable_tqdm else f"evaluate {rows.split}",
+            )
+
+    @property
+    def mixed(self) -> bool:
+        """Whether training passes round to half of the bits."""
+        return bool(self.args.bf16 or self.args.fp16)
 
     def evaluate_finished(self, rows: EncodedRows) -> Evaluation:
         """Evaluate the finished model in fp32, as it is saved; not again where that has just been done."""
         last = self.last_evaluation
-        mixed = self.args.bf16 or self.args.fp16
-        exact = self.loaded_best and not mixed
-        if last is not None and last.split == rows.split and exact:
+        exact = not self.mixed or isinstance(self.eval_dataset, CachedRows)
+        if last is not None and last.split == rows.split and self.loaded_best and exact:
             return last
         if not self.loaded_best:
             self._settle_batch_norms()
-        # What was kept in mixed precision is not what the saved weights give in full precision.
-        return self.evaluate_rows(rows, whole=mixed)
+        return self.evaluate_rows(rows, exact=True)
 
     def finished_model(self) -> torch.nn.Module:
         """Give the trained model without what the Trainer wrapped around it, autocast included."""

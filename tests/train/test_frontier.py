@@ -11,6 +11,7 @@ from transformers import set_seed
 from hf_ft.data.prepare import prepare
 from hf_ft.data.store import RowStore
 from hf_ft.errors import DataError
+from hf_ft.evaluate.loop import evaluate_rows
 from hf_ft.model.freeze import freeze
 from hf_ft.recipe.read import load_recipe
 from hf_ft.run import new_task
@@ -412,3 +413,21 @@ def test_mixed_precision_keeps_half_the_bits_and_ends_in_full(tuner):
     assert losses(kept) == pytest.approx(losses(whole), abs=2e-2)
     plain = whole.evaluate_finished(whole.eval_dataset)
     assert final.metrics["loss"] == pytest.approx(plain.metrics["loss"], abs=2e-2)
+
+
+def test_evaluation_from_the_frontier_of_a_mixed_run_is_in_full_precision(tuner):
+    """What picks the best checkpoint is what the saved model gives: no second pass in full precision."""
+    kept, _ = tuner("resnet", STRATEGIES["head"], precision="bf16")
+    dtypes = {
+        rows.train: {field.dtype for field in rows.store.fields if field.name.startswith("slot")}
+        for rows in (kept.train_dataset, kept.eval_dataset)
+    }
+    assert dtypes == {True: {torch.bfloat16}, False: {torch.float32}}
+    kept.train()
+    best = min(measured(kept))
+    final = kept.evaluate_finished(kept.eval_dataset)
+    assert final is kept.last_evaluation
+    model = kept.finished_model()
+    exact = evaluate_rows(kept.task, model, kept.eval_dataset.encoded)
+    assert final.metrics["loss"] == pytest.approx(exact.metrics["loss"], abs=1e-6)
+    assert best <= exact.metrics["loss"] + 1e-6

@@ -1,13 +1,16 @@
 """Precision and compilation: known or measured, never assumed, and always with a reason."""
 
+import anything
 import points
 import pytest
 import torch
+from anything import Anything
 
+from hf_ft.data.examples import EncodedRows
 from hf_ft.errors import RecipeError
 from hf_ft.run import finetune
 from hf_ft.train import precision
-from hf_ft.train.precision import choose_compile, choose_precision
+from hf_ft.train.precision import choose_compile, choose_precision, measured_gain, settle_precision
 
 
 @pytest.fixture
@@ -19,7 +22,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
         monkeypatch.setattr(torch.accelerator, "is_available", lambda: capability is not None)
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(flags, True))
-        monkeypatch.setattr(precision, "_seconds", lambda dtype: fp32 if dtype is torch.float32 else bf16)
+        return lambda: fp32 / bf16
 
     return make
 
@@ -31,29 +34,50 @@ def machine(monkeypatch):
         (
             {"flags": ["avx512_bf16"], "fp32": 4.0, "bf16": 2.0},
             "bf16",
-            "avx512_bf16, and multiplies 2.0 times",
+            "avx512_bf16, and a step was measured 2.0 times as fast",
         ),
-        ({"flags": ["avx512_bf16"], "fp32": 2.0, "bf16": 4.0}, "fp32", "multiplies 0.5 times as fast"),
+        ({"flags": ["avx512_bf16"], "fp32": 2.0, "bf16": 4.0}, "fp32", "measured 0.5 times as fast"),
         ({"flags": ["amx_bf16"], "fp32": 1.05, "bf16": 1.0}, "fp32", "amx_bf16"),
         ({"capability": (8, 0)}, "bf16", "8.0 computes bf16 natively"),
         ({"capability": (7, 5), "flags": ["amx_bf16"]}, "fp32", "7.5 has no native bf16"),
     ],
 )
 def test_bf16_is_taken_only_where_it_is_faster(machine, abilities, expected, reason):
-    machine(**abilities)
-    chosen = choose_precision("auto")
+    chosen = choose_precision("auto", machine(**abilities))
     assert chosen.name == expected and reason in chosen.reason
 
 
 def test_a_run_on_the_cpu_does_not_ask_the_gpu(machine):
-    machine(capability=(9, 0))
-    assert choose_precision("auto", use_cpu=True).name == "fp32"
+    gain = machine(capability=(9, 0))
+    assert choose_precision("auto", gain, use_cpu=True).name == "fp32"
     with pytest.raises(RecipeError, match=r"train\.precision: fp16 needs a CUDA device"):
-        choose_precision("fp16", use_cpu=True)
+        choose_precision("fp16", gain, use_cpu=True)
 
 
-def test_both_precisions_can_be_timed():
-    assert precision._seconds(torch.float32) > 0 and precision._seconds(torch.bfloat16) > 0
+def test_a_resumed_run_keeps_the_precision_it_began_with(machine, tmp_path):
+    fast, slow = machine(flags=["avx512_bf16"], fp32=2.0), machine(flags=["avx512_bf16"], fp32=0.5)
+    assert settle_precision("auto", fast, tmp_path, use_cpu=True).name == "bf16"
+    again = settle_precision("auto", slow, tmp_path, use_cpu=True)
+    assert (again.name, again.reason) == ("bf16", "as the run began")
+    assert settle_precision("fp32", slow, tmp_path, use_cpu=True).name == "fp32"
+
+
+def test_a_step_is_measured_once_and_leaves_no_trace(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_FT_CACHE", str(tmp_path))
+    task = Anything(Anything.Options(family="resnet"))
+    model = task.load(None).model.train()
+    rows = EncodedRows(task, anything.rows(6), split="train", seed=1, train=True)
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    state = torch.get_rng_state()
+    gain = measured_gain(task, model, rows)
+    assert gain > 0
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    assert torch.equal(state, torch.get_rng_state()) and all(p.grad is None for p in model.parameters())
+    monkeypatch.setattr(precision, "_gain", None)
+    assert measured_gain(task, model, rows) == gain
+    model.classifier[1].weight.requires_grad = False
+    with pytest.raises(TypeError):
+        measured_gain(task, model, rows)  # another subject, so measured anew
 
 
 def test_compiling_is_asked_for_or_explained(machine):
