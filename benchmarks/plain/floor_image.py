@@ -1,4 +1,7 @@
-"""What the arithmetic costs: a bare PyTorch loop over the same rows, channels_last, no Trainer, nothing kept.
+"""What the arithmetic costs: a bare PyTorch loop over the same rows, no Trainer, nothing kept.
+
+Channels_last, in bf16 where the processor has it; passes that only go forward in batches of 8, which suit the
+caches of a CPU best.
 
 `--loop forward`: one forward pass over every row, train and validation. `--loop train`: the training of all
 weights with the same settings (batch, AdamW, schedule, epochs, an evaluation after each).
@@ -43,12 +46,18 @@ class Rows:
             yield pixels.to(memory_format=torch.channels_last), self.labels[part]
 
 
+def autocast() -> torch.autocast:
+    able = torch.cpu.get_capabilities()
+    fast = bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    return torch.autocast("cpu", torch.bfloat16, enabled=fast)
+
+
 def accuracy(model: Any, rows: Rows) -> float:
     """One forward pass over all rows."""
     model.eval()
     right = 0
-    with torch.inference_mode():
-        for pixels, labels in rows.batches(torch.arange(len(rows.labels)), 64):
+    with torch.inference_mode(), autocast():
+        for pixels, labels in rows.batches(torch.arange(len(rows.labels)), 8):
             right += int((model(pixels).logits.argmax(-1) == labels).sum())
     return right / len(rows.labels)
 
@@ -62,7 +71,9 @@ def train(model: Any, rows: Rows, validation: Rows, options: argparse.Namespace)
     for _ in range(options.epochs):
         model.train()
         for pixels, labels in rows.batches(torch.randperm(len(rows.labels)), options.batch):
-            loss = cross_entropy(model(pixels).logits, labels)
+            with autocast():
+                scores = model(pixels).logits
+            loss = cross_entropy(scores.float(), labels)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()

@@ -91,8 +91,8 @@ def choose_precision(setting: str, gain: Callable[[], float], *, use_cpu: bool =
 def settle_precision(setting: str, gain: Callable[[], float], folder: Path, *, use_cpu: bool) -> Precision:
     """Choose the precision as `choose_precision` does, and keep it with the run.
 
-    A resumed run goes on with the numbers that it began with: a processor that is measured again, perhaps
-    while it is busy, may seem to be fast with others.
+    A resumed run goes on with the numbers that it began with: a processor that is measured once more,
+    perhaps while it is busy, may seem to be fast with others.
 
     Args:
         setting: see there.

@@ -21,7 +21,7 @@ PHASES = {
     "forward": "model and loss",
     "backward": "gradients, and their exchange between processes",
     "optimizer": "clipping and the step",
-    "evaluation": "validation, and the best model measured again",
+    "evaluation": "validation, and the best checkpoint loaded",
     "saving": "checkpoints",
     "other": "the Trainer's loop, logging, callbacks",
 }

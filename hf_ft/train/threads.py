@@ -18,8 +18,10 @@ if TYPE_CHECKING:
 
 # One thread is taken only where it is at least so much faster: less is the noise of a busy machine.
 CLEARLY = 1.1
-# A micro-batch that takes longer than this is work enough to share; measuring it twice would cost the run.
+# A micro-batch that takes longer than this is work enough to share; measuring it would cost the run. A few of
+# its rows tell (two at least: batch norms).
 LARGE_SECONDS = 0.5
+FEW_ROWS = 4
 _TRIES = 5
 _FILE = "threads.json"
 
@@ -73,11 +75,13 @@ def choose_threads(tuner: FineTuner, setting: int | str) -> tuple[int, str]:
 
 def _measured(tuner: FineTuner, available: int) -> tuple[int, str]:
     with left_as_it_was(tuner.model):
-        seconds = _micro_batch(tuner)
-        seconds()  # the first step builds what later ones find
-        first = seconds()
-        if first > LARGE_SECONDS:
-            return available, f"a micro-batch takes {first:.1f} s, work enough to share"
+        few, rows = _micro_batch(tuner, FEW_ROWS)
+        few()  # the first step builds what later ones find
+        expected = few() / rows * tuner.plan.micro_batch
+        if expected > LARGE_SECONDS:
+            return available, f"a micro-batch takes about {expected:.1f} s, work enough to share"
+        seconds, _ = _micro_batch(tuner)
+        first = min(seconds(), seconds())
         best = {1: float("inf"), available: first}
         # In turns, so that another program's burst of work hits both; the fastest of several is the least
         # hit.
@@ -93,11 +97,20 @@ def _measured(tuner: FineTuner, available: int) -> tuple[int, str]:
     return chosen, f"of {available}, measured {shown} on {'all' if chosen == 1 else 'one'}"
 
 
-def _micro_batch(tuner: FineTuner) -> Callable[[], float]:
-    """Give what runs the first micro-batch, forward and backward as training does it, and times it."""
+def _micro_batch(tuner: FineTuner, most: int | None = None) -> tuple[Callable[[], float], int]:
+    """Give what runs the first micro-batch, forward and backward as training does it, and times it.
+
+    Args:
+        tuner: the trainer.
+        most: only so many of its rows; None: all.
+
+    Returns:
+        What gives the seconds, and the number of rows.
+    """
     tuner.get_train_dataloader()
     rows = tuner.train_dataset
-    batch: Any = rows.collate(rows.__getitems__(next(iter(tuner.sampler))))
+    indices = next(iter(tuner.sampler))[:most]
+    batch: Any = rows.collate(rows.__getitems__(indices))
     count = tuner._get_num_items_in_batch([batch], tuner.args.device)
     tuner.current_gradient_accumulation_steps = 1
 
@@ -108,4 +121,4 @@ def _micro_batch(tuner: FineTuner) -> Callable[[], float]:
         tuner.model.zero_grad(set_to_none=True)
         return taken
 
-    return seconds
+    return seconds, len(indices)

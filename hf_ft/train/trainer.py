@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
@@ -24,6 +25,7 @@ from hf_ft.data.sampler import GlobalBatchSampler, balanced_weights
 from hf_ft.errors import TrainError
 from hf_ft.evaluate.loop import evaluate_rows
 from hf_ft.model.frontier import forward
+from hf_ft.model.load import fingerprint
 from hf_ft.train import checkpoints
 from hf_ft.train.cached import CachedRows
 from hf_ft.train.precision import full_precision
@@ -76,7 +78,10 @@ class FineTuner(Trainer):
         self.last_evaluation: Evaluation | None = None
         # Set by `use_frontier`: gives the rows of a split with their frozen activations.
         self.kept: Kept | None = None
+        # The best evaluation, and the hash of the weights that it was measured on.
+        self.best: tuple[str, Evaluation] | None = None
         self.loaded_best = False
+        self.recipe_text = recipe.to_yaml()
         if recipe.train.early_stopping_patience is not None:
             stopping = EarlyStoppingCallback(
                 recipe.train.early_stopping_patience, recipe.train.early_stopping_threshold
@@ -311,13 +316,15 @@ class FineTuner(Trainer):
             temporary.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
         checkpoints.save_random(temporary, self.accelerator.process_index)
+        if self.last_evaluation is not None and self.state.best_global_step == self.state.global_step:
+            self.best = self._fingerprint(), self.last_evaluation
         if self.state.best_global_step:
             self.state.best_model_checkpoint = str(root / f"checkpoint-{self.state.best_global_step}")
         if self.accelerator.is_main_process:
             checkpoints.save_weights(self.model, temporary)
             checkpoints.save_optimizer(self.optimizer, self.lr_scheduler, temporary)
             self._save_state(temporary)
-            (temporary / "recipe.yaml").write_text(self.recipe.to_yaml())
+            (temporary / "recipe.yaml").write_text(self.recipe_text)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             checkpoints.seal(temporary, root / name)
@@ -335,18 +342,32 @@ class FineTuner(Trainer):
         checkpoints.load_weights(self.model, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
-        """Load the best checkpoint, and prove it by measuring its metric again (tf#48805)."""
+        """Load the best checkpoint, and prove that it is the model that was measured (tf#48805).
+
+        By the hash of its weights; where it was measured before this run was resumed, by measuring it again.
+        """
         folder = Path(self.state.best_model_checkpoint)
         checkpoints.load_weights(self.model, folder)
+        self.loaded_best = True
+        if self.best is not None:
+            written, self.last_evaluation = self.best
+            if self._fingerprint() != written:
+                raise TrainError(f"{folder}: its weights are not those that were measured and saved")
+            return
         name = self.args.metric_for_best_model.removeprefix("eval_")
         self.last_evaluation = self.evaluate_rows(self.eval_dataset)
-        self.loaded_best = True
         again = self.last_evaluation.metrics[name]
         if abs(again - self.state.best_metric) > 1e-4 * max(1.0, abs(self.state.best_metric)):
             raise TrainError(
                 f"{folder}: {name} was {self.state.best_metric:.6f} when it was saved and is {again:.6f} "
                 "when it is loaded again; the checkpoint is not the model that was measured"
             )
+
+    def _fingerprint(self) -> str:
+        """Hash all weights and statistics as the main process, which writes the checkpoints, has them."""
+        found = [fingerprint(self.model.state_dict().items())]
+        broadcast_object_list(found)
+        return found[0]
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is not None:

@@ -15,6 +15,7 @@ from hf_ft.recipe.read import load_recipe
 from hf_ft.run import new_task
 from hf_ft.train.build import build_tuner
 from hf_ft.train.selftest import check_loss_division, check_metrics, probe_step
+from hf_ft.train.trainer import FineTuner
 
 
 @pytest.fixture(scope="module")
@@ -108,24 +109,47 @@ def test_a_resumed_run_is_the_same_run(tuner, tmp_path, step):
     assert torch.equal(weights(resumed), weights(straight))
 
 
-def test_the_best_checkpoint_is_loaded_and_measured_again(tuner):
+def test_the_best_checkpoint_is_loaded_and_is_what_was_measured(tuner):
     """tf#48805: what is loaded at the end must be what was measured."""
     trained = tuner(num_train_epochs=6, learning_rate=0.3)
     trained.train()
+    again = trained.evaluate_rows(trained.eval_dataset).metrics
+    assert trained.last_evaluation.metrics["loss"] == pytest.approx(again["loss"], abs=1e-6)
     measured = [line["eval_accuracy"] for line in trained.state.log_history if "eval_accuracy" in line]
     assert len(measured) == 6 and trained.state.best_metric == max(measured)
     assert trained.last_evaluation.metrics["accuracy"] == pytest.approx(max(measured), abs=1e-6)
 
 
-def test_a_tampered_best_checkpoint_is_refused(tuner, tmp_path):
+@pytest.mark.parametrize(
+    ("resumed", "factor", "message"),
+    [
+        (False, 1.001, "not those that were measured and saved"),
+        (True, -1.0, "not the model that was measured"),
+    ],
+    ids=["by the hash of its weights", "after a resume, by its metric"],
+)
+def test_a_tampered_best_checkpoint_is_refused(tuner, tmp_path, resumed, factor, message):
     from safetensors.torch import load_file, save_file
 
     trained = tuner(num_train_epochs=1)
     trained.train()
+    trained.best = None if resumed else trained.best
     path = next((tmp_path / "run" / "checkpoints").glob("checkpoint-*/model.safetensors"))
-    save_file({name: -tensor for name, tensor in load_file(path).items()}, path)
-    with pytest.raises(TrainError, match="not the model that was measured"):
+    save_file({name: factor * tensor for name, tensor in load_file(path).items()}, path)
+    with pytest.raises(TrainError, match=message):
         trained._load_best_model()
+
+
+def test_the_best_checkpoint_of_a_resumed_run_is_measured_again(tuner, tmp_path, monkeypatch):
+    tuner(num_train_epochs=3, learning_rate=0.3).train()
+    resumed = tuner("resumed", num_train_epochs=3, learning_rate=0.3)
+    passes = []
+    measure = FineTuner.evaluate_rows
+    monkeypatch.setattr(
+        FineTuner, "evaluate_rows", lambda self, rows, **how: passes.append(rows) or measure(self, rows, **how)
+    )
+    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoints" / "checkpoint-21"))
+    assert len(passes) == 1 and resumed.last_evaluation is not None
 
 
 def test_only_best_and_last_are_kept(tuner, tmp_path):
