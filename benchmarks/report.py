@@ -32,11 +32,15 @@ def report(
 ) -> str:
     """Write all tables: ratios, phases, scaling and start-up, each where it was measured."""
     compared = [work for work in works if work.goals and work.name in rounds]
-    scaled = [work for work in works if not work.goals and work.name in rounds]
+    others = [work for work in works if not work.goals and work.name in rounds]
+    judged = [work for work in others if work.name.startswith("quality")]
+    scaled = [work for work in others if work not in judged]
     parts = ["# Results of `make bench`", machine()]
     if compared:
         parts += ["## Ratios", ratio_table(rounds, compared, facts)]
         parts += ["## Where the time went", phase_table(rounds, compared)]
+    if judged:
+        parts += ["## Quality in bf16", quality_table(rounds, judged, facts)]
     if scaled:
         parts += ["## Scaling of hf_ft", scaling_table(rounds, scaled)]
     if starts:
@@ -101,7 +105,7 @@ def ratio_table(rounds: Rounds, works: Sequence[Work], facts: Mapping[str, Mappi
 def amount(work: Work, facts: Mapping[str, str]) -> str:
     """Say how much was done, and whether the target was set for more rows."""
     if work.data == "series":
-        return f"{facts['data']}, {work.epochs} epoch"
+        return f"{facts['data']}, {work.epochs} epoch(s)"
     if work.epochs == 1 and work.model == "trained":
         said = f"{facts['data']}, {work.train} rows"
     else:
@@ -166,6 +170,27 @@ def phase_table(rounds: Rounds, works: Sequence[Work]) -> str:
                 ]
             )
     return table(["work", "side", "compared, s", "to finish, s", "of which", "on lines of their own"], rows)
+
+
+def quality_table(rounds: Rounds, works: Sequence[Work], facts: Mapping[str, Mapping[str, str]]) -> str:
+    """Final metrics of the same training in fp32 and in bf16, and whether bf16 lies in fp32's interval."""
+    rows = []
+    for work in works:
+        one = rounds[work.name][0]
+        full, half = one["fp32"], one["bf16"]
+        low, high = full["interval"]
+        inside = low <= half["metric"] <= high
+        rows.append(
+            [
+                work.title,
+                amount(work, facts[work.name]),
+                f"{full['metric']:.4f} ({low:.4f} to {high:.4f})",
+                f"{half['metric']:.4f}: {'inside' if inside else '**outside**'}",
+                short(seconds(full) / seconds(half)),
+            ]
+        )
+    head = ["work", "on", "fp32 (95 % interval)", "bf16", "seconds fp32 / bf16"]
+    return "The same seed and settings, one run each.\n\n" + table(head, rows)
 
 
 def scaling_table(rounds: Rounds, works: Sequence[Work]) -> str:

@@ -1,7 +1,7 @@
 """Side by side: hf_ft against plain scripts, on the same rows, weights, epochs and global batch.
 
     make bench                           everything, in under half an hour on two cores; writes results.md
-    make bench ONLY=head_image           one item, printed and not written
+    make bench ONLY=head_image           one item, printed and not written (or: quality, scaling, start)
     make bench ONLY=head_image FULL=1    with the rows that its target was set for
 
 Every side is a fresh process. A round runs the sides of every item in turn, and rounds follow one another
@@ -23,7 +23,7 @@ from pathlib import Path
 
 from benchmarks.figures import Measured, Round
 from benchmarks.report import report
-from benchmarks.works import SCALING, WORKS, Work
+from benchmarks.works import QUALITY, SCALING, WORKS, Work
 
 HERE = Path(__file__).parent
 SHARED = HERE.parent.parent / "shared" / "data"
@@ -146,14 +146,14 @@ def start_up(times: int = 3) -> dict[str, list[float]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    names = [*(work.name for work in WORKS), "scaling", "start"]
+    names = [*(work.name for work in WORKS), "quality", "scaling", "start"]
     parser.add_argument("--only", choices=names, help="one item; printed, not written")
     parser.add_argument("--full", action="store_true", help="the rows of the targets, however long it takes")
     parser.add_argument("--minutes", type=float, default=26, help="begin no round that would end later")
     parser.add_argument("--rounds", type=int, default=5, help="at most so many")
     options = parser.parse_args()
 
-    works = [work for work in (*WORKS, *SCALING) if work.name.startswith(options.only or "")]
+    works = [work for work in (*WORKS, *QUALITY, *SCALING) if work.name.startswith(options.only or "")]
     if options.full:
         works = [work.full() for work in works]
     deadline = time.monotonic() + 60 * options.minutes

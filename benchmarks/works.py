@@ -221,6 +221,31 @@ WINDOWS = Work(
     note="`held`: memory of all windows over that of the series as pandas reads it",
 )
 
+FORECAST = (
+    "ours/ours_run.py recipes/forecast.yaml {out} data.source={series} data.columns.timestamp={timestamp} "
+    "data.columns.target=[{targets}] output_dir={folder}/run train.num_train_epochs={epochs}"
+)
+
+
+def quality(data: str, model: str, command: str, **sizes: int) -> Work:
+    """Give one line of the table of equal quality: the same training in fp32 and in bf16."""
+    return Work(
+        f"quality_{data}",
+        {"images": "full, Lite0", "texts": "full, MiniLM", "series": "full, a small PatchTST"}[data],
+        data,
+        model,
+        rounds=1,
+        sides={name: f"{command} train.precision={name}" for name in ("fp32", "bf16")},
+        **sizes,  # type: ignore[arg-type]
+    )
+
+
+QUALITY = (
+    quality("images", "lite0", ours("full_image"), train=860, validation=430, epochs=2),
+    quality("texts", "minilm", ours("full_text"), train=2000, validation=872),
+    quality("series", "none", FORECAST, train=0, validation=2000, epochs=2),
+)
+
 WORKS = (HEAD_IMAGE, LAST_IMAGE, FULL_IMAGE, FULL_TEXT, HEAD_TEXT, PREDICT, WINDOWS)
 
 

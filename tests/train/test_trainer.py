@@ -15,7 +15,6 @@ from hf_ft.recipe.read import load_recipe
 from hf_ft.run import new_task
 from hf_ft.train.build import build_tuner
 from hf_ft.train.selftest import check_loss_division, check_metrics, probe_step
-from hf_ft.train.trainer import FineTuner
 
 
 @pytest.fixture(scope="module")
@@ -144,10 +143,8 @@ def test_the_best_checkpoint_of_a_resumed_run_is_measured_again(tuner, tmp_path,
     tuner(num_train_epochs=3, learning_rate=0.3).train()
     resumed = tuner("resumed", num_train_epochs=3, learning_rate=0.3)
     passes = []
-    measure = FineTuner.evaluate_rows
-    monkeypatch.setattr(
-        FineTuner, "evaluate_rows", lambda self, rows, **how: passes.append(rows) or measure(self, rows, **how)
-    )
+    measure = resumed.evaluate_rows
+    monkeypatch.setattr(resumed, "evaluate_rows", lambda *rows: passes.append(rows) or measure(*rows))
     resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoints" / "checkpoint-21"))
     assert len(passes) == 1 and resumed.last_evaluation is not None
 
