@@ -114,3 +114,31 @@ def test_bf16_ends_within_the_interval_of_fp32(tmp_path, monkeypatch):
         results[name] = run.results["headline"]
     low, high = results["fp32"]["interval"]
     assert low <= results["bf16"]["value"] <= high
+
+
+@pytest.mark.slow
+def test_a_compiled_run_ends_where_a_plain_one_does(tmp_path, monkeypatch):
+    """Compiled on the CPU too: the weights, and the folder that the gate loads without compiling."""
+    monkeypatch.setenv("PYTHONPATH", points.__file__.removesuffix("points.py"))
+    pretrained = points.saved(tmp_path / "pretrained")
+    ended = {}
+    for compiled in (False, True):
+        run = finetune(
+            {
+                "task": "points:Points",
+                "name": "points",
+                "output_dir": str(tmp_path / str(compiled)),
+                "data": {"source": "py:points:rows", "split": {"validation": 30}},
+                "model": {"name": pretrained},
+                "train": {
+                    "num_train_epochs": 2,
+                    "global_batch_size": 8,
+                    "learning_rate": 0.02,
+                    "compile": compiled,
+                    "disable_tqdm": True,
+                },
+            },
+            verbose=False,
+        )
+        ended[compiled] = torch.cat([weight.detach().flatten() for weight in run.model.parameters()])
+    assert torch.allclose(ended[True], ended[False], atol=1e-5)
