@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import numpy as np
 import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
-from transformers.utils import ModelOutput
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_ft.data.labels import LabelMap
 from hf_ft.evaluate.metrics import CLASSIFICATION_DIRECTIONS, ClassificationMetrics
@@ -40,8 +40,8 @@ class PointModel(PreTrainedModel):
             torch.nn.init.normal_(module.weight, std=0.5)
             torch.nn.init.zeros_(module.bias)
 
-    def forward(self, point: torch.Tensor) -> ModelOutput:
-        return ModelOutput(logits=self.head(torch.tanh(self.body(point))))
+    def forward(self, point: torch.Tensor) -> SequenceClassifierOutput:
+        return SequenceClassifierOutput(logits=self.head(torch.tanh(self.body(point))))
 
 
 class Options(Section):
