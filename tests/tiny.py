@@ -83,6 +83,14 @@ def roberta(**config: Any) -> Any:
     ).eval()
 
 
+def gpt2(**config: Any) -> Any:
+    from transformers import GPT2Config, GPT2ForSequenceClassification
+
+    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 40, "vocab_size": 60}
+    special = {"eos_token_id": 3, "bos_token_id": 3}
+    return GPT2ForSequenceClassification(GPT2Config(**{**sizes, **special, **config})).eval()
+
+
 def _text_sizes() -> dict[str, int]:
     sizes = {"hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, "intermediate_size": 64}
     return {**sizes, "vocab_size": 60, "max_position_embeddings": 40}
@@ -204,6 +212,17 @@ def tokenizer() -> Any:
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     vocabulary = list(dict.fromkeys([*special, *WORDS, *letters]))
     return BertTokenizer(vocab={word: i for i, word in enumerate(vocabulary)}, model_max_length=32)
+
+
+def word_tokenizer() -> Any:
+    """Words only, an end token, and no padding token: what GPT-2 brings."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+    from transformers import PreTrainedTokenizerFast
+
+    words = ["<unk>", "\n", "x", "<end>", *WORDS]
+    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, "<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", unk_token="<unk>")
 
 
 def saved(model: Any, folder: str | Path, processor: Any = None) -> str:

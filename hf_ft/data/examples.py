@@ -97,8 +97,12 @@ class EncodedRows:
         whole = self.task.encode_batch(self.rows, np.array(few))
         if whole is None:
             return False
-        single = self.task.collate(self.task.encode([self.rows[row] for row in few], None))
+        items = self.task.encode([self.rows[row] for row in few], None)
+        single = self.task.collate(items)
         wrong = sorted(key for key in {*whole, *single} if not _equal(whole.get(key), single.get(key)))
+        if (key := self.task.length_key) is not None and self.lengths is not None:
+            differ = [len(items[place][key]) != self.lengths[row] for place, row in enumerate(few)]
+            wrong += ["lengths"] * any(differ)
         if wrong:
             name = type(self.task).__name__
             raise DataError(

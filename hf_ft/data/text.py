@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
-import json
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from hf_ft.data.cache import cache_folder
 from hf_ft.data.names import listing
-from hf_ft.data.stamps import write_whole
 from hf_ft.errors import DataError
 
 # One text, or the columns that make it together, of which some may be empty.
@@ -38,39 +34,6 @@ def digest(texts: Iterable[str]) -> str:
     """Hash texts so that those which differ only in case, spaces or Unicode form are the same."""
     normal = (" ".join(unicodedata.normalize("NFKC", text).casefold().split()) for text in texts)
     return hashlib.blake2b("\0".join(normal).encode(), digest_size=16).hexdigest()
-
-
-def kept_lengths(
-    tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, count: Callable[[], list[int]]
-) -> list[int]:
-    """Give the tokens of every row, counted once for the same texts and tokenizer, in any run.
-
-    Args:
-        tokenizer: of transformers. What is in its file is part of what the numbers are kept under; one that
-            has no such file (a slow tokenizer) counts anew in every run.
-        texts: one of each row.
-        pairs: the second text of each row, or None.
-        count: counts them.
-    """
-    if not tokenizer.is_fast:
-        return count()
-    vocabulary = json.loads(tokenizer.backend_tokenizer.to_str())
-    # The last call's own, and none of it was asked for in counting.
-    vocabulary |= {"truncation": None, "padding": None}
-    versions = [importlib.metadata.version(name) for name in ("tokenizers", "transformers")]
-    content = [vocabulary, versions, len(texts)]
-    state = hashlib.blake2b(json.dumps(content).encode(), digest_size=16)
-    for text in (*texts, *(pairs or ())):
-        part = text.encode("utf-8", "surrogatepass")
-        state.update(f"{len(part)}:".encode())
-        state.update(part)
-    path = cache_folder() / "tokens" / f"lengths-{state.hexdigest()}.json"
-    if path.is_file():
-        kept: list[int] = json.loads(path.read_text(encoding="utf-8"))
-        return kept
-    lengths = count()
-    write_whole(path, lengths)
-    return lengths
 
 
 def read_texts(inputs: Any, columns: Mapping[str, str | list[str]]) -> list[dict[str, Any]]:

@@ -55,16 +55,17 @@ def evaluate_rows(
 
     state = PartialState()
     device = device or next(model.parameters()).device
-    tokens = None
+    # Before any row is encoded: a task that counts tokens keeps them, and need not make them again.
+    lengths, tokens = rows.lengths, None
     if batch_size is None:
         one = rows.collate(rows.__getitems__([(0, 0, True)]))
-        batch_size, tokens = forward_batch(numbers_in(one), device.type, lengths=rows.lengths is not None)
+        batch_size, tokens = forward_batch(numbers_in(one), device.type, lengths=lengths is not None)
     sampler = EvalBatchSampler(
         len(rows),
         batch_size=batch_size,
         processes=state.num_processes,
         rank=state.process_index,
-        lengths=rows.lengths,
+        lengths=lengths,
         tokens=tokens,
     )
     # Its own generator: evaluating must not move the random state that training draws dropout from.

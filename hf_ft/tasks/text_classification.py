@@ -9,7 +9,9 @@ from pydantic import Field
 
 from hf_ft.data.labels import find_problem
 from hf_ft.data.names import listing
-from hf_ft.data.text import digest, joined, kept_lengths, problem_of
+from hf_ft.data.table import Table
+from hf_ft.data.text import digest, joined, problem_of
+from hf_ft.data.tokens import KNOWN_NAMES, KeptTokens, keep_tokens
 from hf_ft.errors import DataError, RecipeError
 from hf_ft.evaluate.metrics import CLASSIFICATION_DIRECTIONS, REGRESSION_DIRECTIONS
 from hf_ft.evaluate.multilabel import MULTILABEL_DIRECTIONS
@@ -25,8 +27,6 @@ if TYPE_CHECKING:
     from hf_ft.model.load import Loaded
     from hf_ft.recipe.schema import ModelSection
 
-# Rows that are tokenised in one call where only their lengths are wanted.
-_CHUNK = 1000
 _TEXT_COLUMNS = (
     "sentence content review question document message sms tweet comment body sentence1 premise question1"
 )
@@ -92,7 +92,10 @@ class TextClassification(TargetTask):
         self.columns: dict[str, str | list[str]] = {"text": "text"}
         self.reason = "as the recipe says"
         self.max_length = 0
+        # By the fingerprint of the rows: tokens, lengths before cutting, and the values of the labels.
+        self._tokens: dict[str, KeptTokens] = {}
         self._lengths: dict[str, list[int]] = {}
+        self._labels: dict[str, list[Any]] = {}
 
     def _make_target(self, problem: str) -> SingleLabel | Number:
         weights, smoothing = self.loss_options.class_weights, self.loss_options.label_smoothing
@@ -175,7 +178,7 @@ class TextClassification(TargetTask):
         if isinstance(self.target, MultiLabel):
             loaded.notes += _start_at(loaded, self.target.log_odds)
         self.processor, self.max_length = loaded.processor, loaded.processor.model_max_length
-        self._lengths = {}
+        self._tokens, self._lengths, self._labels = {}, {}, {}
         return loaded
 
     def load_processor(self, folder: str) -> None:
@@ -186,8 +189,8 @@ class TextClassification(TargetTask):
 
     def encode(self, rows: Sequence[Row], rngs: Sequence[np.random.Generator] | None) -> list[Item]:
         """Texts to token ids, cut at `max_length`; labels to ids, indicators or numbers."""
-        texts = [self._joined(row["text"]) for row in rows]
-        pairs = [self._joined(row["pair"]) for row in rows] if "pair" in self.columns else None
+        second = [row["pair"] for row in rows] if "pair" in self.columns else None
+        texts, pairs = self._inputs([row["text"] for row in rows], second)
         encoded = self._tokenize(texts, pairs, truncation=True, max_length=self.max_length)
         items: list[Item] = [{name: values[i] for name, values in encoded.items()} for i in range(len(rows))]
         for item, row in zip(items, rows, strict=True):
@@ -195,12 +198,36 @@ class TextClassification(TargetTask):
                 item["labels"] = self.target.encode(row["label"])
         return items
 
-    def _tokenize(self, texts: list[str], pairs: list[str] | None, **options: Any) -> dict[str, list[Any]]:
-        tokenizer = self.processor
+    def encode_batch(self, rows: Any, indices: np.ndarray) -> Batch | None:
+        """Gather what is kept of rows whose lengths were asked for; None where nothing is."""
+        import torch
+
+        kept = self._tokens.get(rows.fingerprint) if isinstance(rows, Table) else None
+        if kept is None or not KNOWN_NAMES.issuperset(self.processor.model_input_names):
+            return None
+        batch: Batch = dict(kept.batch(indices, self.processor))
+        if "label" in rows.columns:
+            if rows.fingerprint not in self._labels:
+                self._labels[rows.fingerprint] = rows.column("label")
+            values = self._labels[rows.fingerprint]
+            batch["labels"] = torch.as_tensor(_stacked([self.target.encode(values[i]) for i in indices]))
+        return batch
+
+    def _inputs(
+        self, texts: Sequence[Any], pairs: Sequence[Any] | None
+    ) -> tuple[list[str], list[str] | None]:
+        """Give what the tokenizer is called with: texts, and their pairs where there are any."""
+        first = [self._joined(text) for text in texts]
+        if pairs is None:
+            return first, None
+        second = [self._joined(text) for text in pairs]
         # A tokenizer without special tokens (GPT-2) would glue the two texts of a pair together.
-        if pairs is not None and tokenizer.num_special_tokens_to_add(pair=True) == 0:
-            texts, pairs = [f"{first}\n{second}" for first, second in zip(texts, pairs, strict=True)], None
-        return dict(tokenizer(texts, pairs, verbose=False, **options))
+        if self.processor.num_special_tokens_to_add(pair=True) == 0:
+            return [f"{one}\n{other}" for one, other in zip(first, second, strict=True)], None
+        return first, second
+
+    def _tokenize(self, texts: list[str], pairs: list[str] | None, **options: Any) -> dict[str, list[Any]]:
+        return dict(self.processor(texts, pairs, verbose=False, **options))
 
     def _joined(self, text: str | Sequence[str | None]) -> str:
         return joined(text, self.options.separator)
@@ -210,21 +237,23 @@ class TextClassification(TargetTask):
         return [min(length, self.max_length) for length in self._whole_lengths(rows)]
 
     def _whole_lengths(self, rows: Any) -> list[int]:
-        """Tokens of each row before it is cut; counted once for the same rows."""
+        """Tokens of each row before it is cut; the tokens themselves are kept with their number."""
         if rows.fingerprint not in self._lengths:
-            texts = [self._joined(text) for text in rows.column("text")]
-            pairs = [self._joined(text) for text in rows.column("pair")] if "pair" in self.columns else None
-
-            def count() -> list[int]:
-                lengths: list[int] = []
-                for start in range(0, len(texts), _CHUNK):
-                    part = slice(start, start + _CHUNK)
-                    encoded = self._tokenize(texts[part], pairs and pairs[part], truncation=False)
-                    lengths += [len(tokens) for tokens in encoded["input_ids"]]
-                return lengths
-
-            self._lengths[rows.fingerprint] = kept_lengths(self.processor, texts, pairs, count)
+            second = rows.column("pair") if "pair" in self.columns else None
+            texts, pairs = self._inputs(rows.column("text"), second)
+            self._lengths[rows.fingerprint] = self._keep(rows.fingerprint, texts, pairs)
         return self._lengths[rows.fingerprint]
+
+    def _keep(self, fingerprint: str, texts: list[str], pairs: list[str] | None) -> list[int]:
+        """Keep the tokens of all rows and give their number; a tokenizer without a file only counts."""
+        if not self.processor.is_fast:
+            encoded = self._tokenize(texts, pairs, truncation=False)
+            return [len(tokens) for tokens in encoded["input_ids"]]
+        in_use = [kept.folder for kept in self._tokens.values()]
+        kept = keep_tokens(self.processor, texts, pairs, self.max_length, in_use)
+        self._tokens[fingerprint] = kept
+        lengths: list[int] = kept.lengths.tolist()
+        return lengths
 
     def notes(self, rows: Mapping[str, Any]) -> list[str]:
         """Say what kind of problem it is and why, what is read, and how many texts lose their end."""

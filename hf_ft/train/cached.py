@@ -224,6 +224,10 @@ class Keeper:
 
     def lengths(self, rows: EncodedRows) -> np.ndarray:
         """Count the length of every row and view, int [views * N]; zeros where rows have none."""
+        known = self.ragged is not None and rows.task.length_key is not None and rows.gathers
+        if known and rows.lengths is not None:
+            # Rows that are gathered are not random, and their lengths were seen to be those of their items.
+            return np.asarray(rows.lengths, np.int64)
         count = (rows.views or 1) * len(rows)
         parts = [range(start, min(start + 1000, count)) for start in range(0, count, 1000)]
         return np.asarray([length for part in parts for length in self._own_lengths(rows, part)], np.int64)

@@ -200,24 +200,6 @@ def test_a_tokenizer_of_another_model_is_refused(tmp_path):
 # Models
 
 
-def gpt2(**config):
-    from transformers import GPT2Config, GPT2ForSequenceClassification
-
-    sizes = {"n_embd": 32, "n_layer": 2, "n_head": 2, "n_positions": 40, "vocab_size": 60}
-    return GPT2ForSequenceClassification(GPT2Config(**sizes, eos_token_id=3, bos_token_id=3, **config)).eval()
-
-
-def gpt2_tokenizer():
-    """Words only, an end token, and no padding token: what GPT-2 brings."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-    from transformers import PreTrainedTokenizerFast
-
-    words = ["<unk>", "\n", "x", "<end>", *tiny.WORDS]
-    tokenizer = Tokenizer(models.WordLevel({word: number for number, word in enumerate(words)}, "<unk>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<end>", unk_token="<unk>")
-
-
 def distilbert():
     from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
@@ -252,7 +234,7 @@ MODELS = {
     "distilbert": (distilbert, tiny.tokenizer),
     "deberta-v2": (deberta, tiny.tokenizer),
     "modernbert": (modernbert, tiny.tokenizer),
-    "gpt2": (gpt2, gpt2_tokenizer),
+    "gpt2": (tiny.gpt2, tiny.word_tokenizer),
 }
 
 
@@ -292,7 +274,7 @@ def test_every_family_learns_every_problem_alone_and_as_a_pair(family, labels, t
 
 
 def test_a_pair_is_not_glued_together_where_a_tokenizer_has_no_separator(tmp_path):
-    folder = tiny.saved(gpt2(), tmp_path / "gpt2", gpt2_tokenizer())
+    folder = tiny.saved(tiny.gpt2(), tmp_path / "gpt2", tiny.word_tokenizer())
     task = fitted(NAMES, pair=TEXTS[::-1])
     loaded(task, folder)
     first, second = {"text": "red a", "pair": "light"}, {"text": "red", "pair": "a light"}
