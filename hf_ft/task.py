@@ -225,9 +225,9 @@ class Task:
     def encode_batch(self, rows: Any, indices: np.ndarray) -> Batch | None:
         """Encode and collate many rows at once, where they can be gathered without an object for each.
 
-        Must equal `collate(encode(...))` of the same rows bit for bit, which is tried on two of them first; a
-        task that encodes otherwise than the one it inherits from must override this, too. Not called where
-        rows are changed at random, nor for prediction.
+        Must equal `collate(encode(...))` of the same rows bit for bit, which is tried on two of them first.
+        Not called where rows are changed at random, for prediction, nor for a task that inherits this and has
+        an `encode` or `collate` of its own.
 
         Args:
             rows: the rows of a split, as `examples` gave them.

@@ -187,21 +187,20 @@ def test_a_gathered_batch_is_that_of_its_rows_bit_for_bit(way, tmp_path):
 
 
 class Shifted(TimeSeriesForecasting):
-    """Encodes otherwise than its base, and forgot to say so of whole batches."""
+    """Encodes otherwise than its base, which gathers whole batches."""
 
     def encode(self, rows, rngs):
         return [{**item, "past_values": item["past_values"] + 1} for item in super().encode(rows, rngs)]
 
 
-def test_a_task_that_encodes_otherwise_cannot_inherit_whole_batches(tmp_path):
+def test_a_task_that_encodes_otherwise_does_not_inherit_whole_batches(tmp_path):
     task, prepared = ready(recipe(tmp_path), data())
     other = Shifted(task.options)
     other.restore(task.state())
-    rows = prepared.encoded(other, "train", train=True)
-    with pytest.raises(
-        DataError, match=r"Shifted.encode_batch: past_values of the train rows \[0, 180\] is not"
-    ):
-        rows.__getitems__([(0, 5, True)])
+    plain, rows = (prepared.encoded(one, "train", train=True) for one in (task, other))
+    assert plain.gathers and not rows.gathers
+    found, shifted = (one.collate(one.__getitems__([(0, 5, True)]))["past_values"] for one in (plain, rows))
+    assert torch.equal(shifted, found + 1)
 
 
 def test_covariates_reach_the_targets(tmp_path):
