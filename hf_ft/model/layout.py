@@ -11,16 +11,26 @@ if TYPE_CHECKING:
     import torch
 
 
-def choose_layout(model: torch.nn.Module) -> str | None:
-    """Put a convolutional net into channels_last, its kernels' fastest layout; give the reason, or None."""
+def choose_layout(model: torch.nn.Module, setting: str = "auto") -> str | None:
+    """Put a convolutional net into channels_last, its kernels' fastest layout.
+
+    Args:
+        model: changed in place.
+        setting: `auto`, or the name of a memory format of torch to insist on.
+
+    Returns:
+        What was chosen and why; None where there is nothing to choose.
+    """
     import torch
 
     convolutions = sum(isinstance(module, torch.nn.Conv2d) for module in model.modules())
     # A ViT has one convolution, its patch embedding: nothing to gain.
-    if convolutions < 4:
+    if setting == "auto" and convolutions < 4:
         return None
-    model.to(memory_format=torch.channels_last)
-    return f"channels_last: {convolutions} 2-d convolutions"
+    chosen = "channels_last" if setting == "auto" else setting
+    model.to(memory_format=getattr(torch, chosen))
+    asked = "asked for by train.memory_format"
+    return f"{chosen}: {f'{convolutions} 2-d convolutions' if setting == 'auto' else asked}"
 
 
 def fold_batch_norms(model: torch.nn.Module, run: Callable[[], Any]) -> torch.nn.Module | None:

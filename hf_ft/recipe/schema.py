@@ -177,6 +177,8 @@ class TrainSection(Section):
     """auto: bf16 where the device has it and, on a CPU, is measured to be faster with it; else fp32."""
     compile: bool | Literal["auto"] = "auto"
     """Compile the model with torch.compile; auto: only where it is known to pay within the run."""
+    memory_format: Literal["auto", "channels_last", "contiguous_format"] = "auto"
+    """How images lie in memory; auto: channels_last for networks with four 2-d convolutions or more."""
     threads: Literal["auto"] | PositiveInt = "auto"
     """Threads of the CPU; auto: all, or one where a micro-batch is measured to be faster on one."""
     batch_norm_rows: Annotated[int, Field(ge=0)] = 1024
@@ -197,6 +199,7 @@ class TrainSection(Section):
             "learning_rate",
             "precision",
             "compile",
+            "memory_format",
             "threads",
             "early_stopping_patience",
             "early_stopping_threshold",

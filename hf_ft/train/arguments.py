@@ -23,6 +23,7 @@ LARGEST_MICRO_BATCH = 64
 # 512 x 512, twice over.
 SHARED_MEMORY = Path("/dev/shm")
 WORKER_BYTES = 2**29
+MOST_WORKERS = 8
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ def training_arguments(
         "report_to": "none",
         "logging_steps": 10,
         "logging_first_step": True,
-        "dataloader_num_workers": choose_workers(plan.processes, use_cpu=bool(own.get("use_cpu"))),
+        "dataloader_num_workers": choose_workers(plan.processes, use_cpu=bool(own.get("use_cpu")))[0],
         "log_level": "error",
     }
     arguments = TrainingArguments(**{**defaults, **own, **ours})
@@ -124,8 +125,8 @@ def training_arguments(
     return arguments
 
 
-def choose_workers(processes: int, *, use_cpu: bool = False) -> int:
-    """Give the number of worker processes that encode rows.
+def choose_workers(processes: int, *, use_cpu: bool = False) -> tuple[int, str]:
+    """Give the number of worker processes that encode rows, and the choice with its reason in words.
 
     None where the CPU trains: its cores are busy, and a worker only takes them away. Workers hand batches
     over in shared memory, of which a container often has 64 MB: a worker that finds none left dies with
@@ -136,8 +137,10 @@ def choose_workers(processes: int, *, use_cpu: bool = False) -> int:
         use_cpu: whether the CPU trains even where there is an accelerator.
     """
     if use_cpu or not torch.accelerator.is_available():
-        return 0
+        return 0, "0: the CPU trains, and a worker would only take a core away"
     cores = (os.cpu_count() or 1) // processes - 1
     free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else None
     room = cores if free is None else free // processes // WORKER_BYTES
-    return max(0, min(8, cores, room))
+    workers = max(0, min(MOST_WORKERS, cores, room))
+    shared = "" if free is None else f" and {free / 1e9:.1f} GB of free shared memory"
+    return workers, f"{workers}: {os.cpu_count()} cores{shared} for {processes} process(es)"

@@ -12,7 +12,7 @@ from transformers import PrinterCallback, ProgressCallback
 from hf_ft.errors import RecipeError
 from hf_ft.model.groups import default_learning_rate, parameter_groups
 from hf_ft.model.layout import choose_layout
-from hf_ft.train.arguments import plan_batches, training_arguments
+from hf_ft.train.arguments import choose_workers, plan_batches, training_arguments
 from hf_ft.train.callbacks import EpochLines, LogFile
 from hf_ft.train.precision import choose_compile, measured_gain, settle_precision
 from hf_ft.train.processes import unused_devices, world_size
@@ -74,7 +74,7 @@ def build_tuner(
     plan = plan_batches(section.global_batch_size, world_size(), section.per_device_train_batch_size)
     train_rows = data.encoded(task, "train", train=True, views=recipe.cache.views)
     gain = partial(measured_gain, task, frozen.model, train_rows)
-    layout = choose_layout(frozen.model)
+    layout = choose_layout(frozen.model, section.memory_format)
     use_cpu = bool(section.arguments.get("use_cpu"))
     precision = settle_precision(section.precision, gain, folder, use_cpu=use_cpu)
     compiled, why = choose_compile(section.compile)
@@ -119,6 +119,9 @@ def build_tuner(
         notes["attention"] = f"{attention}: {because}"
     if (idle := unused_devices()) is not None:
         notes["devices"] = idle
+    notes["workers"] = choose_workers(plan.processes, use_cpu=use_cpu)[1]
+    if "dataloader_num_workers" in section.arguments:
+        notes["workers"] = f"{arguments.dataloader_num_workers}: asked for by train.dataloader_num_workers"
     if layout:
         notes["layout"] = layout
     if norms:

@@ -4,7 +4,7 @@ import pytest
 import tiny
 import torch
 
-from hf_ft.model.layout import fold_batch_norms
+from hf_ft.model.layout import choose_layout, fold_batch_norms
 
 
 def moved(model):
@@ -71,3 +71,19 @@ def test_what_is_read_elsewhere_is_not_folded(also, folded):
 def test_norms_that_use_the_batch_are_not_folded():
     model = Branching("nothing").train()
     assert fold_batch_norms(model, lambda: model(torch.randn(2, 3, 4, 4))) is None
+
+
+@pytest.mark.parametrize(
+    ("make", "setting", "last", "said"),
+    [
+        (tiny.resnet, "auto", True, "channels_last: 1"),
+        (tiny.resnet, "contiguous_format", False, "contiguous_format: asked for by train.memory_format"),
+        (tiny.vit, "auto", False, "None"),
+        (tiny.vit, "channels_last", True, "channels_last: asked for by train.memory_format"),
+    ],
+)
+def test_the_layout_is_chosen_or_asked_for(make, setting, last, said):
+    model = make()
+    assert str(choose_layout(model, setting)).startswith(said)
+    kernel = next(module.weight for module in model.modules() if isinstance(module, torch.nn.Conv2d))
+    assert kernel.is_contiguous(memory_format=torch.channels_last) == last

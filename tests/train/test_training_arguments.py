@@ -56,7 +56,7 @@ def test_workers_fit_the_cores_and_the_shared_memory(cores, processes, free, wor
     monkeypatch.setattr("os.cpu_count", lambda: cores)
     monkeypatch.setattr(arguments, "SHARED_MEMORY", tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=int(free)))
-    assert choose_workers(processes) == workers
-    assert choose_workers(processes, use_cpu=True) == 0
+    assert choose_workers(processes)[0] == workers
+    assert choose_workers(processes, use_cpu=True)[0] == 0
     monkeypatch.setattr(arguments, "SHARED_MEMORY", tmp_path / "absent")
-    assert choose_workers(1) == min(8, cores - 1)
+    assert choose_workers(1)[0] == min(8, cores - 1)
