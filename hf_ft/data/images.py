@@ -50,7 +50,7 @@ def open_image(value: Any, row_id: str) -> Image:
     Raises:
         DataError: there is no picture, or it is damaged; the message names the row and the file.
     """
-    from PIL import Image, ImageOps
+    from PIL import Image
 
     place = f"row {row_id}"
     try:
@@ -64,7 +64,7 @@ def open_image(value: Any, row_id: str) -> Image:
             image = Image.open(value)
         else:
             image = _from_array(value)
-        return _to_rgb(ImageOps.exif_transpose(image))
+        return _to_rgb(_upright(image))
     except (*_DAMAGED, Image.DecompressionBombError) as error:
         raise DataError(f"{place}: cannot open the image: {type(error).__name__}: {error}") from error
 
@@ -72,6 +72,8 @@ def open_image(value: Any, row_id: str) -> Image:
 def _from_stored(value: dict[str, Any]) -> Image:
     from PIL import Image
 
+    # Not torchvision's decode_jpeg: its pixels were equal to Pillow's and 3 to 7 % quicker (1000 x 800), but
+    # augmentation and processors take a Pillow image, and with that copy it was slower.
     if value.get("bytes") is not None:
         return Image.open(io.BytesIO(value["bytes"]))
     if value.get("path"):
@@ -101,6 +103,15 @@ def _from_array(value: Any) -> Image:
     return Image.fromarray(array)
 
 
+def _upright(image: Image) -> Image:
+    """Apply the rotation that a camera noted; Pillow's own function copies the image where there is none."""
+    from PIL import ExifTags, ImageOps
+
+    image.load()
+    turned = image.getexif().get(ExifTags.Base.Orientation, 1) in range(2, 9)
+    return ImageOps.exif_transpose(image) if turned else image
+
+
 def _to_rgb(image: Image) -> Image:
     import numpy as np
     from PIL import Image
@@ -116,13 +127,15 @@ def _to_rgb(image: Image) -> Image:
         seen = image.convert("RGBA")
         ground = Image.new("RGBA", seen.size, "white")
         return Image.alpha_composite(ground, seen).convert("RGB")
-    return image.convert("RGB")
+    # Pillow's `convert` copies an image that is RGB already.
+    return image if image.mode == "RGB" else image.convert("RGB")
 
 
 def content_digest(image: Image) -> str:
     """Hash the pixels of an RGB image: equal for equal pixels, whatever the file format around them."""
-    header = f"{image.mode} {image.size}".encode()
-    return hashlib.blake2b(header + image.tobytes(), digest_size=16).hexdigest()
+    state = hashlib.blake2b(f"{image.mode} {image.size}".encode(), digest_size=16)
+    state.update(image.tobytes())
+    return state.hexdigest()
 
 
 def perceptual_hash(image: Image) -> int:
