@@ -272,6 +272,13 @@ class Task:
         """Stack B items into a batch of tensors."""
         raise NotImplementedError
 
+    def finish(self, batch: Batch) -> Batch:
+        """Do what is best done to a whole batch once it is on the device: normalise pixels sent as bytes.
+
+        Called for every batch before the model sees it, once or twice: a finished batch must stay as it is.
+        """
+        return batch
+
     def forward(self, model: Any, batch: Batch) -> Any:
         """Call the model on a batch without its targets, so that no model guesses its own loss."""
         return model(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from hf_ft.data.pixels import Pixels
     from hf_ft.model.load import Loaded
     from hf_ft.recipe.schema import ModelSection
 
@@ -94,6 +95,8 @@ class ImageClassification(TargetTask):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        # How the processor is used; found with the first pictures that are encoded.
+        self.pixels: Pixels | None = None
         self.target = SingleLabel(self.loss_options.class_weights, self.loss_options.label_smoothing)
 
     # Data
@@ -124,6 +127,18 @@ class ImageClassification(TargetTask):
         """Take back the classes."""
         self.target.restore(state)
 
+    def notes(self, rows: Mapping[str, Any]) -> list[str]:
+        """How pixels reach the model, tried on training pictures."""
+        from hf_ft.data.images import open_image
+        from hf_ft.data.pixels import pixels_of
+
+        train = rows["train"]
+        few = [train[index] for index in sorted({0, len(train) // 2, len(train) - 1})]
+        self.pixels = pixels_of(self.processor, [open_image(row["image"], row["id"]) for row in few])
+        if self.mixes:
+            return ["pixels: floats of the processor in training, because mixup and cutmix blend them"]
+        return [str(self.pixels)]
+
     # Model
 
     def load(self, section: ModelSection) -> Loaded:
@@ -143,14 +158,22 @@ class ImageClassification(TargetTask):
         self.processor = AutoImageProcessor.from_pretrained(folder)
 
     def encode(self, rows: Sequence[Row], rngs: Sequence[np.random.Generator] | None) -> list[Item]:
-        """Pictures to `pixel_values` [C, H, W] by the saved processor; labels to class ids."""
+        """Pictures to `pixel_values` [C, H, W] by the saved processor; labels to class ids.
+
+        uint8 where `finish` can make the processor's own floats of them; floats where they are to be mixed.
+        """
         from hf_ft.data.images import augmentation, open_image
+        from hf_ft.data.pixels import pixels_of, whole
 
         images = [open_image(row["image"], row["id"]) for row in rows]
         if rngs is not None:
             augment = augmentation(self.augment.policy, flip=self.augment.flip, crop=self.augment.crop)
             images = [augment(image, rng) for image, rng in zip(images, rngs, strict=True)]
-        pixels = self.processor(images, return_tensors="pt")["pixel_values"]
+        if rngs is not None and self.mixes:
+            pixels = whole(self.processor, images)
+        else:
+            self.pixels = pixels_of(self.processor, images, self.pixels)
+            pixels = self.pixels.encode(images)
         items: list[Item] = [{"pixel_values": pixel} for pixel in pixels]
         for item, row in zip(items, rows, strict=True):
             if "label" in row:
@@ -193,6 +216,19 @@ class ImageClassification(TargetTask):
             labels = [item["labels"] for item in items]
             batch["labels"] = torch.stack(labels) if torch.is_tensor(labels[0]) else torch.tensor(labels)
         return batch
+
+    def finish(self, batch: Batch) -> Batch:
+        """Pixels that came as uint8 become the processor's own floats [B, C, H, W]."""
+        import torch
+
+        from hf_ft.data.pixels import pixels_of
+
+        pixels = batch.get("pixel_values")
+        if pixels is None or pixels.dtype != torch.uint8:
+            return batch
+        # Worker processes encode, and prove it on their pictures, on their own.
+        self.pixels = pixels_of(self.processor, (), self.pixels)
+        return {**batch, "pixel_values": self.pixels.finish(pixels)}
 
     # Evaluation
 
