@@ -7,6 +7,8 @@ import hashlib
 import io
 import struct
 import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -50,23 +52,47 @@ def open_image(value: Any, row_id: str) -> Image:
     Raises:
         DataError: there is no picture, or it is damaged; the message names the row and the file.
     """
+    with _explained(value, row_id):
+        return _to_rgb(_upright(_found(value)))
+
+
+def count_pixels(value: Any, row_id: str) -> int:
+    """Read from its first bytes how many pixels a picture has, whichever way it is turned.
+
+    Args:
+        value: as for `open_image`.
+        row_id: names the row in messages.
+
+    Raises:
+        DataError: there is no picture, or its head is damaged.
+    """
+    with _explained(value, row_id):
+        width, height = _found(value).size
+        return width * height
+
+
+@contextmanager
+def _explained(value: Any, row_id: str) -> Iterator[None]:
+    """Name the row and the file of a picture that cannot be opened."""
     from PIL import Image
 
-    place = f"row {row_id}"
     try:
-        if isinstance(value, dict):
-            place += f", file {value['path']}" if value.get("path") else ""
-            image = _from_stored(value)
-        elif isinstance(value, Image.Image):
-            image = value
-        elif isinstance(value, str):
-            place += f", file {value}"
-            image = Image.open(value)
-        else:
-            image = _from_array(value)
-        return _to_rgb(_upright(image))
+        yield
     except (*_DAMAGED, Image.DecompressionBombError) as error:
+        path = value.get("path") if isinstance(value, dict) else value
+        place = f"row {row_id}" + (f", file {path}" if isinstance(path, str) and path else "")
         raise DataError(f"{place}: cannot open the image: {type(error).__name__}: {error}") from error
+
+
+def _found(value: Any) -> Image:
+    """Open a picture, in whichever way it is given; its pixels are not read yet."""
+    from PIL import Image
+
+    if isinstance(value, dict):
+        return _from_stored(value)
+    if isinstance(value, Image.Image):
+        return value
+    return Image.open(value) if isinstance(value, str) else _from_array(value)
 
 
 def _from_stored(value: dict[str, Any]) -> Image:

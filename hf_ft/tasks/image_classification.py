@@ -11,7 +11,7 @@ from pydantic import Field
 from hf_ft.errors import DataError
 from hf_ft.evaluate.metrics import CLASSIFICATION_DIRECTIONS
 from hf_ft.recipe.schema import PositiveFloat, Section
-from hf_ft.task import Batch, Inspection, Item, Role, Row
+from hf_ft.task import Batch, Inspection, Item, Ready, Role, Row
 from hf_ft.tasks._classes import SingleLabel
 from hf_ft.tasks._target import TargetTask
 
@@ -86,6 +86,7 @@ class ImageClassification(TargetTask):
     class_role = "label"
     headline_metrics = SingleLabel.headline_metrics
     example_input = "picture.png"
+    media_role = "image"
     encodes_in_threads = True
     pipeline_tag = "image-classification"
     pipeline_arguments = repr(example_input)
@@ -162,23 +163,66 @@ class ImageClassification(TargetTask):
 
         uint8 where `finish` can make the processor's own floats of them; floats where they are to be mixed.
         """
-        from hf_ft.data.images import augmentation, open_image
-        from hf_ft.data.pixels import pixels_of, whole
-
-        images = [open_image(row["image"], row["id"]) for row in rows]
-        if rngs is not None:
-            augment = augmentation(self.augment.policy, flip=self.augment.flip, crop=self.augment.crop)
-            images = [augment(image, rng) for image, rng in zip(images, rngs, strict=True)]
-        if rngs is not None and self.mixes:
-            pixels = whole(self.processor, images)
-        else:
-            self.pixels = pixels_of(self.processor, images, self.pixels)
-            pixels = self.pixels.encode(images)
+        pixels = self._encode_pixels(rows, rngs)
         items: list[Item] = [{"pixel_values": pixel} for pixel in pixels]
         for item, row in zip(items, rows, strict=True):
             if "label" in row:
                 item["labels"] = self.target.encode(row["label"])
         return items
+
+    def _encode_pixels(self, rows: Sequence[Row], rngs: Sequence[np.random.Generator] | None) -> torch.Tensor:
+        import torch
+
+        from hf_ft.data.images import augmentation, open_image
+        from hf_ft.data.pixels import pixels_of, whole
+
+        mixed = rngs is not None and self.mixes
+        if all(isinstance(row["image"], Ready) for row in rows):
+            self.pixels = pixels_of(self.processor, (), self.pixels)
+            ready = torch.stack([row["image"].tensor for row in rows])
+            return self.pixels.finish(ready) if mixed else ready
+        images = [open_image(row["image"], row["id"]) for row in rows]
+        if rngs is not None:
+            augment = augmentation(self.augment.policy, flip=self.augment.flip, crop=self.augment.crop)
+            images = [augment(image, rng) for image, rng in zip(images, rngs, strict=True)]
+        if mixed:
+            return whole(self.processor, images)
+        self.pixels = pixels_of(self.processor, images, self.pixels)
+        return self.pixels.encode(images)
+
+    def encode_batch(self, rows: Any, indices: np.ndarray) -> Batch | None:
+        """Gather pictures that are kept as they leave the processor's geometry; others go one by one."""
+        import torch
+
+        from hf_ft.data.decoded import DecodedRows
+
+        if not (isinstance(rows, DecodedRows) and rows.ready):
+            return None
+        batch: Batch = {"pixel_values": rows.stacked(indices)}
+        if "label" in rows.others.columns:
+            labels = [self.target.encode(rows.others[int(index)]["label"]) for index in indices]
+            batch["labels"] = torch.tensor(labels)
+        return batch
+
+    def media(self, rows: Sequence[Row], *, ready: bool) -> list[torch.Tensor] | None:
+        """Pictures as RGB [H, W, 3], or after the processor's geometry [C, H, W]."""
+        import numpy as np
+        import torch
+
+        from hf_ft.data.images import open_image
+        from hf_ft.data.pixels import pixels_of
+
+        images = [open_image(row["image"], row["id"]) for row in rows]
+        if not ready:
+            return [torch.from_numpy(np.array(image)) for image in images]
+        self.pixels = pixels_of(self.processor, images, self.pixels)
+        return list(self.pixels.encode(images)) if self.pixels.table is not None else None
+
+    def media_numbers(self, row: Row) -> int:
+        """Three numbers a pixel."""
+        from hf_ft.data.images import count_pixels
+
+        return 3 * count_pixels(row["image"], row["id"])
 
     @property
     def random(self) -> bool:
