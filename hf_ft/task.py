@@ -180,6 +180,9 @@ class Task:
         # Names of further metrics that the recipe asks for; `metrics` loads them.
         self.extra_metrics = tuple(extra_metrics)
         self.processor: Any = None
+        # Whether `encode` may call the processor otherwise than its library does, where that was seen to give
+        # the same. The gate's fresh process may not, so that what was trained is not judged by itself.
+        self.shortcuts = True
 
     # Data
 

@@ -185,7 +185,7 @@ class ImageClassification(TargetTask):
         if rngs is not None:
             augment = augmentation(self.augment.policy, flip=self.augment.flip, crop=self.augment.crop)
             images = [augment(image, rng) for image, rng in zip(images, rngs, strict=True)]
-        if mixed:
+        if mixed or not self.shortcuts:
             return whole(self.processor, images)
         self.pixels = pixels_of(self.processor, images, self.pixels)
         return self.pixels.encode(images)

@@ -1,6 +1,7 @@
 """Whole runs on pictures: what the model is given, and that no shortcut to it changes a number."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from types import SimpleNamespace
@@ -16,7 +17,7 @@ from transformers import set_seed
 from hf_ft import check, finetune
 from hf_ft.data import images, pixels
 from hf_ft.data.prepare import prepare
-from hf_ft.errors import DataError
+from hf_ft.errors import DataError, VerifyError
 from hf_ft.model.freeze import freeze
 from hf_ft.recipe.read import load_recipe
 from hf_ft.recipe.schema import CacheSection
@@ -289,6 +290,23 @@ def test_a_full_disk_costs_time_and_not_the_run(signs, models, tmp_path, monkeyp
     monkeypatch.setattr("os.posix_fallocate", full)
     run, _ = trained(recipe(signs, models["resnet"], tmp_path / "run", **FULL, **DECODED))
     assert run.said.startswith("not used: [Errno 28] No space left on device")
+
+
+def test_pixels_that_a_shortcut_moves_are_refused_by_the_gate(signs, models, tmp_path, monkeypatch):
+    """The gate's fresh process has the same shortcut at hand, and must not take it."""
+    (tmp_path / "moving.py").write_text(
+        "from hf_ft.tasks.image_classification import ImageClassification\n"
+        "class Moving(ImageClassification):\n"
+        "    def finish(self, batch):\n"
+        "        moved = batch['pixel_values'].element_size() == 1\n"
+        "        batch = super().finish(batch)\n"
+        "        return {**batch, 'pixel_values': batch['pixel_values'] + 0.2 * moved}\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    settings = recipe(signs, models["resnet"], tmp_path / "run", **FULL)
+    with pytest.raises(VerifyError, match="reload"):
+        finetune({**settings, "task": "moving:Moving"}, verbose=False)
 
 
 def test_a_run_is_verified_and_its_processor_is_taken_apart(signs, models, tmp_path, capsys):
