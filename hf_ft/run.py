@@ -134,6 +134,7 @@ def finetune(
     from hf_ft.model.freeze import freeze
     from hf_ft.model.save import save_model
     from hf_ft.train.build import build_tuner, main_metric
+    from hf_ft.train.decoded import keep_decoded
     from hf_ft.train.frontier import use_frontier
     from hf_ft.train.processes import start_processes
     from hf_ft.train.profile import ProfiledTuner
@@ -167,7 +168,9 @@ def finetune(
     story.table(frozen.table())
 
     story.room("train")
+    kept = keep_decoded(data_ready, task, recipe.cache, processes)
     tuner, notes = build_tuner(recipe, task, frozen, data_ready, path, callbacks, profile=profile)
+    notes |= kept
     before = frozen.frozen_fingerprint()
     notes["frontier"] = use_frontier(tuner, recipe, data_ready, before)
     resumed = run_folder.checkpoint is not None
@@ -248,6 +251,7 @@ def check(recipe: Recipe | str | Path | dict[str, Any], *, data: Any = None) -> 
     from hf_ft.deliver import hub
     from hf_ft.model.freeze import freeze
     from hf_ft.train.build import build_tuner
+    from hf_ft.train.decoded import keep_decoded
     from hf_ft.train.frontier import use_frontier
     from hf_ft.train.processes import start_processes
     from hf_ft.train.selftest import check_loss_division, check_metrics, probe_step
@@ -262,13 +266,14 @@ def check(recipe: Recipe | str | Path | dict[str, Any], *, data: Any = None) -> 
     set_seed(recipe.seed)
     loaded = task.load(recipe.model)
     frozen = freeze(loaded.model, recipe.freeze, loaded.new)
+    kept = keep_decoded(data_ready, task, recipe.cache, start_processes(), keep=False)
     with tempfile.TemporaryDirectory() as scratch:
         tuner, notes = build_tuner(recipe, task, frozen, data_ready, Path(scratch))
         notes["threads"] = settle_threads(tuner, recipe.train.threads, Path(scratch), resumed=False)
         fingerprint = frozen.frozen_fingerprint()
         notes["frontier"] = use_frontier(tuner, recipe, data_ready, fingerprint, keep=False)
         findings.notes += [*publishing, *loaded.notes, *task.notes(data_ready.rows)]
-        findings.notes += [f"{subject}: {text}" for subject, text in notes.items()]
+        findings.notes += [f"{subject}: {text}" for subject, text in {**notes, **kept}.items()]
         findings.notes += [str(check_loss_division(tuner)), str(probe_step(tuner))]
         check_metrics(tuner)
     return findings

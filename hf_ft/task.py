@@ -55,6 +55,17 @@ class Role:
 
 
 @dataclass(frozen=True)
+class Ready:
+    """Media as `Task.media` makes them `ready`, in the place of a row's raw ones.
+
+    Args:
+        tensor: uint8.
+    """
+
+    tensor: torch.Tensor
+
+
+@dataclass(frozen=True)
 class Inspection:
     """What the audit learns from one row.
 
@@ -145,6 +156,8 @@ class Task:
     targets: ClassVar[tuple[str, ...]] = ("labels",)
     # The key of an item whose first dimension is the row's length (tokens, steps); None: all of one length.
     length_key: str | None = None
+    # The role whose media `media` decodes, and which `encode` takes decoded, too; None: there are no media.
+    media_role: ClassVar[str | None] = None
     # Whether several threads may call `encode` at once; a tokenizer, for one, must not be called so.
     encodes_in_threads: ClassVar[bool] = False
     # The role whose classes stratify the splits and are counted by the audit; None: there are no classes.
@@ -167,6 +180,9 @@ class Task:
         # Names of further metrics that the recipe asks for; `metrics` loads them.
         self.extra_metrics = tuple(extra_metrics)
         self.processor: Any = None
+        # Whether `encode` may call the processor otherwise than its library does, where that was seen to give
+        # the same. The gate's fresh process may not, so that what was trained is not judged by itself.
+        self.shortcuts = True
 
     # Data
 
@@ -238,6 +254,25 @@ class Task:
         """
         return None
 
+    def media(self, rows: Sequence[Row], *, ready: bool) -> list[torch.Tensor] | None:
+        """Decode the media of rows to uint8 tensors that can be kept (`cache.decoded`).
+
+        Put in the row's `media_role` again, as a numpy array, or as `Ready` where they are ready, `encode`
+        must make of them what it makes of the row itself, bit for bit.
+
+        Args:
+            rows: raw rows.
+            ready: whether to go on as far as `encode` goes without randomness: all of one shape.
+
+        Returns:
+            One tensor a row; None where they cannot be made `ready`.
+        """
+        raise NotImplementedError
+
+    def media_numbers(self, row: Row) -> int:
+        """Count the numbers of a row's decoded media, without decoding them."""
+        raise NotImplementedError
+
     def mix(self, item: Item, other: Item, rng: np.random.Generator) -> Item:
         """Mix two encoded training items (mixup, cutmix). Called only where `mixes` is true."""
         raise NotImplementedError
@@ -271,6 +306,13 @@ class Task:
     def collate(self, items: Sequence[Item]) -> Batch:
         """Stack B items into a batch of tensors."""
         raise NotImplementedError
+
+    def finish(self, batch: Batch) -> Batch:
+        """Do what is best done to a whole batch once it is on the device: normalise pixels sent as bytes.
+
+        Called for every batch before the model sees it, once or twice: a finished batch must stay as it is.
+        """
+        return batch
 
     def forward(self, model: Any, batch: Batch) -> Any:
         """Call the model on a batch without its targets, so that no model guesses its own loss."""

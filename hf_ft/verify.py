@@ -318,7 +318,9 @@ def _main() -> None:
     rows = pickle.loads(sys.stdin.buffer.read())
     # What libraries print must not mix with the answer.
     answer, sys.stdout = sys.stdout.buffer, sys.stderr
-    results = Predictor.load(sys.argv[1]).results(rows)
+    predictor = Predictor.load(sys.argv[1])
+    predictor.task.shortcuts = False
+    results = predictor.results(rows)
     answer.write(pickle.dumps(results))
     answer.flush()
 

@@ -50,6 +50,11 @@ def pictures(folder):
     }
 
 
+def decoded(folder):
+    """The same pictures, kept decoded by whichever process meets them first."""
+    return {**pictures(folder), "cache": {"decoded": True}}
+
+
 def texts(folder):
     """33 texts of 2 to 14 words, put into batches of like length, and a BERT without dropout."""
     rows = [
@@ -110,7 +115,9 @@ def logged(folder):
 
 
 @pytest.mark.multi_process
-@pytest.mark.parametrize("kind", [pictures, texts, frozen, series])
+@pytest.mark.parametrize(
+    "kind", [pictures, texts, frozen, series, pytest.param(decoded, marks=pytest.mark.slow)]
+)
 def test_two_processes_give_what_one_gives(kind, tmp_path, monkeypatch):
     """tf#47688: with two processes the loss is doubled; tf#39241: so is the loss of validation."""
     recipe = {**kind(tmp_path), "name": kind.__name__, "train": TRAIN}
@@ -122,6 +129,7 @@ def test_two_processes_give_what_one_gives(kind, tmp_path, monkeypatch):
     assert "over 1 process(es)" in (one / "verify.json").read_text()
     assert len(logged(one)) > 6
     assert len(list((tmp_path / "cache" / "frontier").glob("*/slot 0.bin"))) == 2 * (kind is frozen)
+    assert len(list((tmp_path / "cache" / "decoded").glob("*/media.bin"))) == 2 * (kind is decoded)
     assert logged(two) == pytest.approx(logged(one), abs=1e-5)
     weights = load_file(one / "model" / "model.safetensors")
     for name, tensor in load_file(two / "model" / "model.safetensors").items():

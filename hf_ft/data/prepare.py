@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.data.audit import Findings, audit, write_bad
 from hf_ft.data.cache import cache_folder
+from hf_ft.data.decoded import DecodedRows
 from hf_ft.data.examples import EncodedRows
 from hf_ft.data.sources import as_datasets, on_hub, read_source
 from hf_ft.data.splits import make_splits
@@ -30,12 +31,14 @@ class Prepared:
         info: how each split came to be, sizes, fingerprints, labels: what data.json holds.
         findings: what the audit found.
         seed: for the order and the augmentation.
+        decoded: split -> the same rows with their media decoded, where these are kept (`cache.decoded`).
     """
 
     rows: dict[str, Any]
     info: dict[str, Any]
     findings: Findings
     seed: int
+    decoded: dict[str, DecodedRows] = field(default_factory=dict)
 
     @property
     def final_split(self) -> str:
@@ -53,7 +56,8 @@ class Prepared:
         self, task: Task, split: str, *, train: bool = False, views: int | None = None
     ) -> EncodedRows:
         """Give a split as a torch data set; with random augmentation only where it is trained on."""
-        return EncodedRows(task, self.rows[split], split=split, seed=self.seed, train=train, views=views)
+        rows = self.decoded.get(split, self.rows[split])
+        return EncodedRows(task, rows, split=split, seed=self.seed, train=train, views=views)
 
     def write(self, folder: Path) -> None:
         """Write data.json, and bad.csv where rows were left out."""

@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -88,6 +88,13 @@ class RowStore:
     def __len__(self) -> int:
         return len(self.lengths)
 
+    def __contains__(self, row: int) -> bool:
+        return bool(self._marks[row])
+
+    def __reduce__(self) -> Any:
+        # A worker process that is not forked opens the files again.
+        return RowStore, (self.folder, self.fields, self.lengths)
+
     @property
     def missing(self) -> np.ndarray:
         """Positions of the rows that are not filled yet."""
@@ -121,6 +128,20 @@ class RowStore:
                 self._check(row)
         longest = int(self.lengths[list(rows)].max())
         return {field.name: self._stack(field, rows, longest) for field in self.fields}
+
+    def view(self, row: int) -> list[torch.Tensor]:
+        """Give the fields of one row as they lie in the files, not copied; not to be written to.
+
+        Raises:
+            DataError: the row is not what was written.
+        """
+        if not self._checked[row]:
+            self._check(row)
+        length, found = int(self.lengths[row]), []
+        for field in self.fields:
+            start, stop = self._starts[field.name][row : row + 2]
+            found.append(self._data[field.name][start:stop].view(field.shape_of(length)))
+        return found
 
     def _stack(self, field: Field, rows: Sequence[int], longest: int) -> torch.Tensor:
         import torch

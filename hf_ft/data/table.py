@@ -55,6 +55,13 @@ class Table:
         """Give the rows at these positions, in this order."""
         return Table(self.dataset.select(indices), self.columns, [self.ids[index] for index in indices])
 
+    def without(self, role: str) -> Table:
+        """Give the same rows without a role, whose column is then not read."""
+        columns = {name: column for name, column in self.columns.items() if name != role}
+        named = [[column] if isinstance(column, str) else column for column in columns.values()]
+        used = sorted({name for names in named for name in names})
+        return Table(self.dataset.select_columns(used), columns, self.ids)
+
     @property
     def fingerprint(self) -> str:
         """Hash of the rows, as `datasets` keeps it."""

@@ -47,9 +47,10 @@ def evaluate_rows(
     """
     import torch
     from accelerate import PartialState
-    from accelerate.utils import gather_object, send_to_device
+    from accelerate.utils import gather_object
     from torch.utils.data import DataLoader
 
+    from hf_ft.data.device import to_device
     from hf_ft.data.sampler import EvalBatchSampler, forward_batch, numbers_in
     from hf_ft.model.frontier import forward
 
@@ -81,7 +82,7 @@ def evaluate_rows(
     seen: list[tuple[int, Any, float, float]] = []
     with torch.inference_mode():
         for batch in _bar(loader, progress, state.is_main_process):
-            batch = send_to_device(batch, device)
+            batch = to_device(task, batch, device)
             outputs = forward(task, model, batch)
             results = task.predict(model, outputs, batch)
             losses = task.loss(model, outputs, batch).float() if with_loss else torch.zeros(len(results))

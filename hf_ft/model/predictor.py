@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_ft.data.device import to_device
 from hf_ft.data.sampler import batches_of, forward_batch, numbers_in
 from hf_ft.discovery import get_task
 from hf_ft.errors import ModelError
@@ -148,10 +149,6 @@ class Predictor:
         parquet.write_table(pyarrow.Table.from_pylist(self(inputs, batch_size)), path)
         return path
 
-    def _collated(self, items: Sequence[Item]) -> Iterator[tuple[str, Any]]:
-        for key, value in self.task.collate(items).items():
-            yield key, value.to(self.device) if hasattr(value, "to") else value
-
     def _faster(self, items: Sequence[Item]) -> Any:
         """Fold the batch norms of a network on the CPU, if its outputs on these rows stay what they are."""
         if self.device.type != "cpu":
@@ -167,9 +164,10 @@ class Predictor:
         import torch
 
         with torch.inference_mode():
-            batch = dict(self._collated(items))
-            batch["row"] = torch.arange(len(items), device=self.device)
-            batch["real"] = torch.ones(len(items), dtype=torch.bool, device=self.device)
+            batch = self.task.collate(items)
+            batch["row"] = torch.arange(len(items))
+            batch["real"] = torch.ones(len(items), dtype=torch.bool)
+            batch = to_device(self.task, batch, self.device)
             outputs = self.task.forward(model, batch)
             return self.task.predict(model, outputs, batch)
 

@@ -264,14 +264,16 @@ class PublishSection(Section):
 
 
 class CacheSection(Section):
-    """Activations of frozen layers are computed once, kept on disk, and read again in every epoch and run."""
+    """What is computed once, kept on disk, and read again in every epoch and run."""
 
     frontier: Literal["auto", "off"] = "auto"
-    """auto: wherever something is frozen and the result is proved to be the same; off: never."""
+    """Activations of frozen layers. auto: where the result is proved to be the same; off: never."""
     views: PositiveInt | None = None
     """Random augmentation: keep this many views of each row, seen in turn; null: new ones every epoch."""
     max_gb: PositiveFloat = 20.0
-    """Most disk that all kept activations take together; those not used for the longest go first."""
+    """Most disk for all kept activations, and for all decoded pictures; the longest unused go first."""
+    decoded: bool = False
+    """Keep pictures decoded and, where nothing random comes before it, resized; pays for large files."""
 
 
 class Empty(Section):

@@ -11,7 +11,7 @@ from pydantic import Field
 from hf_ft.errors import DataError
 from hf_ft.evaluate.metrics import CLASSIFICATION_DIRECTIONS
 from hf_ft.recipe.schema import PositiveFloat, Section
-from hf_ft.task import Batch, Inspection, Item, Role, Row
+from hf_ft.task import Batch, Inspection, Item, Ready, Role, Row
 from hf_ft.tasks._classes import SingleLabel
 from hf_ft.tasks._target import TargetTask
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from hf_ft.data.pixels import Pixels
     from hf_ft.model.load import Loaded
     from hf_ft.recipe.schema import ModelSection
 
@@ -85,6 +86,7 @@ class ImageClassification(TargetTask):
     class_role = "label"
     headline_metrics = SingleLabel.headline_metrics
     example_input = "picture.png"
+    media_role = "image"
     encodes_in_threads = True
     pipeline_tag = "image-classification"
     pipeline_arguments = repr(example_input)
@@ -94,6 +96,8 @@ class ImageClassification(TargetTask):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        # How the processor is used; found with the first pictures that are encoded.
+        self.pixels: Pixels | None = None
         self.target = SingleLabel(self.loss_options.class_weights, self.loss_options.label_smoothing)
 
     # Data
@@ -124,6 +128,18 @@ class ImageClassification(TargetTask):
         """Take back the classes."""
         self.target.restore(state)
 
+    def notes(self, rows: Mapping[str, Any]) -> list[str]:
+        """How pixels reach the model, tried on training pictures."""
+        from hf_ft.data.images import open_image
+        from hf_ft.data.pixels import pixels_of
+
+        train = rows["train"]
+        few = [train[index] for index in sorted({0, len(train) // 2, len(train) - 1})]
+        self.pixels = pixels_of(self.processor, [open_image(row["image"], row["id"]) for row in few])
+        if self.mixes:
+            return ["pixels: floats of the processor in training, because mixup and cutmix blend them"]
+        return [str(self.pixels)]
+
     # Model
 
     def load(self, section: ModelSection) -> Loaded:
@@ -143,19 +159,70 @@ class ImageClassification(TargetTask):
         self.processor = AutoImageProcessor.from_pretrained(folder)
 
     def encode(self, rows: Sequence[Row], rngs: Sequence[np.random.Generator] | None) -> list[Item]:
-        """Pictures to `pixel_values` [C, H, W] by the saved processor; labels to class ids."""
-        from hf_ft.data.images import augmentation, open_image
+        """Pictures to `pixel_values` [C, H, W] by the saved processor; labels to class ids.
 
-        images = [open_image(row["image"], row["id"]) for row in rows]
-        if rngs is not None:
-            augment = augmentation(self.augment.policy, flip=self.augment.flip, crop=self.augment.crop)
-            images = [augment(image, rng) for image, rng in zip(images, rngs, strict=True)]
-        pixels = self.processor(images, return_tensors="pt")["pixel_values"]
+        uint8 where `finish` can make the processor's own floats of them; floats where they are to be mixed.
+        """
+        pixels = self._encode_pixels(rows, rngs)
         items: list[Item] = [{"pixel_values": pixel} for pixel in pixels]
         for item, row in zip(items, rows, strict=True):
             if "label" in row:
                 item["labels"] = self.target.encode(row["label"])
         return items
+
+    def _encode_pixels(self, rows: Sequence[Row], rngs: Sequence[np.random.Generator] | None) -> torch.Tensor:
+        import torch
+
+        from hf_ft.data.images import augmentation, open_image
+        from hf_ft.data.pixels import pixels_of, whole
+
+        mixed = rngs is not None and self.mixes
+        if all(isinstance(row["image"], Ready) for row in rows):
+            self.pixels = pixels_of(self.processor, (), self.pixels)
+            ready = torch.stack([row["image"].tensor for row in rows])
+            return self.pixels.finish(ready) if mixed else ready
+        images = [open_image(row["image"], row["id"]) for row in rows]
+        if rngs is not None:
+            augment = augmentation(self.augment.policy, flip=self.augment.flip, crop=self.augment.crop)
+            images = [augment(image, rng) for image, rng in zip(images, rngs, strict=True)]
+        if mixed or not self.shortcuts:
+            return whole(self.processor, images)
+        self.pixels = pixels_of(self.processor, images, self.pixels)
+        return self.pixels.encode(images)
+
+    def encode_batch(self, rows: Any, indices: np.ndarray) -> Batch | None:
+        """Gather pictures that are kept as they leave the processor's geometry; others go one by one."""
+        import torch
+
+        from hf_ft.data.decoded import DecodedRows
+
+        if not (isinstance(rows, DecodedRows) and rows.ready):
+            return None
+        batch: Batch = {"pixel_values": rows.stacked(indices)}
+        if "label" in rows.others.columns:
+            labels = [self.target.encode(rows.others[int(index)]["label"]) for index in indices]
+            batch["labels"] = torch.tensor(labels)
+        return batch
+
+    def media(self, rows: Sequence[Row], *, ready: bool) -> list[torch.Tensor] | None:
+        """Pictures as RGB [H, W, 3], or after the processor's geometry [C, H, W]."""
+        import numpy as np
+        import torch
+
+        from hf_ft.data.images import open_image
+        from hf_ft.data.pixels import pixels_of
+
+        images = [open_image(row["image"], row["id"]) for row in rows]
+        if not ready:
+            return [torch.from_numpy(np.array(image)) for image in images]
+        self.pixels = pixels_of(self.processor, images, self.pixels)
+        return list(self.pixels.encode(images)) if self.pixels.table is not None else None
+
+    def media_numbers(self, row: Row) -> int:
+        """Three numbers a pixel."""
+        from hf_ft.data.images import count_pixels
+
+        return 3 * count_pixels(row["image"], row["id"])
 
     @property
     def random(self) -> bool:
@@ -193,6 +260,19 @@ class ImageClassification(TargetTask):
             labels = [item["labels"] for item in items]
             batch["labels"] = torch.stack(labels) if torch.is_tensor(labels[0]) else torch.tensor(labels)
         return batch
+
+    def finish(self, batch: Batch) -> Batch:
+        """Pixels that came as uint8 become the processor's own floats [B, C, H, W]."""
+        import torch
+
+        from hf_ft.data.pixels import pixels_of
+
+        pixels = batch.get("pixel_values")
+        if pixels is None or pixels.dtype != torch.uint8:
+            return batch
+        # Worker processes encode, and prove it on their pictures, on their own.
+        self.pixels = pixels_of(self.processor, (), self.pixels)
+        return {**batch, "pixel_values": self.pixels.finish(pixels)}
 
     # Evaluation
 

@@ -14,6 +14,7 @@ from hf_ft.data.audit import code_of
 
 if TYPE_CHECKING:
     from hf_ft.data.examples import EncodedRows
+    from hf_ft.data.table import Table
     from hf_ft.model.frontier import Plan
     from hf_ft.task import Task
 
@@ -58,6 +59,23 @@ def store_key(network: str, rows: EncodedRows, content: str) -> str:
     """
     random = repr((rows.task.augment, rows.seed, rows.views)) if rows.chance else "not random"
     return _hash([network, content, random, *rows.ids])
+
+
+def decoded_key(task: Task, rows: Table, content: str, *, ready: bool) -> str:
+    """Name all that decoded media depend on, as one hash.
+
+    Args:
+        task: fitted, and loaded.
+        rows: raw rows of a split.
+        content: hash of what they hold.
+        ready: whether they went through the processor's geometry.
+    """
+    made = "as decoded"
+    if ready:
+        made = f"{type(task.processor)} {task.processor.to_json_string()}"
+    return _hash(
+        [code_of(task), content, made, *(f"{name} {_version(name)}" for name in PACKAGES), *rows.ids]
+    )
 
 
 def _hash(parts: Sequence[str]) -> str:

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate.utils import send_to_device
 from filelock import FileLock
 
+from hf_ft.data.device import to_device
 from hf_ft.data.examples import EncodedRows
 from hf_ft.data.sampler import batches_of, forward_batch, numbers_in
 from hf_ft.data.stamps import read_whole, write_whole
@@ -246,13 +246,15 @@ class Keeper:
     def _values(self, rows: EncodedRows, store: RowStore, places: np.ndarray) -> Iterator[list[torch.Tensor]]:
         """Compute what is kept of these rows, a list of tensors each, without padding."""
         batch = rows.collate(rows.__getitems__(_indices(rows, places)))
+        # Finished, as the model sees it: so it is in training, where it is read in place of being encoded.
+        batch = to_device(rows.task, batch, self.device)
         model: Any = self.frontier.model
         was_training = model.training
         model.eval()
-        slots = self.frontier.capture(lambda: self.run(send_to_device(dict(batch), self.device)))
+        slots = self.frontier.capture(lambda: self.run(dict(batch)))
         model.train(was_training)
         tensors = [slot.cpu() for slot in slots]
-        tensors += [batch[field.name] for field in self.fields if not field.name.startswith(SLOT)]
+        tensors += [batch[field.name].cpu() for field in self.fields if not field.name.startswith(SLOT)]
         for number, place in enumerate(places):
             pairs = zip(self.fields, tensors, strict=True)
             yield [_row(tensor, field, number, len(places), store.lengths[place]) for field, tensor in pairs]

@@ -135,7 +135,8 @@ def use_frontier(
     decision: Decision = found[0]
     keeper, evaluated = keepers[decision.number]
     both = {True: keeper, False: evaluated}
-    kept = Kept(both, data.rows, decision.folders, tuner.accelerator, not tuner.args.disable_tqdm)
+    tables = {split: data.encoded(tuner.task, split).rows for split in data.rows}
+    kept = Kept(both, tables, decision.folders, tuner.accelerator, not tuner.args.disable_tqdm)
     if keep:
         tuner.train_dataset, tuner.eval_dataset = kept(tuner.train_dataset), kept(tuner.eval_dataset)
         tuner.kept = kept

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from hf_ft.data.cache import cache_folder
+from hf_ft.data.device import to_device
 from hf_ft.data.stamps import read_whole, write_whole
 from hf_ft.errors import RecipeError
 from hf_ft.train.unchanged import left_as_it_was
@@ -125,6 +126,7 @@ def measured_gain(task: Task, model: nn.Module, rows: EncodedRows) -> float:
 
     count = min(MEASURED_ROWS, len(rows))
     batch = rows.collate(rows.__getitems__([(0, row, True) for row in range(count)]))
+    batch = to_device(task, batch, torch.device("cpu"))
     file = cache_folder() / "speed" / f"bf16-{_subject(model, batch)}.json"
     found: list[Any] = [read_whole(file)]
     broadcast_object_list(found)

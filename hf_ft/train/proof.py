@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate.utils import send_to_device
 from torch.utils.flop_counter import FlopCounterMode
 
+from hf_ft.data.device import to_device
 from hf_ft.data.examples import EncodedRows
 from hf_ft.data.store import RowStore
 from hf_ft.model.cuts import NoFrontierError, batch_specs, candidate_plans, ragged_key
@@ -148,7 +148,7 @@ def _three_batches(tuner: FineTuner, probe: EncodedRows) -> tuple[list[Batch], d
         return batches, {name: float(first[name][2].flatten()[-1]) for name in ragged}
     items = probe.items([(0, row, True) for row in range(3)])
     shorter = [{name: _cut(value, len(item[key])) for name, value in item.items()} for item in items]
-    batches[2] = send_to_device(probe.collate(shorter), tuner.args.device)
+    batches[2] = to_device(tuner.task, probe.collate(shorter), tuner.args.device)
     longest = max(range(3), key=lambda row: len(items[row][key]))
     pair = probe.collate([items[longest], shorter[longest]])
     ragged = [name for name in pair if _width(batches[0][name]) != _width(batches[2][name])]
@@ -166,7 +166,7 @@ def _cut(value: Any, length: int) -> Any:
 def _batch(tuner: FineTuner, rows: EncodedRows, chosen: Sequence[int]) -> Batch:
     batch = rows.collate(rows.__getitems__([(0, row, True) for row in chosen]))
     prefix = {PREFIX: batch.pop(PREFIX)} if PREFIX in batch else {}
-    return {**send_to_device(batch, tuner.args.device), **prefix}
+    return {**to_device(tuner.task, batch, tuner.args.device), **prefix}
 
 
 def _run(tuner: FineTuner, batch: Batch) -> Any:

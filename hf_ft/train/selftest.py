@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from accelerate.utils import send_to_device
 
+from hf_ft.data.device import to_device
 from hf_ft.data.examples import EncodedRows
 from hf_ft.errors import RecipeError, TrainError
 from hf_ft.train.unchanged import left_as_it_was
@@ -73,7 +73,7 @@ def check_loss_division(tuner: FineTuner) -> SelfTest:
 def _batch(tuner: FineTuner, rows: np.ndarray) -> Batch:
     indices = [(0, int(row), True) for row in rows] or [(0, 0, False)]
     batch = tuner.train_dataset.collate(tuner.train_dataset.__getitems__(indices))
-    return send_to_device(batch, tuner.args.device)
+    return to_device(tuner.task, batch, tuner.args.device)
 
 
 def _loss(tuner: FineTuner, batches: list[Batch]) -> torch.Tensor:
@@ -179,7 +179,7 @@ def _gradient(tuner: FineTuner, indices: Sequence[Any], step: Callable[[Batch, t
     """Give the norm of the gradient that a step leaves, from the same random state each time; clear it."""
     state = torch.get_rng_state()
     batch = tuner.train_dataset.collate(tuner.train_dataset.__getitems__(list(indices)))
-    batch = send_to_device(batch, tuner.args.device)
+    batch = to_device(tuner.task, batch, tuner.args.device)
     step(batch, tuner._get_num_items_in_batch([batch], tuner.args.device))
     torch.set_rng_state(state)
     gradients = [parameter.grad for parameter in tuner.model.parameters() if parameter.grad is not None]

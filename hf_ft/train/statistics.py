@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from accelerate.utils import send_to_device
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hf_ft.data.device import to_device
 from hf_ft.model.frontier import forward
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def settle_batch_norms(model: torch.nn.Module, task: Task, rows: EncodedRows, co
     with torch.no_grad():
         for part in np.array_split(chosen, max(1, len(chosen) // BATCH)):
             batch = rows.collate(rows.__getitems__([(0, int(row), True) for row in part]))
-            forward(task, model, send_to_device(batch, device))
+            forward(task, model, to_device(task, batch, device))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
     model.train(was_training)

@@ -151,6 +151,10 @@ class FineTuner(Trainer):
         ]
         return self.accelerator.reduce(torch.stack(counts).sum(), "sum")
 
+    def _prepare_inputs(self, inputs: Batch) -> Batch:
+        """Send a batch to the device, and let the task finish it there."""
+        return self.task.finish(super()._prepare_inputs(inputs))
+
     def compute_loss(
         self,
         model: torch.nn.Module,

@@ -4,7 +4,7 @@ import random
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageOps
 
 from hf_ft.data.images import (
     POLICIES,
@@ -93,6 +93,27 @@ def test_rotation_of_the_camera_is_applied():
     turned = open_image(stored(image, "PNG", exif=exif), "r1")
     assert turned.size == (20, 40)
     assert content_digest(turned) == content_digest(image.rotate(-90, expand=True))
+
+
+def test_a_picture_that_is_as_it_should_be_is_not_copied():
+    image = picture()
+    assert open_image(image, "r1") is image
+    clear = Image.new("RGB", (4, 4), (7, 8, 9))
+    clear.info["transparency"] = (7, 8, 9)
+    assert open_image(clear, "r1").getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_rotation_is_applied_as_pillow_does(orientation):
+    image = picture(size=(40, 20))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    before = stored(image, "JPEG", exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(before["bytes"])))
+    assert content_digest(open_image(before, "r1")) == content_digest(expected)
+    turned = Image.open(io.BytesIO(before["bytes"]))
+    open_image(turned, "r1")
+    assert turned.size == (40, 20), "a picture that is handed over is not changed"
 
 
 @pytest.mark.parametrize(

@@ -174,7 +174,7 @@ def test_batches_hold_at_most_so_many_tokens_with_their_padding():
 @pytest.mark.parametrize(
     ("numbers", "device", "lengths", "expected"),
     [
-        (3 * 224 * 224, "cpu", False, (6, None)),
+        (3 * 224 * 224, "cpu", False, (8, None)),
         (3 * 1024 * 1024, "cpu", False, (1, None)),
         (2, "cpu", False, (64, None)),
         (3 * 224 * 224, "cuda", False, (64, None)),

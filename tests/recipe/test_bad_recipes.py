@@ -357,6 +357,22 @@ BAD: list[tuple[str, str, str]] = [
         "push_to_hub: true\n",
         "r.yaml:4: push_to_hub: not a key of a recipe: write publish.repo: namespace/name",
     ),
+    # Cache
+    (
+        ALL,
+        "cache: {decoded: 1}\n",
+        "r.yaml:4: cache.decoded: found the number 1; expected true or false",
+    ),
+    (
+        ALL,
+        "cache: {decoded: auto}\n",
+        "r.yaml:4: cache.decoded: found the text 'auto'; expected true or false",
+    ),
+    (
+        ALL,
+        "cache: {decode: true}\n",
+        "r.yaml:4: cache.decode: unknown key; did you mean decoded?",
+    ),
     # Data and model
     (
         NO_DATA,

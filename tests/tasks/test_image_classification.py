@@ -41,7 +41,7 @@ def fitted(table, **sections):
 
 def batch_of(task, table, *, epoch=0, train=True, rows=range(6)):
     encoded = EncodedRows(task, table, split="train", seed=3, train=train)
-    return encoded.collate(encoded.__getitems__([(epoch, row, True) for row in rows]))
+    return task.finish(encoded.collate(encoded.__getitems__([(epoch, row, True) for row in rows])))
 
 
 def test_the_saved_processor_makes_the_pixels(table):
@@ -52,6 +52,32 @@ def test_the_saved_processor_makes_the_pixels(table):
     ]
     assert torch.equal(batch["pixel_values"], expected)
     assert batch["labels"].tolist() == [0, 1, 0, 0, 0, 1]
+
+
+@pytest.mark.parametrize("train", [True, False])
+@pytest.mark.parametrize("augment", [{}, {"policy": "light"}, {"mixup": 0.4}])
+def test_pixels_travel_as_bytes_unless_they_are_mixed(table, augment, train):
+    task = fitted(table, augment=Augment(**augment))
+    rows = EncodedRows(task, table, split="train", seed=3, train=train)
+    raw = rows.collate(rows.__getitems__([(0, row, True) for row in range(6)]))
+    mixed = train and "mixup" in augment
+    assert raw["pixel_values"].dtype == (torch.float32 if mixed else torch.uint8)
+    assert task.finish(raw)["pixel_values"].dtype == torch.float32
+
+
+def test_a_batch_of_worker_processes_is_finished_by_a_task_that_encoded_nothing(table):
+    encoding, finishing = fitted(table), fitted(table)
+    rows = EncodedRows(encoding, table, split="train", seed=3, train=False)
+    raw = rows.collate(rows.__getitems__([(0, row, True) for row in range(6)]))
+    assert torch.equal(
+        finishing.finish(raw)["pixel_values"], batch_of(encoding, table, train=False)["pixel_values"]
+    )
+
+
+def test_what_is_decided_about_pixels_is_told(table):
+    assert "uint8 until they are on the device" in fitted(table).notes({"train": table})[0]
+    mixing = fitted(table, augment=Augment(cutmix=1.0))
+    assert mixing.notes({"train": table})[0].startswith("pixels: floats of the processor in training")
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,317 @@
+"""Whole runs on pictures: what the model is given, and that no shortcut to it changes a number."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from accelerate import PartialState
+from PIL import Image
+from transformers import set_seed
+
+from hf_ft import check, finetune
+from hf_ft.data import images, pixels
+from hf_ft.data.prepare import prepare
+from hf_ft.errors import DataError, VerifyError
+from hf_ft.model.freeze import freeze
+from hf_ft.recipe.read import load_recipe
+from hf_ft.recipe.schema import CacheSection
+from hf_ft.run import new_task
+from hf_ft.task import Task
+from hf_ft.train.build import build_tuner
+from hf_ft.train.decoded import keep_decoded
+from hf_ft.train.frontier import use_frontier
+from hf_ft.train.selftest import check_loss_division, probe_step
+from hf_ft.train.threads import settle_threads
+
+NAMES = ("stop", "yield", "停")
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_FT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def signs(tmp_path_factory):
+    """36 pictures of three colours, of different sizes, JPEG and PNG."""
+    folder = tmp_path_factory.mktemp("signs")
+    for kind, name in enumerate(NAMES):
+        (folder / name).mkdir()
+        for index in range(12):
+            rng = np.random.default_rng((kind, index))
+            noise = rng.integers(0, 100, (20 + 3 * index, 40 - index, 3), dtype=np.uint8)
+            noise[..., kind] += 60
+            Image.fromarray(noise).save(folder / name / f"{index}.{'jpg' if index % 2 else 'png'}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        "resnet": tiny.saved(tiny.resnet(), folder / "resnet", tiny.image_processor()),
+        "timm": tiny.saved(tiny.timm(), folder / "timm"),
+    }
+
+
+def recipe(signs, model, folder, **sections):
+    train = {"num_train_epochs": 2, "global_batch_size": 6, "disable_tqdm": True, "logging_steps": 1}
+    return {
+        "task": "image-classification",
+        "output_dir": str(folder),
+        "data": {"source": str(signs), "split": {"validation": 7, "test": 7}},
+        "model": {"name": model},
+        **sections,
+        # Equal losses are a promise of full precision, and one thread adds up in one order.
+        "train": {"precision": "fp32", "threads": 1, **train, **sections.get("train", {})},
+    }
+
+
+def trained(settings):
+    """Train and evaluate as a run does, without gate and report; give the trainer and the first note."""
+    recipe = load_recipe(settings)
+    folder = Path(recipe.output_dir)
+    folder.mkdir()
+    task = new_task(recipe)
+    data = prepare(recipe, task)
+    set_seed(recipe.seed)
+    loaded = task.load(recipe.model)
+    frozen = freeze(loaded.model, recipe.freeze, loaded.new)
+    note = task.notes(data.rows)[0]
+    said = keep_decoded(data, task, recipe.cache, PartialState())
+    tuner, _ = build_tuner(recipe, task, frozen, data, folder)
+    tuner.said = said.get("decoded")
+    use_frontier(tuner, recipe, data, frozen.frozen_fingerprint())
+    settle_threads(tuner, recipe.train.threads, folder, resumed=False)
+    check_loss_division(tuner)
+    probe_step(tuner)
+    tuner.train()
+    tuner.final = tuner.evaluate_finished(data.encoded(task, "test")).metrics
+    return tuner, note
+
+
+def assert_same(one, other):
+    """Every logged loss and every weight, to the last bit."""
+    keys = ("loss", "eval_loss", "grad_norm")
+    pairs = [
+        [line[key] for line in run.state.log_history for key in keys if key in line] for run in (one, other)
+    ]
+    assert len(set(pairs[0])) > 10 and pairs[0] == pairs[1]
+    assert one.final == other.final
+    weights = zip(one.model.state_dict().values(), other.model.state_dict().values(), strict=True)
+    assert all(torch.equal(mine, yours) for mine, yours in weights)
+
+
+HEAD = {"freeze": {"strategy": "head"}}
+FULL = {"freeze": {"strategy": "full"}}
+
+
+@pytest.mark.parametrize(
+    ("family", "sections"),
+    [
+        ("resnet", HEAD),
+        ("timm", HEAD),
+        ("resnet", {"freeze": {"strategy": "last", "n": 1}}),
+        ("resnet", {**FULL, "augment": {"policy": "light"}}),
+        ("resnet", {**FULL, "augment": {"mixup": 0.3}}),
+        ("timm", {**FULL, "train": {"dataloader_num_workers": 2}}),
+    ],
+    ids=["head", "head of timm", "last", "augmented", "mixed", "workers"],
+)
+def test_bytes_until_the_device_change_no_number(signs, models, tmp_path, monkeypatch, family, sections):
+    """The control is the run whose processor is used whole; every call of the model sees floats."""
+    if family == "timm":
+        pytest.importorskip("timm")
+    seen = set()
+    kind = type(tiny.resnet() if family == "resnet" else tiny.timm())
+    forward = kind.forward
+
+    def watched(self, pixel_values=None, *rest, **named):
+        # Beyond the cut of the frontier there is nothing but NaN.
+        normalised = bool((pixel_values < 0).any() or pixel_values.isnan().all())
+        seen.add((str(pixel_values.dtype), normalised))
+        return forward(self, pixel_values, *rest, **named)
+
+    monkeypatch.setattr(kind, "forward", watched)
+    halves, note = trained(recipe(signs, models[family], tmp_path / "halves", **sections))
+    assert seen == {("torch.float32", True)}
+    assert note.startswith("pixels: floats" if "mixup" in sections.get("augment", {}) else "pixels: uint8")
+    monkeypatch.setenv("HF_FT_CACHE", str(tmp_path / "other"))
+    monkeypatch.setattr(
+        pixels, "_taken_apart", lambda processor, images: pixels.Pixels(processor, None, "the test says so")
+    )
+    whole, _ = trained(recipe(signs, models[family], tmp_path / "whole", **sections))
+    assert_same(halves, whole)
+
+
+DECODED = {"cache": {"decoded": True}}
+
+
+@pytest.fixture
+def opened(monkeypatch):
+    """How many pictures are opened to be decoded."""
+    counts = {"pictures": 0}
+    decode = images._upright
+
+    def counted(image):
+        # What is decoded already is no picture of a file any more.
+        counts["pictures"] += hasattr(image, "format") and image.format is not None
+        return decode(image)
+
+    monkeypatch.setattr(images, "_upright", counted)
+    return counts
+
+
+@pytest.mark.parametrize(
+    ("family", "sections", "form"),
+    [
+        ("resnet", FULL, "train as the processor crops and sizes them"),
+        ("resnet", {**FULL, "augment": {"policy": "light", "flip": "horizontal"}}, "train as RGB"),
+        ("resnet", {**FULL, "augment": {"mixup": 0.3, "crop": 0.6}}, "train as RGB"),
+        ("resnet", {**FULL, "augment": {"cutmix": 0.3}}, "train as the processor crops and sizes them"),
+        ("timm", {**FULL, "data_sampler": "balanced"}, "train as the processor crops and sizes them"),
+        ("resnet", HEAD, "validation as the processor crops and sizes them"),
+    ],
+    ids=["plain", "augmented", "augmented and mixed", "mixed", "timm", "frontier"],
+)
+def test_decoded_rows_change_no_number_and_are_decoded_once(
+    signs, models, tmp_path, cache, opened, family, sections, form
+):
+    if family == "timm":
+        pytest.importorskip("timm")
+    sections = dict(sections)
+    sampler = sections.pop("data_sampler", "shuffle")
+
+    def settings(name, **more):
+        made = recipe(signs, models[family], tmp_path / name, **sections, **more)
+        return made | {"data": {**made["data"], "sampler": sampler}}
+
+    plain, _ = trained(settings("plain"))
+    # A run that finds all activations encodes no row, and so would decode none.
+    shutil.rmtree(cache / "frontier", ignore_errors=True)
+    for name, found in (("first", "0 of 36 rows found"), ("second", "36 of 36 rows found")):
+        opened["pictures"] = 0
+        run, _ = trained(settings(name, **DECODED))
+        assert form in run.said and found in run.said
+        assert_same(plain, run)
+        # The audit finds its rows; three pictures are for the proof of the pixels, one a split for their
+        # shape, and up to five a split are compared with what was kept.
+        few = 3 + 3 + (15 if name == "second" else 0)
+        assert opened["pictures"] <= few + (36 if name == "first" else 0)
+
+
+def test_activations_that_are_found_leave_nothing_to_decode(signs, models, tmp_path):
+    trained(recipe(signs, models["resnet"], tmp_path / "first", **HEAD))
+    for name in ("second", "third"):
+        run, _ = trained(recipe(signs, models["resnet"], tmp_path / name, **HEAD, **DECODED))
+        # The frontier is looked for on six rows, and four of those that are kept are computed again.
+        assert len(run.train_dataset.rows.store) == 22 and len(run.train_dataset.rows.store.filled) <= 10
+
+
+def test_worker_processes_keep_rows_and_read_them(signs, models, tmp_path, monkeypatch):
+    workers = {"train": {"dataloader_num_workers": 2}}
+    plain, _ = trained(recipe(signs, models["resnet"], tmp_path / "plain", **FULL))
+    for name, found in (("first", "0 of 36 rows found"), ("second", "36 of 36 rows found")):
+        run, _ = trained(recipe(signs, models["resnet"], tmp_path / name, **FULL, **DECODED, **workers))
+        assert found in run.said
+        assert_same(plain, run)
+
+
+@pytest.mark.parametrize("augment", [{}, {"policy": "light"}], ids=["ready", "rgb"])
+def test_a_damaged_row_is_noticed(signs, models, tmp_path, cache, augment):
+    sections = {**FULL, **DECODED, "augment": augment}
+    trained(recipe(signs, models["resnet"], tmp_path / "first", **sections))
+    stores = [file.parent for file in (cache / "decoded").glob("*/use")]
+    (train,) = [folder for folder in stores if json.loads((folder / "use").read_text())["split"] == "train"]
+    content = bytearray((train / "media.bin").read_bytes())
+    content[-5] ^= 1  # of the last row, which is not one of the few that are decoded again
+    (train / "media.bin").write_bytes(content)
+    with pytest.raises(DataError, match="row 21 is not what was written there; delete this folder"):
+        trained(recipe(signs, models["resnet"], tmp_path / "second", **sections))
+
+
+def test_rows_that_fit_no_longer_are_decoded_again(signs, models, tmp_path, cache):
+    """The control: kept rows that are intact but wrong, as of a processor whose name did not change."""
+    sections = {**FULL, **DECODED}
+    first, _ = trained(recipe(signs, models["resnet"], tmp_path / "first", **sections))
+    for rows in (first.train_dataset.rows, first.eval_dataset.rows):
+        for place in range(len(rows)):
+            rows.store.write(place, [255 - rows.kept(place).clone()])
+    second, _ = trained(recipe(signs, models["resnet"], tmp_path / "second", **sections))
+    assert "7 of 36 rows found" in second.said  # of test, which was left alone
+    assert_same(first, second)
+
+
+def test_another_processor_has_rows_of_its_own(signs, models, tmp_path):
+    trained(recipe(signs, models["resnet"], tmp_path / "first", **FULL, **DECODED))
+    smaller = recipe(signs, models["resnet"], tmp_path / "second", **FULL, **DECODED)
+    smaller["task"] = {"name": "image-classification", "image_size": 24}
+    run, _ = trained(smaller)
+    assert "0 of 36 rows found" in run.said
+    assert run.train_dataset[(0, 0, True)]["pixel_values"].shape == (3, 24, 24)
+
+
+def test_decoded_rows_that_are_too_many_are_not_kept_and_the_reason_is_told(signs, models, tmp_path, cache):
+    sections = {**FULL, "cache": {"decoded": True, "max_gb": 1e-6}}
+    run, _ = trained(recipe(signs, models["resnet"], tmp_path / "run", **sections))
+    assert (
+        run.said
+        == "not used: 0.00 GB are needed and cache.max_gb is 1e-06; pictures are decoded in each epoch"
+    )
+    assert not list((cache / "decoded").glob("*/media.bin"))
+
+
+def test_where_there_is_nothing_to_decode_that_is_told():
+    task, data = Task(), SimpleNamespace(rows={"train": [1, 2]})
+    task.name = "text"
+    assert keep_decoded(data, task, CacheSection(), PartialState()) == {}
+    said = keep_decoded(data, task, CacheSection(decoded=True), PartialState())
+    assert said == {"decoded": "not used: text has nothing to decode"}
+
+
+def test_a_check_says_what_would_be_kept_and_keeps_nothing(signs, models, tmp_path, cache):
+    findings = check(recipe(signs, models["resnet"], tmp_path / "run", **FULL, **DECODED))
+    (line,) = [line for line in findings.notes if line.startswith("decoded: ")]
+    assert "train as the processor crops and sizes them" in line and "found" not in line
+    assert not list((cache / "decoded").glob("*/media.bin"))
+
+
+def test_a_full_disk_costs_time_and_not_the_run(signs, models, tmp_path, monkeypatch):
+    def full(descriptor, start, size):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("os.posix_fallocate", full)
+    run, _ = trained(recipe(signs, models["resnet"], tmp_path / "run", **FULL, **DECODED))
+    assert run.said.startswith("not used: [Errno 28] No space left on device")
+
+
+def test_pixels_that_a_shortcut_moves_are_refused_by_the_gate(signs, models, tmp_path, monkeypatch):
+    """The gate's fresh process has the same shortcut at hand, and must not take it."""
+    (tmp_path / "moving.py").write_text(
+        "from hf_ft.tasks.image_classification import ImageClassification\n"
+        "class Moving(ImageClassification):\n"
+        "    def finish(self, batch):\n"
+        "        moved = batch['pixel_values'].element_size() == 1\n"
+        "        batch = super().finish(batch)\n"
+        "        return {**batch, 'pixel_values': batch['pixel_values'] + 0.2 * moved}\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path), prepend=os.pathsep)
+    settings = recipe(signs, models["resnet"], tmp_path / "run", **FULL)
+    with pytest.raises(VerifyError, match="reload"):
+        finetune({**settings, "task": "moving:Moving"}, verbose=False)
+
+
+def test_a_run_is_verified_and_its_processor_is_taken_apart(signs, models, tmp_path, capsys):
+    run = finetune(recipe(signs, models["resnet"], tmp_path / "run", **HEAD, **DECODED))
+    assert all(item["passed"] for item in run.verification)
+    said = " ".join(capsys.readouterr().out.split())
+    assert "pixels: uint8 until they are on the device" in said
+    assert "decoded train as the processor crops and sizes them, validation as" in said
