@@ -79,18 +79,21 @@ class Run:
 
 
 @contextlib.contextmanager
-def _threads_given_back() -> Iterator[None]:
-    """Leave torch with the number of threads it had: what a run is fastest on is not for its caller."""
+def _machine_given_back() -> Iterator[None]:
+    """Leave threads and allocator as they were: what a run is fastest with is not for its caller."""
     import torch
+
+    from hf_ft.train.memory import give_memory_back
 
     before = torch.get_num_threads()
     try:
         yield
     finally:
         torch.set_num_threads(before)
+        give_memory_back()
 
 
-@_threads_given_back()
+@_machine_given_back()
 def finetune(
     recipe: Recipe | str | Path | dict[str, Any],
     *,
@@ -136,6 +139,7 @@ def finetune(
     from hf_ft.train.build import build_tuner, main_metric
     from hf_ft.train.decoded import keep_decoded
     from hf_ft.train.frontier import use_frontier
+    from hf_ft.train.memory import keep_freed_memory
     from hf_ft.train.processes import start_processes
     from hf_ft.train.profile import ProfiledTuner
     from hf_ft.train.selftest import check_loss_division, check_metrics, probe_step
@@ -168,9 +172,10 @@ def finetune(
     story.table(frozen.table())
 
     story.room("train")
+    memory = keep_freed_memory(recipe.train.allocator, processes.device.type)
     kept = keep_decoded(data_ready, task, recipe.cache, processes)
     tuner, notes = build_tuner(recipe, task, frozen, data_ready, path, callbacks, profile=profile)
-    notes |= kept
+    notes |= {"allocator": memory, **kept}
     before = frozen.frozen_fingerprint()
     notes["frontier"] = use_frontier(tuner, recipe, data_ready, before)
     resumed = run_folder.checkpoint is not None
@@ -229,7 +234,7 @@ def finetune(
     return Run(recipe, task, model, results, path)
 
 
-@_threads_given_back()
+@_machine_given_back()
 def check(recipe: Recipe | str | Path | dict[str, Any], *, data: Any = None) -> Findings:
     """Look before training: audit the data, load the model, run one step forward and backward.
 

@@ -179,6 +179,8 @@ class TrainSection(Section):
     """Compile the model with torch.compile; auto: only where it is known to pay within the run."""
     memory_format: Literal["auto", "channels_last", "contiguous_format"] = "auto"
     """How images lie in memory; auto: channels_last for networks with four 2-d convolutions or more."""
+    allocator: Literal["auto", "system"] = "auto"
+    """auto: on a CPU, memory that a step frees stays with the process for the next one; system: never."""
     threads: Literal["auto"] | PositiveInt = "auto"
     """Threads of the CPU; auto: all, or one where a micro-batch is measured to be faster on one."""
     batch_norm_rows: Annotated[int, Field(ge=0)] = 1024
@@ -199,6 +201,7 @@ class TrainSection(Section):
             "learning_rate",
             "precision",
             "compile",
+            "allocator",
             "memory_format",
             "threads",
             "early_stopping_patience",
