@@ -83,7 +83,7 @@ def _machine_given_back() -> Iterator[None]:
     """Leave threads and allocator as they were: what a run is fastest with is not for its caller."""
     import torch
 
-    from hf_ft.train.memory import give_memory_back
+    from hf_ft.model.memory import give_memory_back
 
     before = torch.get_num_threads()
     try:
@@ -135,11 +135,11 @@ def finetune(
     from hf_ft.deliver.story import Story
     from hf_ft.evaluate.final import calibrate, with_interval_and_baseline
     from hf_ft.model.freeze import freeze
+    from hf_ft.model.memory import keep_freed_memory
     from hf_ft.model.save import save_model
     from hf_ft.train.build import build_tuner, main_metric
     from hf_ft.train.decoded import keep_decoded
     from hf_ft.train.frontier import use_frontier
-    from hf_ft.train.memory import keep_freed_memory
     from hf_ft.train.processes import start_processes
     from hf_ft.train.profile import ProfiledTuner
     from hf_ft.train.selftest import check_loss_division, check_metrics, probe_step

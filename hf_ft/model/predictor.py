@@ -19,6 +19,7 @@ from hf_ft.errors import ModelError
 from hf_ft.model.head import check_report
 from hf_ft.model.layout import choose_layout, fold_batch_norms
 from hf_ft.model.load import find_class, fingerprint_without, from_pretrained, load_saved, resolve
+from hf_ft.model.memory import memory_kept
 from hf_ft.model.save import TASK_FILE
 from hf_ft.task import Item, Row, Task
 
@@ -101,7 +102,7 @@ class Predictor:
         if not rows:
             return []
         found: dict[int, Any] = {}
-        with Progress(transient=True, disable=len(rows) < 2) as progress:
+        with Progress(transient=True, disable=len(rows) < 2) as progress, memory_kept(self.device.type):
             bar = progress.add_task("Predicting", total=len(rows))
             for positions, items in self._batches(rows, batch_size):
                 if self.faster is None and len(rows) >= _WORTH_FOLDING:

@@ -11,6 +11,8 @@ from __future__ import annotations
 import ctypes
 import os
 import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 # Names and values of <malloc.h>.
@@ -46,6 +48,22 @@ def give_memory_back() -> None:
     if _glibc.kept:
         _set(_MMAP_THRESHOLD, _TRIM_THRESHOLD)
         ctypes.CDLL(None).malloc_trim(0)
+
+
+@contextmanager
+def memory_kept(device: str) -> Iterator[None]:
+    """Keep freed memory for as long as this lasts, where nobody keeps it already.
+
+    Args:
+        device: type of the device that computes.
+    """
+    before = _glibc.kept
+    keep_freed_memory("auto", device)
+    try:
+        yield
+    finally:
+        if not before:
+            give_memory_back()
 
 
 def _why_not(setting: str, device: str) -> str | None:

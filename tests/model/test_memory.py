@@ -6,8 +6,8 @@ import resource
 import pytest
 import torch
 
-from hf_ft.train import memory
-from hf_ft.train.memory import give_memory_back, keep_freed_memory
+from hf_ft.model import memory
+from hf_ft.model.memory import give_memory_back, keep_freed_memory, memory_kept
 
 GLIBC = platform.libc_ver()[0] == "glibc"
 BLOCK = 2**26
@@ -54,6 +54,17 @@ def test_the_allocator_is_left_alone_where_somebody_chose(monkeypatch, setting, 
         monkeypatch.setenv(name, value)
     assert keep_freed_memory(setting, device) == f"system: {reason}"
     assert not memory._glibc.kept
+
+
+@pytest.mark.skipif(not GLIBC, reason="mallopt is glibc's")
+def test_prediction_inside_a_run_does_not_end_the_runs_own_keeping():
+    with memory_kept("cpu"):
+        assert memory._glibc.kept
+    assert not memory._glibc.kept
+    keep_freed_memory("auto", "cpu")
+    with memory_kept("cpu"):
+        pass
+    assert memory._glibc.kept
 
 
 def test_another_c_library_is_left_alone(monkeypatch):
