@@ -1,4 +1,4 @@
-"""Does torch.compile pay on this machine? Steps of full fine-tuning, eager and compiled, and the first compiled one.
+"""Does torch.compile pay on this machine? Steps of full fine-tuning, eager and compiled, and the first one.
 
 python -m benchmarks.compiled
 """
@@ -34,7 +34,8 @@ def measure(name: str, model: Any, batch: dict[str, torch.Tensor]) -> str:
     later = min(step(compiled, batch) for _ in range(TRIES))
     gain = eager - later
     pays = f"pays after {first / gain:.0f} steps" if gain > 0 else "never pays"
-    return f"{name}: eager / compiled {eager / later:.2f}, the first step took {first / eager:.0f} steps: {pays}"
+    ratio = f"eager / compiled {eager / later:.2f}"
+    return f"{name}: {ratio}, the first step took as long as {first / eager:.0f} eager ones: {pays}"
 
 
 def main() -> None:

@@ -195,7 +195,7 @@ def choose_compile(setting: bool | str) -> tuple[bool, str]:
     if setting != "auto":
         return bool(setting), "asked for by train.compile"
     if not torch.cuda.is_available():
-        return False, "on a CPU compiling takes as long as some 40 steps, and made none faster where it was tried"
+        return False, "on a CPU it takes as long as some 40 steps, and made none faster where it was tried"
     return (
         False,
         "not known to pay within this run; for a long one with inputs of one shape, write true",
