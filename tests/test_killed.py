@@ -34,10 +34,10 @@ from hf_ft.train import checkpoints
 
 honest = checkpoints.seal
 
-def seal(temporary, final):
+def seal(temporary, final, before=None):
     if final.name == "checkpoint-14":
         os.kill(os.getpid(), signal.SIGKILL)
-    honest(temporary, final)
+    honest(temporary, final, before)
 
 checkpoints.seal = seal
 finetune(json.loads(sys.argv[1]), verbose=False)

@@ -289,11 +289,20 @@ def _is_number(model: nn.Module, loss: Loss, plan: Plan, first: _Watched, sizes:
     return not _turns_nan(model, loss, plan, first, sizes, None)
 
 
-def _turns_nan(model: nn.Module, loss: Loss, plan: Plan, first: _Watched, sizes: _Sizes, only: Any) -> bool:
-    """Tell whether the loss turns NaN although the slots are filled."""
+def _turns_nan(
+    model: nn.Module,
+    loss: Loss,
+    plan: Plan,
+    first: _Watched,
+    sizes: _Sizes,
+    only: Any,
+    values: Sequence[torch.Tensor] | None = None,
+) -> bool:
+    """Tell whether the loss turns NaN although the slots are filled, with `values` if they are known."""
     rows, length = sizes.rows[0], sizes.lengths[0]
     frontier = Frontier(model, plan)
-    values = frontier.capture(lambda: loss(dict(first.batch)))
+    if values is None:
+        values = frontier.capture(lambda: loss(dict(first.batch)))
     batch = poisoned(plan, first.batch, rows, length)
     with torch.no_grad(), frontier.feed(values, rows, length, only):
         return not bool(torch.isfinite(loss(batch)))
@@ -305,19 +314,22 @@ def _with_leaks(
     """Keep also what reaches the loss past the cut: skips, the scale of a series, inputs used directly."""
     nothing = replace(plan, dropped={})
     slots = list(plan.slots)
+    values = Frontier(model, plan).capture(lambda: loss(dict(passes[0].batch)))
     for name, calls in plan.stubs.items():
         for stub in calls:
             for position, leaf in enumerate(stub.leaves):
                 if not isinstance(leaf, TensorSpec) or not leaf.dtype.is_floating_point:
                     continue
                 only = (name, stub.call, position)
-                if _turns_nan(model, loss, nothing, passes[0], sizes, only):
+                if _turns_nan(model, loss, nothing, passes[0], sizes, only, values):
                     if not leaf.by_row:
                         return None
                     slots.append(Slot(name, stub.call, "out", position, leaf))
     dropped = {
         key: spec
         for key, spec in plan.dropped.items()
-        if not _turns_nan(model, loss, replace(plan, dropped={key: spec}), passes[0], sizes, ("", 0, 0))
+        if not _turns_nan(
+            model, loss, replace(plan, dropped={key: spec}), passes[0], sizes, ("", 0, 0), values
+        )
     }
     return replace(plan, slots=tuple(slots), dropped=dropped)

@@ -4,7 +4,8 @@ The Trainer's own loader matches names with strict=False and leaves most of a Vi
 (tf#43701), so a checkpoint here holds the live model under its own names and is loaded strictly. Layout of
 `checkpoint-N/`:
 
-    model.safetensors                     every parameter and buffer
+    model.safetensors                     every parameter that learns, and every buffer
+    frozen.safetensors                    the other parameters; one file, which all checkpoints of a run share
     optimizer.safetensors, optimizer.json
     scheduler.json, random-R.safetensors, random-R.json (one per process)
     trainer_state.json, recipe.yaml
@@ -13,26 +14,51 @@ The Trainer's own loader matches names with strict=False and leaves most of a Vi
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import random
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, load_model, save_file, save_model
+from safetensors.torch import load_file, save_file
 
+from hf_ft.data.names import listing
 from hf_ft.errors import TrainError
 
-MARKER = "complete.json"
+WEIGHTS, FROZEN, MARKER = "model.safetensors", "frozen.safetensors", "complete.json"
 
 
-def save_weights(model: torch.nn.Module, folder: Path) -> None:
-    """Write every parameter and buffer of the live model, under its own names."""
-    save_model(model, str(folder / "model.safetensors"))
+def moving_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Give every tensor that training may move: parameters that learn, and buffers; each once."""
+    frozen = {name for name, parameter in _parameters(model) if not parameter.requires_grad}
+    return {name: tensor for name, tensor in _once(model).items() if name not in frozen}
+
+
+def save_weights(model: torch.nn.Module, folder: Path, before: Path | None = None) -> None:
+    """Write every parameter and buffer of the live model, under its own names.
+
+    Args:
+        model: the live model.
+        folder: of the new checkpoint.
+        before: an earlier checkpoint of the same run, with which the frozen weights are shared.
+    """
+    every, moving = _once(model), moving_tensors(model)
+    save_file({name: tensor.contiguous() for name, tensor in moving.items()}, str(folder / WEIGHTS))
+    fixed = {name: tensor.contiguous() for name, tensor in every.items() if name not in moving}
+    if not fixed:
+        return
+    if before is not None:
+        # A file system without hard links holds them once for each checkpoint.
+        with contextlib.suppress(OSError):
+            (folder / FROZEN).hardlink_to(before / FROZEN)
+            return
+    save_file(fixed, str(folder / FROZEN))
 
 
 def load_weights(model: torch.nn.Module, folder: Path) -> None:
@@ -41,10 +67,35 @@ def load_weights(model: torch.nn.Module, folder: Path) -> None:
     Raises:
         TrainError: a tensor is missing, unexpected, or of another shape.
     """
+    found = load_file(str(folder / WEIGHTS))
+    if (folder / FROZEN).is_file():
+        found |= load_file(str(folder / FROZEN))
+    differing = sorted(found.keys() ^ _once(model).keys())
+    if differing:
+        raise TrainError(
+            f"{folder}: the checkpoint does not fit the model: only one of them has {listing(differing, 5)}"
+        )
     try:
-        load_model(model, str(folder / "model.safetensors"), strict=True)
+        # Not strict: a tensor that two names share is written under one of them.
+        model.load_state_dict(found, strict=False)
     except RuntimeError as error:
         raise TrainError(f"{folder}: the checkpoint does not fit the model: {error}") from error
+
+
+def _parameters(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    return model.named_parameters(remove_duplicate=False)
+
+
+def _once(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Give every tensor of the model under the first of its names."""
+    seen: dict[tuple[Any, ...], str] = {}
+    found = {}
+    for name, tensor in model.state_dict().items():
+        # An empty tensor has no address of its own.
+        place = (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else (name,)
+        if seen.setdefault(place, name) == name:
+            found[name] = tensor
+    return found
 
 
 def save_optimizer(optimizer: Any, scheduler: Any, folder: Path) -> None:
@@ -117,9 +168,18 @@ def load_random(folder: Path, rank: int) -> None:
         torch.cuda.set_rng_state_all(devices)
 
 
-def seal(temporary: Path, final: Path) -> None:
-    """Declare a checkpoint complete: hash every file, write the marker, flush, move it into place."""
-    files = {path.name: _digest(path) for path in sorted(temporary.iterdir())}
+def seal(temporary: Path, final: Path, before: Path | None = None) -> None:
+    """Declare a checkpoint complete: hash every file, write the marker, flush, move it into place.
+
+    Args:
+        temporary: the folder as it was written.
+        final: its place.
+        before: the checkpoint that frozen weights are shared with, if they are; they are not hashed again.
+    """
+    files = {}
+    for path in sorted(temporary.iterdir()):
+        shared = before is not None and path.name == FROZEN and path.samefile(before / FROZEN)
+        files[path.name] = _marked(before)[FROZEN] if before and shared else _digest(path)
     _write_json(temporary / MARKER, files)
     for path in temporary.iterdir():
         with path.open("rb") as file:
@@ -131,10 +191,9 @@ def seal(temporary: Path, final: Path) -> None:
 
 def fault(folder: Path) -> str | None:
     """Say why a checkpoint cannot be trusted, or None."""
-    marker = folder / MARKER
-    if not marker.exists():
+    if not (folder / MARKER).exists():
         return "it was never completed"
-    for name, expected in json.loads(marker.read_text()).items():
+    for name, expected in _marked(folder).items():
         path = folder / name
         if not path.exists():
             return f"{name} is missing"
@@ -168,6 +227,10 @@ def prune(checkpoints: Path, keep: set[str]) -> None:
     for folder in checkpoints.glob("checkpoint-*"):
         if folder.name not in keep:
             shutil.rmtree(folder)
+
+
+def _marked(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / MARKER).read_text())
 
 
 def _digest(path: Path) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,6 +101,22 @@ class Decision:
     stale: bool
 
 
+class _Found:
+    """Candidates in their order, each looked for when it is first asked for: the first is mostly taken."""
+
+    def __init__(self, candidates: Iterator[tuple[Keeper, Keeper]]):
+        self._candidates, self._seen = candidates, list[tuple[Keeper, Keeper]]()
+
+    def __iter__(self) -> Iterator[tuple[Keeper, Keeper]]:
+        yield from self._seen
+        for one in self._candidates:
+            self._seen.append(one)
+            yield one
+
+    def __getitem__(self, number: int) -> tuple[Keeper, Keeper]:
+        return next(one for place, one in enumerate(self) if place == number)
+
+
 def use_frontier(
     tuner: FineTuner, recipe: Recipe, data: Prepared, frozen_fingerprint: str, *, keep: bool = True
 ) -> str:
@@ -122,18 +138,18 @@ def use_frontier(
     found: list[Any] = [None]
     with left_as_it_was(tuner.model):
         tuner.model.train()
-        try:
-            keepers = [(keeper, for_evaluation(tuner, keeper)) for keeper in candidates(tuner)]
-            if tuner.accelerator.is_main_process:
+        keepers = _Found((keeper, for_evaluation(tuner, keeper)) for keeper in candidates(tuner))
+        # One process decides for all: none may train from kept rows alone.
+        if tuner.accelerator.is_main_process:
+            try:
                 found = [_decide(tuner, keepers, recipe, data, frozen_fingerprint)]
-        except NoFrontierError as error:
-            found = [f"not used: {error}"]
-    # One process decides for all: none may train from kept rows alone.
-    broadcast_object_list(found)
-    if isinstance(found[0], str):
-        return found[0]
-    decision: Decision = found[0]
-    keeper, evaluated = keepers[decision.number]
+            except NoFrontierError as error:
+                found = [f"not used: {error}"]
+        broadcast_object_list(found)
+        if isinstance(found[0], str):
+            return found[0]
+        decision: Decision = found[0]
+        keeper, evaluated = keepers[decision.number]
     both = {True: keeper, False: evaluated}
     tables = {split: data.encoded(tuner.task, split).rows for split in data.rows}
     kept = Kept(both, tables, decision.folders, tuner.accelerator, not tuner.args.disable_tqdm)
@@ -174,7 +190,7 @@ def why_not(tuner: FineTuner, recipe: Recipe) -> str | None:
 
 def _decide(
     tuner: FineTuner,
-    keepers: Sequence[tuple[Keeper, Keeper]],
+    keepers: Iterable[tuple[Keeper, Keeper]],
     recipe: Recipe,
     data: Prepared,
     fingerprint: str,

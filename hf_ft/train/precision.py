@@ -27,9 +27,11 @@ if TYPE_CHECKING:
 
 # By how much bf16 must be faster to be worth its rounding.
 CLEARLY = 1.1
-# Rows of the step that is measured; how often it is, in turns, and the seconds after which two times do.
+# Rows of the step that is measured; how often it is, in turns; the seconds after which two times do, or one
+# where a step takes so long that a burst of other work cannot turn the answer round.
 MEASURED_ROWS = 4
-ENOUGH_SECONDS = 2.0
+ENOUGH_SECONDS = 1.0
+LARGE_SECONDS = 0.3
 _TRIES = 5
 _FILE = "precision.json"
 
@@ -166,7 +168,7 @@ def _gain(task: Task, model: nn.Module, batch: Batch) -> float:
         for tries in range(_TRIES):
             for mixed in best:
                 best[mixed] = min(best[mixed], seconds(mixed))
-            if tries and time.monotonic() - begun > ENOUGH_SECONDS:
+            if time.monotonic() - begun > ENOUGH_SECONDS and (tries or max(best.values()) > LARGE_SECONDS):
                 break
     return best[False] / best[True]
 

@@ -81,6 +81,8 @@ class FineTuner(Trainer):
         # The best evaluation, and the hash of the weights that it was measured on.
         self.best: tuple[str, Evaluation] | None = None
         self.loaded_best = False
+        # The last checkpoint that this process has written.
+        self.written: Path | None = None
         self.recipe_text = recipe.to_yaml()
         if recipe.train.early_stopping_patience is not None:
             stopping = EarlyStoppingCallback(
@@ -325,13 +327,14 @@ class FineTuner(Trainer):
         if self.state.best_global_step:
             self.state.best_model_checkpoint = str(root / f"checkpoint-{self.state.best_global_step}")
         if self.accelerator.is_main_process:
-            checkpoints.save_weights(self.model, temporary)
+            checkpoints.save_weights(self.model, temporary, self.written)
             checkpoints.save_optimizer(self.optimizer, self.lr_scheduler, temporary)
             self._save_state(temporary)
             (temporary / "recipe.yaml").write_text(self.recipe_text)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            checkpoints.seal(temporary, root / name)
+            checkpoints.seal(temporary, root / name, self.written)
+            self.written = root / name
             checkpoints.prune(root, {name, f"checkpoint-{self.state.best_global_step}"})
         self.accelerator.wait_for_everyone()
 
@@ -368,8 +371,8 @@ class FineTuner(Trainer):
             )
 
     def _fingerprint(self) -> str:
-        """Hash all weights and statistics as the main process, which writes the checkpoints, has them."""
-        found = [fingerprint(self.model.state_dict().items())]
+        """Hash what moves, as the main process has it: it writes the checkpoints. The gate hashes the rest."""
+        found = [fingerprint(checkpoints.moving_tensors(self.model).items())]
         broadcast_object_list(found)
         return found[0]
 

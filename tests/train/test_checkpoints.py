@@ -6,6 +6,7 @@ import random
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from hf_ft.errors import TrainError
 from hf_ft.train import checkpoints
@@ -45,6 +46,60 @@ def test_every_tensor_comes_back(tmp_path):
     checkpoints.load_weights(other, tmp_path / "checkpoint-1")
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, other.state_dict()[name]), name
+
+
+def frozen_net():
+    model = net()
+    model[0].requires_grad_(False)
+    return model
+
+
+def test_frozen_weights_are_written_once_and_shared(tmp_path):
+    model, before = frozen_net(), None
+    for step in (1, 2):
+        temporary = tmp_path / ".writing"
+        temporary.mkdir()
+        checkpoints.save_weights(model, temporary, before)
+        checkpoints.seal(temporary, tmp_path / f"checkpoint-{step}", before)
+        before = tmp_path / f"checkpoint-{step}"
+        torch.nn.init.ones_(model[2].weight)
+    assert sorted(load_file(tmp_path / "checkpoint-2" / checkpoints.FROZEN)) == ["0.bias", "0.weight"]
+    assert (tmp_path / "checkpoint-1" / checkpoints.FROZEN).samefile(before / checkpoints.FROZEN)
+    # The later one is whole without the earlier.
+    checkpoints.prune(tmp_path, {"checkpoint-2"})
+    assert checkpoints.newest(tmp_path) == (before, [])
+    other = frozen_net()
+    checkpoints.load_weights(other, before)
+    for name, tensor in model.state_dict().items():
+        assert torch.equal(tensor, other.state_dict()[name]), name
+    file = before / checkpoints.FROZEN
+    file.write_bytes(file.read_bytes()[:-1] + b"x")
+    assert checkpoints.newest(tmp_path)[0] is None
+
+
+def test_without_hard_links_frozen_weights_are_written_again(tmp_path, monkeypatch):
+    def refuse(self, target):
+        raise OSError(95, "Operation not supported")
+
+    model = frozen_net()
+    monkeypatch.setattr("pathlib.Path.hardlink_to", refuse)
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        checkpoints.save_weights(model, tmp_path / name, tmp_path / "one" if name == "two" else None)
+    first, second = (tmp_path / name / checkpoints.FROZEN for name in ("one", "two"))
+    assert not first.samefile(second) and first.read_bytes() == second.read_bytes()
+
+
+def test_a_tensor_with_two_names_comes_back(tmp_path):
+    def tied():
+        model = torch.nn.ModuleDict({"a": torch.nn.Linear(3, 3), "b": torch.nn.Linear(3, 3)})
+        model["b"].weight = model["a"].weight
+        return model
+
+    model, other = tied(), tied()
+    checkpoints.save_weights(model, tmp_path)
+    checkpoints.load_weights(other, tmp_path)
+    assert all(torch.equal(one, other.state_dict()[name]) for name, one in model.state_dict().items())
 
 
 def test_a_checkpoint_of_another_model_is_refused(tmp_path):
