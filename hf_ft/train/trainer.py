@@ -371,7 +371,7 @@ class FineTuner(Trainer):
             )
 
     def _fingerprint(self) -> str:
-        """Hash what moves, as the main process has it: it writes the checkpoints. The gate hashes the rest."""
+        """Hash what moves, as the main process has it, which writes checkpoints; the gate hashes the rest."""
         found = [fingerprint(checkpoints.moving_tensors(self.model).items())]
         broadcast_object_list(found)
         return found[0]
