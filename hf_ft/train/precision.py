@@ -103,11 +103,18 @@ def settle_precision(setting: str, gain: Callable[[], float], folder: Path, *, u
         folder: the run folder.
         use_cpu: see there.
     """
+    from accelerate import PartialState
+    from accelerate.utils import broadcast_object_list
+
     file = folder / _FILE
-    if setting == "auto" and (kept := read_whole(file)) is not None:
-        return Precision(kept["name"], "as the run began")
+    # As the main process finds it: another might look when it has been written already, and measure alone.
+    kept: list[Any] = [read_whole(file)]
+    broadcast_object_list(kept)
+    if setting == "auto" and kept[0] is not None:
+        return Precision(kept[0]["name"], "as the run began")
     chosen = choose_precision(setting, gain, use_cpu=use_cpu)
-    write_whole(file, asdict(chosen))
+    if PartialState().is_main_process:
+        write_whole(file, asdict(chosen))
     return chosen
 
 
