@@ -99,6 +99,8 @@ HEAD_IMAGE = Work(
     "lite0",
     train=860,
     validation=215,
+    issue_train=860,
+    issue_validation=215,
     epochs=10,
     sides={
         "plain": f"{PLAIN_IMAGE} --learn classifier --rate 1e-3",
