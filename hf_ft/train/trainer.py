@@ -124,12 +124,13 @@ class FineTuner(Trainer):
             lengths=rows.lengths,
             drop_last=self.args.dataloader_drop_last,
         )
+        workers = self.args.dataloader_num_workers if rows.takes_workers else 0
         return DataLoader(
             rows,
             batch_sampler=self.sampler,
             collate_fn=rows.collate,
-            num_workers=self.args.dataloader_num_workers,
-            persistent_workers=self.args.dataloader_num_workers > 0,
+            num_workers=workers,
+            persistent_workers=workers > 0,
             pin_memory=self.args.dataloader_pin_memory and torch.accelerator.is_available(),
             # Its own generator: the loader must not draw from the state that dropout draws from.
             generator=torch.Generator().manual_seed(self.args.seed),

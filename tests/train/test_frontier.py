@@ -200,6 +200,16 @@ def test_an_adapter_in_the_last_block_starts_there(tuner):
     assert float((weights(kept) - weights(whole)).abs().max()) < 1e-5
 
 
+def test_kept_rows_do_not_go_through_workers(tuner):
+    """A batch names the network that its slots belong to: a worker would hand over a copy of it."""
+    kept, _ = tuner("vit", STRATEGIES["head"], dataloader_num_workers=2)
+    assert kept.get_train_dataloader().num_workers == 0
+    kept.train()
+    alone, _ = tuner("vit", STRATEGIES["head"])
+    alone.train()
+    assert losses(kept) == losses(alone)
+
+
 def test_a_second_run_finds_what_the_first_computed(tuner, monkeypatch):
     first, note = tuner("vit", STRATEGIES["head"])
     assert "40 of 40 rows computed now" in note
