@@ -8,6 +8,8 @@ import statistics
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 
+import torch
+
 from benchmarks.figures import (
     APART,
     Round,
@@ -51,9 +53,11 @@ def report(
 def machine() -> str:
     """Say what it was measured on."""
     packages = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "datasets"))
+    able = [name for name in ("amx_bf16", "avx512_bf16") if torch.cpu.get_capabilities().get(name)]
+    half = able[0] if able else "no bf16"
     threads = f"{os.environ.get('OMP_NUM_THREADS', 'as many as torch chooses')}, the same for every side"
     return (
-        f"{os.cpu_count()} cores ({platform.machine()}), {packages}; threads: {threads}.\n"
+        f"{os.cpu_count()} cores ({platform.machine()}, {half}), {packages}; threads: {threads}.\n"
         "Medians; in brackets the smallest and the largest of the paired ratios.\n"
         "README.md beside this file says how to read them."
     )
