@@ -140,6 +140,7 @@ def finetune(
     from hf_ft.train.build import build_tuner, main_metric
     from hf_ft.train.decoded import keep_decoded
     from hf_ft.train.frontier import use_frontier
+    from hf_ft.train.precision import settle_evaluation
     from hf_ft.train.processes import start_processes
     from hf_ft.train.profile import ProfiledTuner
     from hf_ft.train.selftest import check_loss_division, check_metrics, probe_step
@@ -178,6 +179,7 @@ def finetune(
     notes |= {"allocator": memory, **kept}
     before = frozen.frozen_fingerprint()
     notes["frontier"] = use_frontier(tuner, recipe, data_ready, before)
+    settle_evaluation(tuner, path)
     resumed = run_folder.checkpoint is not None
     notes["threads"] = settle_threads(tuner, recipe.train.threads, run_folder.path, resumed=resumed)
     story.facts(notes)

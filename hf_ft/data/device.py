@@ -1,4 +1,4 @@
-"""The one way of a batch to where the model is."""
+"""The way of a batch to where the model is; in training steps, the trainer's `_prepare_inputs` goes it."""
 
 from __future__ import annotations
 

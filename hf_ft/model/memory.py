@@ -40,6 +40,8 @@ def keep_freed_memory(setting: str, device: str) -> str:
     if reason is not None:
         return f"system: {reason}"
     _set(_LARGEST, -1)
+    if not _glibc.kept:
+        return "system: this version of glibc does not take the setting"
     return "kept: what a step frees stays for the next one, which saves the page faults of the CPU"
 
 
@@ -48,6 +50,11 @@ def give_memory_back() -> None:
     if _glibc.kept:
         _set(_MMAP_THRESHOLD, _TRIM_THRESHOLD)
         ctypes.CDLL(None).malloc_trim(0)
+
+
+def memory_is_kept() -> bool:
+    """Tell whether this process keeps freed memory."""
+    return _glibc.kept
 
 
 @contextmanager
@@ -81,9 +88,9 @@ def _why_not(setting: str, device: str) -> str | None:
 
 def _set(largest: int, trim: int) -> None:
     libc = ctypes.CDLL(None)
-    libc.mallopt(_M_MMAP_THRESHOLD, largest)
-    libc.mallopt(_M_TRIM_THRESHOLD, trim)
-    _glibc.kept = largest == _LARGEST
+    # 1 where it was taken, 0 where not.
+    taken = libc.mallopt(_M_MMAP_THRESHOLD, largest) and libc.mallopt(_M_TRIM_THRESHOLD, trim)
+    _glibc.kept = bool(taken) and largest == _LARGEST
 
 
 @dataclass

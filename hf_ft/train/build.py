@@ -77,7 +77,7 @@ def build_tuner(
     layout = choose_layout(frozen.model, section.memory_format)
     use_cpu = bool(section.arguments.get("use_cpu"))
     precision = settle_precision(section.precision, gain, folder, use_cpu=use_cpu)
-    compiled, why = choose_compile(section.compile)
+    compiled, why = choose_compile(section.compile, use_cpu=use_cpu)
     optimizer = section.arguments.get("optim", "adamw_torch")
     rate, reason = section.learning_rate, "as written in the recipe"
     if rate is None:

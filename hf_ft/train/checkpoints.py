@@ -4,8 +4,9 @@ The Trainer's own loader matches names with strict=False and leaves most of a Vi
 (tf#43701), so a checkpoint here holds the live model under its own names and is loaded strictly. Layout of
 `checkpoint-N/`:
 
-    model.safetensors                     every parameter that learns, and every buffer
-    frozen.safetensors                    the other parameters; one file, which all checkpoints of a run share
+    model.safetensors                     every parameter that learns, and every persistent buffer
+    frozen.safetensors                    the other parameters, shared by the checkpoints that a process wrote
+                                          (hard links): damage to it is damage to all of them
     optimizer.safetensors, optimizer.json
     scheduler.json, random-R.safetensors, random-R.json (one per process)
     trainer_state.json, recipe.yaml
@@ -69,7 +70,8 @@ def load_weights(model: torch.nn.Module, folder: Path) -> None:
     """
     found = load_file(str(folder / WEIGHTS))
     if (folder / FROZEN).is_file():
-        found |= load_file(str(folder / FROZEN))
+        # What was frozen when that file was written and learned later is in both: what it learned stands.
+        found = load_file(str(folder / FROZEN)) | found
     differing = sorted(found.keys() ^ _once(model).keys())
     if differing:
         raise TrainError(
@@ -178,7 +180,8 @@ def seal(temporary: Path, final: Path, before: Path | None = None) -> None:
     """
     files = {}
     for path in sorted(temporary.iterdir()):
-        shared = before is not None and path.name == FROZEN and path.samefile(before / FROZEN)
+        earlier = before / FROZEN if before is not None and path.name == FROZEN else None
+        shared = earlier is not None and earlier.is_file() and path.samefile(earlier)
         files[path.name] = _marked(before)[FROZEN] if before and shared else _digest(path)
     _write_json(temporary / MARKER, files)
     for path in temporary.iterdir():

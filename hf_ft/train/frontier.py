@@ -102,7 +102,7 @@ class Decision:
 
 
 class _Found:
-    """Candidates in their order, each looked for when it is first asked for: the first is mostly taken."""
+    """Candidates in their order, each tried when it is first asked for: the first is mostly taken."""
 
     def __init__(self, candidates: Iterator[tuple[Keeper, Keeper]]):
         self._candidates, self._seen = candidates, list[tuple[Keeper, Keeper]]()
@@ -154,10 +154,11 @@ def use_frontier(
     tables = {split: data.encoded(tuner.task, split).rows for split in data.rows}
     kept = Kept(both, tables, decision.folders, tuner.accelerator, not tuner.args.disable_tqdm)
     if keep:
-        tuner.train_dataset, tuner.eval_dataset = kept(tuner.train_dataset), kept(tuner.eval_dataset)
-        tuner.kept = kept
+        both_kept = kept(tuner.train_dataset), kept(tuner.eval_dataset)
         if kept.failure is not None:
             return f"not used: {kept.failure}; the frozen part is computed again in each epoch"
+        tuner.train_dataset, tuner.eval_dataset = both_kept
+        tuner.kept, tuner.exact = kept, True
     count = sum(len(rows.store) for rows in kept.rows.values())
     new = f", {kept.computed} of {count} rows computed now" if kept.computed else ", all found"
     new += ", because those that were there were of another model or other code" if decision.stale else ""

@@ -17,6 +17,7 @@ from hf_ft.data.cache import cache_folder
 from hf_ft.data.device import to_device
 from hf_ft.data.stamps import read_whole, write_whole
 from hf_ft.errors import RecipeError
+from hf_ft.model.memory import memory_is_kept
 from hf_ft.train.unchanged import left_as_it_was
 
 if TYPE_CHECKING:
@@ -24,11 +25,12 @@ if TYPE_CHECKING:
 
     from hf_ft.data.examples import EncodedRows
     from hf_ft.task import Batch, Task
+    from hf_ft.train.trainer import FineTuner
 
 # By how much bf16 must be faster to be worth its rounding.
 CLEARLY = 1.1
-# Rows of the step that is measured; how often it is, in turns; the seconds after which two times do, or one
-# where a step takes so long that a burst of other work cannot turn the answer round.
+# Rows of the step that is measured; after how many seconds two times do, or one where a step takes longer
+# than so many; and how often at most, in turns.
 MEASURED_ROWS = 4
 ENOUGH_SECONDS = 1.0
 LARGE_SECONDS = 0.3
@@ -108,14 +110,37 @@ def settle_precision(setting: str, gain: Callable[[], float], folder: Path, *, u
 
     file = folder / _FILE
     # As the main process finds it: another might look when it has been written already, and measure alone.
-    kept: list[Any] = [read_whole(file)]
-    broadcast_object_list(kept)
-    if setting == "auto" and kept[0] is not None:
-        return Precision(kept[0]["name"], "as the run began")
-    chosen = choose_precision(setting, gain, use_cpu=use_cpu)
+    found: list[Any] = [read_whole(file)]
+    broadcast_object_list(found)
+    if setting == "auto" and found[0] is not None:
+        return Precision(found[0]["name"], "as the run began")
+    found = [choose_precision(setting, gain, use_cpu=use_cpu)]
+    # One choice for all, on unlike machines too.
+    broadcast_object_list(found)
     if PartialState().is_main_process:
-        write_whole(file, asdict(chosen))
-    return chosen
+        write_whole(file, asdict(found[0]))
+    return found[0]
+
+
+def settle_evaluation(tuner: FineTuner, folder: Path) -> None:
+    """Let a resumed run evaluate in the precision it began with, so that its figures can be compared.
+
+    In a mixed run it depends on whether activations are kept, and so on the room on a disk.
+
+    Args:
+        tuner: after `use_frontier`.
+        folder: the run folder, with what `settle_precision` wrote.
+    """
+    from accelerate.utils import broadcast_object_list
+
+    file = folder / _FILE
+    found: list[Any] = [read_whole(file) or {}]
+    broadcast_object_list(found)
+    tuner.exact = bool(found[0].setdefault("evaluated_in_full", tuner.exact))
+    if not tuner.exact and tuner.kept is not None:
+        tuner.eval_dataset = tuner.eval_dataset.encoded
+    if tuner.accelerator.is_main_process:
+        write_whole(file, found[0])
 
 
 def measured_gain(task: Task, model: nn.Module, rows: EncodedRows) -> float:
@@ -136,7 +161,7 @@ def measured_gain(task: Task, model: nn.Module, rows: EncodedRows) -> float:
     count = min(MEASURED_ROWS, len(rows))
     batch = rows.collate(rows.__getitems__([(0, row, True) for row in range(count)]))
     batch = to_device(task, batch, torch.device("cpu"))
-    file = cache_folder() / "speed" / f"bf16-{_subject(model, batch)}.json"
+    file = cache_folder() / "speed" / f"bf16-{_subject(model, batch, PartialState().num_processes)}.json"
     found: list[Any] = [read_whole(file)]
     broadcast_object_list(found)
     if found[0] is not None:
@@ -149,20 +174,27 @@ def measured_gain(task: Task, model: nn.Module, rows: EncodedRows) -> float:
     return float(found[0])
 
 
-def _subject(model: nn.Module, batch: Batch) -> str:
+def _subject(model: nn.Module, batch: Batch, processes: int) -> str:
     """Name what a measurement is of: the model, what learns of it, the size of a batch, and the machine."""
     shapes = {key: tuple(value.shape) for key, value in batch.items() if torch.is_tensor(value)}
-    learning = [name for name, parameter in model.named_parameters() if parameter.requires_grad]
+    weights = [
+        (name, tuple(weight.shape), weight.stride(), weight.requires_grad)
+        for name, weight in model.named_parameters()
+    ]
+    config = getattr(model, "config", None)
+    kind = [type(model).__name__, str(config), getattr(config, "_attn_implementation", None)]
     machine = [torch.__version__, torch.cpu.get_capabilities(), os.cpu_count(), torch.get_num_threads()]
-    content = repr([type(model).__name__, str(getattr(model, "config", "")), learning, shapes, machine])
+    content = repr([kind, weights, shapes, machine, processes, memory_is_kept()])
     return hashlib.blake2b(content.encode(), digest_size=12).hexdigest()
 
 
 def _gain(task: Task, model: nn.Module, batch: Batch) -> float:
+    from accelerate.utils import convert_to_fp32
+
     def seconds(mixed: bool) -> float:
         start = time.perf_counter()
         with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-            outputs = task.forward(model, dict(batch))
+            outputs = convert_to_fp32(task.forward(model, dict(batch)))
         task.loss(model, outputs, batch).sum().backward()
         taken = time.perf_counter() - start
         model.zero_grad(set_to_none=True)
@@ -195,15 +227,16 @@ def full_precision(model: nn.Module) -> Iterator[None]:
         vars(model)["forward"] = wrapped
 
 
-def choose_compile(setting: bool | str) -> tuple[bool, str]:
+def choose_compile(setting: bool | str, *, use_cpu: bool = False) -> tuple[bool, str]:
     """Decide whether to compile the model, and say why.
 
     Args:
         setting: `train.compile`.
+        use_cpu: whether the CPU trains even where there is an accelerator.
     """
     if setting != "auto":
         return bool(setting), "asked for by train.compile"
-    if not torch.cuda.is_available():
+    if use_cpu or not torch.accelerator.is_available():
         return False, "on a CPU it takes as long as some 40 steps, and made none faster where it was tried"
     return (
         False,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable
@@ -10,7 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from accelerate.utils import broadcast_object_list
 
+from hf_ft.data.stamps import read_whole, write_whole
 from hf_ft.train.unchanged import left_as_it_was
 
 if TYPE_CHECKING:
@@ -39,13 +40,16 @@ def settle_threads(tuner: FineTuner, setting: int | str, folder: Path, *, resume
         resumed: whether a checkpoint of the run is being gone on from.
     """
     file = folder / _FILE
-    if resumed and file.is_file():
-        count, reason = int(json.loads(file.read_text())["threads"]), "as the run began"
+    # As the main process finds it: another might read while it is being written.
+    found: list[Any] = [read_whole(file) if resumed else None]
+    broadcast_object_list(found)
+    if found[0] is not None:
+        count, reason = int(found[0]["threads"]), "as the run began"
     else:
         count, reason = choose_threads(tuner, setting)
     torch.set_num_threads(count)
     if tuner.accelerator.is_main_process:
-        file.write_text(json.dumps({"threads": count, "reason": reason}))
+        write_whole(file, {"threads": count, "reason": reason})
     return f"{count}: {reason}"
 
 

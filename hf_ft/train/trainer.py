@@ -27,7 +27,6 @@ from hf_ft.evaluate.loop import evaluate_rows
 from hf_ft.model.frontier import forward
 from hf_ft.model.load import fingerprint
 from hf_ft.train import checkpoints
-from hf_ft.train.cached import CachedRows
 from hf_ft.train.precision import full_precision
 from hf_ft.train.statistics import settle_batch_norms
 
@@ -78,6 +77,8 @@ class FineTuner(Trainer):
         self.last_evaluation: Evaluation | None = None
         # Set by `use_frontier`: gives the rows of a split with their frozen activations.
         self.kept: Kept | None = None
+        # Whether evaluations are in full precision; in a mixed run, where rows are kept (`use_frontier`).
+        self.exact = not (arguments.bf16 or arguments.fp16)
         # The best evaluation, and the hash of the weights that it was measured on.
         self.best: tuple[str, Evaluation] | None = None
         self.loaded_best = False
@@ -276,11 +277,11 @@ class FineTuner(Trainer):
 
         Args:
             rows: of one split.
-            exact: in full precision, as the saved model will be measured; from the frontier on, which saves
-                more than mixed precision does, it always is.
+            exact: in full precision, as the saved model will be measured, whatever the run's evaluations are
+                in. Rows that are kept are kept in full precision.
         """
-        kept = self.kept(rows) if self.kept else rows
-        exact = exact or isinstance(kept, CachedRows)
+        exact = exact or self.exact
+        kept = self.kept(rows) if self.kept and exact else rows
         with full_precision(self.model) if exact else contextlib.nullcontext():
             return evaluate_rows(
                 self.task,
@@ -300,8 +301,7 @@ class FineTuner(Trainer):
     def evaluate_finished(self, rows: EncodedRows) -> Evaluation:
         """Evaluate the finished model in fp32, as it is saved; not again where that has just been done."""
         last = self.last_evaluation
-        exact = not self.mixed or isinstance(self.eval_dataset, CachedRows)
-        if last is not None and last.split == rows.split and self.loaded_best and exact:
+        if last is not None and last.split == rows.split and self.loaded_best and self.exact:
             return last
         if not self.loaded_best:
             self._settle_batch_norms()

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Give back the mode, the statistics of batch norms and the random state that passes move."""
+    """Give back the mode, the statistics of batch norms and torch's random state, which passes move."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     was_training = model.training
     with torch.random.fork_rng():
@@ -23,5 +23,7 @@ def left_as_it_was(model: nn.Module) -> Iterator[None]:
         finally:
             with torch.no_grad():
                 for name, buffer in model.named_buffers():
-                    buffer.copy_(buffers[name])
+                    # A pass may make tables of its own, or longer ones; these are no statistics.
+                    if name in buffers and buffer.shape == buffers[name].shape:
+                        buffer.copy_(buffers[name])
             model.train(was_training)

@@ -90,6 +90,27 @@ def test_without_hard_links_frozen_weights_are_written_again(tmp_path, monkeypat
     assert not first.samefile(second) and first.read_bytes() == second.read_bytes()
 
 
+def test_what_learned_after_it_was_frozen_keeps_what_it_learned(tmp_path):
+    model, other = frozen_net(), frozen_net()
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        checkpoints.save_weights(model, tmp_path / name, tmp_path / "one" if name == "two" else None)
+        model[0].requires_grad_(True)
+        torch.nn.init.ones_(model[0].weight)
+    torch.nn.init.zeros_(other[0].weight)
+    checkpoints.save_weights(model, tmp_path / "two", None)
+    checkpoints.load_weights(other, tmp_path / "two")
+    assert torch.equal(other[0].weight, model[0].weight)
+
+
+def test_an_earlier_checkpoint_that_is_gone_does_not_end_a_run(tmp_path):
+    (tmp_path / ".writing").mkdir()
+    gone = tmp_path / "checkpoint-1"
+    checkpoints.save_weights(frozen_net(), tmp_path / ".writing", gone)
+    checkpoints.seal(tmp_path / ".writing", tmp_path / "checkpoint-2", gone)
+    assert checkpoints.newest(tmp_path) == (tmp_path / "checkpoint-2", [])
+
+
 def test_a_tensor_with_two_names_comes_back(tmp_path):
     def tied():
         model = torch.nn.ModuleDict({"a": torch.nn.Linear(3, 3), "b": torch.nn.Linear(3, 3)})

@@ -18,6 +18,7 @@ from hf_ft.run import new_task
 from hf_ft.train.build import build_tuner
 from hf_ft.train.cached import CachedRows
 from hf_ft.train.frontier import use_frontier
+from hf_ft.train.precision import settle_evaluation
 
 
 @pytest.fixture(autouse=True)
@@ -342,6 +343,21 @@ def test_an_interrupted_fill_goes_on(tuner, monkeypatch):
     monkeypatch.setattr(RowStore, "write", write)
     _, note = tuner("vit", STRATEGIES["head"])
     assert "20 of 40 rows computed now" in note
+
+
+@pytest.mark.parametrize("began_kept", [True, False])
+def test_a_resumed_mixed_run_evaluates_in_the_precision_it_began_with(tuner, tmp_path, began_kept):
+    """Whether rows are kept hangs on the room on a disk; figures of two precisions cannot be compared."""
+    kept, _ = tuner("resnet", STRATEGIES["head"], precision="bf16")
+    whole, _ = tuner("resnet", STRATEGIES["head"], sections=OFF, precision="bf16")
+    assert kept.exact and not whole.exact
+    first, resumed = (kept, whole) if began_kept else (whole, kept)
+    settle_evaluation(first, tmp_path)
+    before = first.evaluate_rows(first.eval_dataset).metrics["loss"]
+    settle_evaluation(resumed, tmp_path)
+    assert resumed.exact == began_kept
+    assert not isinstance(resumed.eval_dataset, CachedRows)
+    assert resumed.evaluate_rows(resumed.eval_dataset).metrics["loss"] == pytest.approx(before, abs=1e-6)
 
 
 def test_random_rows_are_kept_as_views(tuner, cache):
