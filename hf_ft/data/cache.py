@@ -14,7 +14,12 @@ from hf_ft.errors import HfFtError
 def cache_folder() -> Path:
     """Give the folder for what can be made again: `$HF_FT_CACHE`, or `~/.cache/hf_ft`."""
     folder = Path(os.environ.get("HF_FT_CACHE") or Path.home() / ".cache" / "hf_ft")
-    if folder.exists() and not (folder.is_dir() and os.access(folder, os.W_OK)):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        usable = os.access(folder, os.W_OK)
+    except OSError:
+        usable = False
+    if not usable:
         raise HfFtError(f"{folder}: expected a folder that can be written to; name one in HF_FT_CACHE")
     return folder
 
