@@ -126,6 +126,11 @@ def build_tuner(
         notes["layout"] = layout
     if norms:
         notes["batch norms"] = f"{norms} measured on {settled} training rows before each evaluation"
+    if plan.processes > 1 and (own := len(learning_batch_norms(frozen.model))):
+        warning = (
+            f"{own} learn from the rows of one process, so {plan.processes} give another result than one"
+        )
+        notes["processes"] = f"batch norms: {warning}"
     notes["optimizer"] = f"{optimizer}, learning rate {rate:.2g}: {reason}"
     for group in groups:
         notes[group["name"]] = (

@@ -161,7 +161,10 @@ def use_frontier(
         tuner.kept, tuner.exact = kept, True
     count = sum(len(rows.store) for rows in kept.rows.values())
     new = f", {kept.computed} of {count} rows computed now" if kept.computed else ", all found"
-    new += ", because those that were there were of another model or other code" if decision.stale else ""
+    if decision.stale:
+        new += (
+            ", because those that were there were of another model, other code or files as they were before"
+        )
     return (
         f"starts at {keeper.frontier.plan.cut}: {decision.share:.1%} of a step's work is done once and kept "
         f"({decision.size / 1e6:,.1f} MB{new if keep else ''})"
