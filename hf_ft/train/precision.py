@@ -176,7 +176,8 @@ def measured_gain(task: Task, model: nn.Module, rows: EncodedRows) -> float:
 
 def _subject(model: nn.Module, batch: Batch, processes: int) -> str:
     """Name what a measurement is of: the model, what learns of it, the size of a batch, and the machine."""
-    shapes = {key: tuple(value.shape) for key, value in batch.items() if torch.is_tensor(value)}
+    # Without rows and steps: another text among the first few must not turn the answer.
+    shapes = {key: tuple(value.shape[2:]) for key, value in batch.items() if torch.is_tensor(value)}
     weights = [
         (name, tuple(weight.shape), weight.stride(), weight.requires_grad)
         for name, weight in model.named_parameters()
