@@ -6,11 +6,12 @@ import hashlib
 import os
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from hf_ft.data.cache import cache_folder
@@ -29,13 +30,52 @@ if TYPE_CHECKING:
 
 # By how much bf16 must be faster to be worth its rounding.
 CLEARLY = 1.1
-# Rows of the step that is measured; after how many seconds two times do, or one where a step takes longer
-# than so many; and how often at most, in turns.
+# Rows of the step that is measured.
 MEASURED_ROWS = 4
-ENOUGH_SECONDS = 1.0
-LARGE_SECONDS = 0.3
-_TRIES = 5
+# Turns of fp32 and bf16 that are measured: one where it is decisive by this factor and takes long, or three;
+# five where they are quick; more, but at most nine, where they do not agree.
+DECISIVE = 1.5
+LONG_SECONDS = 1.0
+LEAST_TURNS = 3
+USUAL_TURNS = 5
+MOST_TURNS = 9
 _FILE = "precision.json"
+
+
+@dataclass(frozen=True)
+class Gain:
+    """How many times as fast a step is in bf16.
+
+    Args:
+        turns: fp32 over bf16 of each turn, the two measured one after the other.
+        earlier: whether an earlier run has measured it.
+    """
+
+    turns: tuple[float, ...]
+    earlier: bool = False
+
+    @property
+    def sure(self) -> bool:
+        """Whether at least three quarters of the turns give one answer: another program disturbs some."""
+        low, median, high = np.quantile(self.turns, [0.25, 0.5, 0.75])
+        if len(self.turns) < LEAST_TURNS and CLEARLY / DECISIVE < median < CLEARLY * DECISIVE:
+            return False
+        return bool(low > CLEARLY or high < CLEARLY)
+
+    @property
+    def pays(self) -> bool:
+        """Whether bf16 is clearly faster."""
+        return self.sure and bool(np.median(self.turns) > CLEARLY)
+
+    def __str__(self) -> str:
+        measured = f"a step was measured {np.median(self.turns):.2f} times as fast with it"
+        if len(self.turns) > 1:
+            measured += f" ({min(self.turns):.2f} to {max(self.turns):.2f} in {len(self.turns)} turns)"
+        if not self.sure:
+            return f"{measured}: not sure to be above {CLEARLY:g}"
+        return f"{measured}, {'above' if self.pays else 'below'} {CLEARLY:g}" + (
+            ", by an earlier run" if self.earlier else ""
+        )
 
 
 @dataclass(frozen=True)
@@ -58,12 +98,12 @@ class Precision:
         )
 
 
-def choose_precision(setting: str, gain: Callable[[], float], *, use_cpu: bool = False) -> Precision:
+def choose_precision(setting: str, gain: Callable[[], Gain], *, use_cpu: bool = False) -> Precision:
     """Choose the precision of the forward and backward pass; weights stay in fp32.
 
     Args:
         setting: `auto`, or a precision to insist on.
-        gain: measures how many times as fast a step is in bf16; called only where a processor claims bf16.
+        gain: measures a step in bf16 and fp32; called only where a processor claims bf16.
         use_cpu: whether the CPU trains even where there is an accelerator.
 
     Raises:
@@ -83,9 +123,8 @@ def choose_precision(setting: str, gain: Callable[[], float], *, use_cpu: bool =
         able = [name for name in ("amx_bf16", "avx512_bf16") if torch.cpu.get_capabilities().get(name)]
         if not able:
             return Precision("fp32", "the processor has neither amx_bf16 nor avx512_bf16")
-        times = gain()
-        measured = f"the processor has {able[0]}, and a step was measured {times:.1f} times as fast with it"
-        return Precision("bf16" if times > CLEARLY else "fp32", measured)
+        found = gain()
+        return Precision("bf16" if found.pays else "fp32", f"the processor has {able[0]}, and {found}")
     if setting in ("fp16", "tf32") and not cuda:
         raise RecipeError(
             f"train.precision: {setting} needs a CUDA device, found none; write auto, fp32 or bf16"
@@ -93,7 +132,7 @@ def choose_precision(setting: str, gain: Callable[[], float], *, use_cpu: bool =
     return Precision(setting, "asked for by train.precision")
 
 
-def settle_precision(setting: str, gain: Callable[[], float], folder: Path, *, use_cpu: bool) -> Precision:
+def settle_precision(setting: str, gain: Callable[[], Gain], folder: Path, *, use_cpu: bool) -> Precision:
     """Choose the precision as `choose_precision` does, and keep it with the run.
 
     A resumed run goes on with the numbers that it began with: a processor that is measured once more,
@@ -143,12 +182,12 @@ def settle_evaluation(tuner: FineTuner, folder: Path) -> None:
         write_whole(file, found[0])
 
 
-def measured_gain(task: Task, model: nn.Module, rows: EncodedRows) -> float:
+def measured_gain(task: Task, model: nn.Module, rows: EncodedRows) -> Gain:
     """Measure how many times as fast a step of this model on these rows is in bf16, on the CPU.
 
-    Not a product of matrices: depthwise convolutions, small layers and short texts gain less, or lose. It is
-    measured once for a model and a machine, so that a second run neither waits nor decides otherwise. All
-    processes give the same answer, that of the main one.
+    Not a product of matrices: depthwise convolutions, small layers and short texts gain less, or lose. An
+    answer that is sure is kept for this model and machine, so that a second run neither waits nor decides
+    otherwise; one that is not is asked for again. All processes give the same answer, that of the main one.
 
     Args:
         task: fitted and loaded.
@@ -165,13 +204,16 @@ def measured_gain(task: Task, model: nn.Module, rows: EncodedRows) -> float:
     found: list[Any] = [read_whole(file)]
     broadcast_object_list(found)
     if found[0] is not None:
-        return float(found[0])
+        return Gain(tuple(found[0]["turns"]), earlier=True)
     # On all processes at once: they share the processor in training, too.
     found = [_gain(task, model, batch)]
     broadcast_object_list(found)
-    if PartialState().is_main_process:
-        write_whole(file, found[0])
-    return float(found[0])
+    gain: Gain = found[0]
+    if gain.sure and PartialState().is_main_process:
+        # What cannot be kept is measured again.
+        with suppress(OSError):
+            write_whole(file, {"turns": gain.turns})
+    return gain
 
 
 def _subject(model: nn.Module, batch: Batch, processes: int) -> str:
@@ -189,7 +231,7 @@ def _subject(model: nn.Module, batch: Batch, processes: int) -> str:
     return hashlib.blake2b(content.encode(), digest_size=12).hexdigest()
 
 
-def _gain(task: Task, model: nn.Module, batch: Batch) -> float:
+def _gain(task: Task, model: nn.Module, batch: Batch) -> Gain:
     from accelerate.utils import convert_to_fp32
 
     def seconds(mixed: bool) -> float:
@@ -204,13 +246,16 @@ def _gain(task: Task, model: nn.Module, batch: Batch) -> float:
     with left_as_it_was(model):
         model.train()
         # The first step builds what later ones find.
-        begun, best = time.monotonic(), {mixed: seconds(mixed) for mixed in (False, True)}
-        for tries in range(_TRIES):
-            for mixed in best:
-                best[mixed] = min(best[mixed], seconds(mixed))
-            if time.monotonic() - begun > ENOUGH_SECONDS and (tries or max(best.values()) > LARGE_SECONDS):
+        begun, found = time.monotonic(), Gain(())
+        for mixed in (False, True):
+            seconds(mixed)
+        while len(found.turns) < MOST_TURNS:
+            # In turns, so that another program's burst of work hits both.
+            found = Gain((*found.turns, seconds(False) / seconds(True)))
+            enough = len(found.turns) >= USUAL_TURNS or time.monotonic() - begun > LONG_SECONDS
+            if enough and found.sure:
                 break
-    return best[False] / best[True]
+    return found
 
 
 @contextmanager

@@ -10,7 +10,7 @@ from hf_ft.data.examples import EncodedRows
 from hf_ft.errors import RecipeError
 from hf_ft.run import finetune
 from hf_ft.train import precision
-from hf_ft.train.precision import choose_compile, choose_precision, measured_gain, settle_precision
+from hf_ft.train.precision import Gain, choose_compile, choose_precision, measured_gain, settle_precision
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
         monkeypatch.setattr(torch.accelerator, "is_available", lambda: capability is not None)
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(flags, True))
-        return lambda: fp32 / bf16
+        return lambda: Gain((fp32 / bf16,) * 3)
 
     return make
 
@@ -34,9 +34,9 @@ def machine(monkeypatch):
         (
             {"flags": ["avx512_bf16"], "fp32": 4.0, "bf16": 2.0},
             "bf16",
-            "avx512_bf16, and a step was measured 2.0 times as fast",
+            "a step was measured 2.00 times as fast with it (2.00 to 2.00 in 3 turns), above 1.1",
         ),
-        ({"flags": ["avx512_bf16"], "fp32": 2.0, "bf16": 4.0}, "fp32", "measured 0.5 times as fast"),
+        ({"flags": ["avx512_bf16"], "fp32": 2.0, "bf16": 4.0}, "fp32", "measured 0.50 times as fast"),
         ({"flags": ["amx_bf16"], "fp32": 1.05, "bf16": 1.0}, "fp32", "amx_bf16"),
         ({"capability": (8, 0)}, "bf16", "8.0 computes bf16 natively"),
         ({"capability": (7, 5), "flags": ["amx_bf16"]}, "fp32", "7.5 has no native bf16"),
@@ -62,6 +62,37 @@ def test_a_resumed_run_keeps_the_precision_it_began_with(machine, tmp_path):
     assert settle_precision("fp32", slow, tmp_path, use_cpu=True).name == "fp32"
 
 
+@pytest.mark.parametrize(
+    ("turns", "pays", "sure"),
+    [
+        ((2.0,), True, True),
+        ((1.2,), False, False),  # one turn that is not decisive
+        ((1.3, 1.4, 1.2), True, True),
+        ((1.4, 0.3, 1.3, 1.4, 1.5), True, True),  # a burst of another program in one of five
+        ((1.4, 0.9, 1.3, 0.8, 2.5), False, False),  # a busy machine
+        ((0.8, 0.9, 0.9), False, True),
+        ((0.4,), False, True),
+    ],
+)
+def test_a_measurement_answers_only_where_most_of_its_turns_agree(turns, pays, sure):
+    found = Gain(turns)
+    assert (found.pays, found.sure) == (pays, sure)
+    assert ("not sure" in str(found)) == (not sure) and f"{min(turns):.2f}" in str(found)
+
+
+def test_a_measurement_that_is_not_sure_is_not_kept(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_FT_CACHE", str(tmp_path))
+    task = Anything(Anything.Options(family="resnet"))
+    model, rows = task.load(None).model, anything.rows(6)
+    encoded = EncodedRows(task, rows, split="train", seed=1, train=True)
+    answers = [Gain((1.0, 2.0, 0.5)), Gain((2.0, 2.1, 2.2)), Gain((0.1, 0.1, 0.1))]
+    monkeypatch.setattr(precision, "_gain", lambda *_: answers.pop(0))
+    assert not measured_gain(task, model, encoded).sure
+    assert measured_gain(task, model, encoded).turns == (2.0, 2.1, 2.2)
+    again = measured_gain(task, model, encoded)
+    assert again.turns == (2.0, 2.1, 2.2) and "by an earlier run" in str(again)
+
+
 def test_a_step_is_measured_once_and_leaves_no_trace(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_FT_CACHE", str(tmp_path))
     task = Anything(Anything.Options(family="resnet"))
@@ -69,12 +100,13 @@ def test_a_step_is_measured_once_and_leaves_no_trace(monkeypatch, tmp_path):
     rows = EncodedRows(task, anything.rows(6), split="train", seed=1, train=True)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
+    monkeypatch.setattr(Gain, "sure", True)  # tiny, and on a busy machine
     gain = measured_gain(task, model, rows)
-    assert gain > 0
+    assert min(gain.turns) > 0
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(state, torch.get_rng_state()) and all(p.grad is None for p in model.parameters())
     monkeypatch.setattr(precision, "_gain", None)
-    assert measured_gain(task, model, rows) == gain
+    assert measured_gain(task, model, rows).turns == gain.turns
     model.classifier[1].weight.requires_grad = False
     with pytest.raises(TypeError):
         measured_gain(task, model, rows)  # another subject, so measured anew
