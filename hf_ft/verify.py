@@ -177,6 +177,8 @@ def check_reload(
         raise VerifyError(
             f"{model_folder} gives other outputs than the trained model: they differ by {worst:.2e}"
         )
+    # A fresh process gives outputs, not losses.
+    metric = task.main_metric if metric == "loss" else metric
     live, saved = task.metrics(), task.metrics()
     references = [evaluation.references[i] for i in picked]
     live.update([evaluation.results[i] for i in picked], references)

@@ -120,6 +120,18 @@ def test_every_strategy_goes_through_the_gate(signs, vit, tmp_path, strategy):
     assert items["frozen"]["passed"] and "unchanged" in items["frozen"]["detail"]
 
 
+def test_the_loss_may_decide(signs, vit, tmp_path):
+    """As it often does with the Trainer; outputs are compared by the task's own metric."""
+    done = finetune(recipe(signs, vit, tmp_path, evaluate={"metric": "loss"}))
+    assert done.results["headline"]["metric"] == "loss" and all(item["passed"] for item in done.verification)
+    log = [json.loads(line) for line in (done.folder / "log.jsonl").read_text().splitlines()]
+    losses = [line["eval_loss"] for line in log if "eval_loss" in line]
+    measured = done.results["splits"]["validation"]["metrics"]["loss"]
+    assert measured == pytest.approx(min(losses), rel=1e-5)
+    steps = [line["step"] for line in log if "loss" in line]
+    assert {line["step"] for line in log if "eval_loss" in line} <= set(steps)
+
+
 def test_a_resnet_under_lora_is_saved_with_its_statistics(signs, tmp_path):
     """peft#1732: BatchNorm statistics are not part of an adapter; peft#3193: convolutions as targets."""
     resnet = tiny.saved(tiny.resnet(), tmp_path / "resnet", tiny.image_processor())

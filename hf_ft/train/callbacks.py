@@ -25,6 +25,12 @@ class LogFile(TrainerCallback):
         if state.is_world_process_zero:
             self.path.write_text("".join(json.dumps(line) + "\n" for line in state.log_history))
 
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Log the last steps of the epoch too, so that no line shows the loss of an earlier one."""
+        control.should_log = True
+
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:

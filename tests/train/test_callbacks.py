@@ -7,7 +7,7 @@ import pytest
 from transformers import TrainerControl, TrainerState
 
 from hf_ft.evaluate.loop import _bar
-from hf_ft.train.callbacks import EpochLines
+from hf_ft.train.callbacks import EpochLines, LogFile
 
 
 class Screen(io.StringIO):
@@ -30,6 +30,13 @@ def trained(metric, greater, values, best=None):
         lines.on_log(None, state, control, logs={"loss": 0.5})
         lines.on_evaluate(None, state, control, metrics={"eval_loss": 0.25, f"eval_{metric}": value})
     lines.on_train_end(None, state, control)
+
+
+def test_each_epoch_ends_with_a_line_of_its_last_steps(tmp_path):
+    """An epoch may be shorter than the steps between two log lines."""
+    control = TrainerControl()
+    LogFile(tmp_path / "log.jsonl").on_epoch_end(None, TrainerState(), control)
+    assert control.should_log
 
 
 def test_without_a_terminal_there_are_lines_and_no_bars(capsys):
