@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 # What is hashed part by part; a list of plain numbers is hashed whole.
 _HOLDERS = (dict, list, tuple, bytes, str)
 
-# Size and time of change of a file in nanoseconds, or None where there is none.
-FileState = tuple[int, int] | None
+# Size of a file, and when its content and its entry were changed, in nanoseconds; None where there is none.
+FileState = tuple[int, int, int] | None
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,8 @@ def _file_state(path: str) -> FileState:
     if not os.path.isfile(path):
         return None
     state = os.stat(path)
-    return state.st_size, state.st_mtime_ns
+    # A tool may set the time of the content back to what it was (rsync, cp -p); that of the entry it cannot.
+    return state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
 def recall(folder: Path, rows: Any, code: str) -> Known | None:
@@ -125,7 +126,7 @@ def read_whole(path: Path) -> Any:
     """Read what `write_whole` wrote; None where there is nothing, or nothing that can be read."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, json.JSONDecodeError):
+    except (OSError, ValueError):
         return None
 
 

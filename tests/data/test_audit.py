@@ -1,5 +1,7 @@
 import csv
 import io
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -232,6 +234,17 @@ def test_stamps_tell_contents_apart(tmp_path):
     assert stamp({"x": ["".join(["a", ""]), "b"]}) == stamps[6]
     path.write_bytes(b"22")
     assert stamp(rows[10]) != stamps[10]
+
+
+def test_a_file_changed_within_its_size_and_time_is_seen(tmp_path):
+    """Tools that keep times (rsync --times, cp -p) put other pictures under the same name, size and time."""
+    path = tmp_path / "a.png"
+    path.write_bytes(b"1")
+    state, before = path.stat(), stamp({"x": str(path)})
+    time.sleep(0.05)  # the clock of a file system may be coarse
+    path.write_bytes(b"2")
+    os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
+    assert path.stat().st_mtime_ns == state.st_mtime_ns and stamp({"x": str(path)}) != before
 
 
 @pytest.mark.real
