@@ -94,14 +94,16 @@ class EncodedRows:
         if self.chance or _encodes_otherwise(type(self.task)):
             return False
         few = sorted({0, len(self) - 1})
+        # Asked for first: a task that counts tokens keeps them, and gathers what is kept.
+        lengths = self.lengths
         whole = self.task.encode_batch(self.rows, np.array(few))
         if whole is None:
             return False
         items = self.task.encode([self.rows[row] for row in few], None)
         single = self.task.collate(items)
         wrong = sorted(key for key in {*whole, *single} if not _equal(whole.get(key), single.get(key)))
-        if (key := self.task.length_key) is not None and self.lengths is not None:
-            differ = [len(items[place][key]) != self.lengths[row] for place, row in enumerate(few)]
+        if (key := self.task.length_key) is not None and lengths is not None:
+            differ = [len(items[place][key]) != lengths[row] for place, row in enumerate(few)]
             wrong += ["lengths"] * any(differ)
         if wrong:
             name = type(self.task).__name__

@@ -126,22 +126,22 @@ def keep_tokens(
         DataError: they cannot be written.
     """
     folder = cache_folder() / "tokens" / _name(tokenizer, texts, pairs, most)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{folder}.lock"):
-        kept = _opened(folder)
-        if kept is None or not kept.agrees(tokenizer, texts, pairs, most):
-            shutil.rmtree(folder, ignore_errors=True)
-            try:
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(f"{folder}.lock"):
+            kept = _opened(folder)
+            if kept is None or not kept.agrees(tokenizer, texts, pairs, most):
+                shutil.rmtree(folder, ignore_errors=True)
                 _write(folder, tokenizer, texts, pairs, most)
-            except OSError as error:
-                raise DataError(
-                    f"{folder}: {error}; tokens are kept there, and HF_FT_CACHE can name another folder"
-                ) from error
-            kept = KeptTokens(folder)
-            own = {folder, *in_use}
-            size = sum(size_of(part) for part in own if part.is_dir())
-            make_room(folder.parent, size, max(size, MOST_BYTES), own)
-        mark_use(folder, {"rows": len(texts)})
+                kept = KeptTokens(folder)
+                own = {folder, *in_use}
+                size = sum(size_of(part) for part in own if part.is_dir())
+                make_room(folder.parent, size, max(size, MOST_BYTES), own)
+            mark_use(folder, {"rows": len(texts)})
+    except OSError as error:
+        raise DataError(
+            f"{folder}: {error}; tokens are kept there, and HF_FT_CACHE can name another folder"
+        ) from error
     return kept
 
 

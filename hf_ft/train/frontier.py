@@ -143,7 +143,7 @@ def use_frontier(
         if tuner.accelerator.is_main_process:
             try:
                 found = [_decide(tuner, keepers, recipe, data, frozen_fingerprint)]
-            except NoFrontierError as error:
+            except (NoFrontierError, OSError) as error:
                 found = [f"not used: {error}"]
         broadcast_object_list(found)
         if isinstance(found[0], str):

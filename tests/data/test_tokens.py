@@ -222,6 +222,13 @@ def test_tokens_that_were_unused_the_longest_make_room(made, monkeypatch):
     assert [folder.is_dir() for folder in (*folders, last, own)] == [False, False, False, True, True]
 
 
+def test_a_folder_that_cannot_be_used_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_FT_CACHE", str(tmp_path))
+    (tmp_path / "tokens").write_text("not a folder")
+    with pytest.raises(DataError, match=r"tokens are kept there, and HF_FT_CACHE can name another folder"):
+        keep_tokens(tiny.tokenizer(), TEXTS, None, 16)
+
+
 def test_a_full_disk_is_named(monkeypatch):
     def full(*given):
         raise OSError(28, "No space left on device")
