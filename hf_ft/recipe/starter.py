@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic.fields import FieldInfo
 
 from hf_ft.recipe.schema import (
+    CacheSection,
     DataSection,
     EvaluateSection,
     FreezeSection,
@@ -45,6 +46,7 @@ def starter(task: type[Task], name: str) -> str:
         "augment": task.Augment,
         "loss": task.Loss,
         "train": TrainSection,
+        "cache": CacheSection,
         "evaluate": EvaluateSection,
         "publish": PublishSection,
     }

@@ -8,6 +8,7 @@ from toy import PlainTask, ToyTask
 from hf_ft.discovery import get_task, list_tasks
 from hf_ft.recipe import json_schema, load_recipe, recipe_model
 from hf_ft.recipe.messages import all_places, section_model
+from hf_ft.recipe.read import SECTIONS
 from hf_ft.recipe.starter import starter
 
 TASKS = [
@@ -31,6 +32,10 @@ def test_a_starter_is_a_valid_recipe_of_defaults_with_rows_held_back(tmp_path, n
         }
     )
     assert found == plain
+    # No section of the schema is missing but those in which this task has no key.
+    empty = [key for key in SECTIONS if key != "task" and not type(getattr(found, key)).model_fields]
+    written = [key for key in SECTIONS if re.search(rf"^{key}:", path.read_text(), re.MULTILINE)]
+    assert written == [key for key in SECTIONS if key not in empty]
 
 
 @pytest.mark.parametrize(("name", "task"), TASKS)
