@@ -22,6 +22,12 @@ if TYPE_CHECKING:
     import torch
 
 
+# File with the lengths of the rows, beside their fields.
+LENGTHS = "lengths.json"
+# Rows that are made again where kept ones are found.
+_CHECKED_ROWS = 4
+
+
 @dataclass(frozen=True)
 class Field:
     """One tensor that is kept of every row.
@@ -104,6 +110,11 @@ class RowStore:
     def filled(self) -> np.ndarray:
         """Positions of the rows that are filled."""
         return np.flatnonzero(self._marks)
+
+    @property
+    def sample(self) -> np.ndarray:
+        """Positions of a few filled rows, by which it is seen whether the store holds what it should."""
+        return self.filled[:: max(1, len(self.filled) // _CHECKED_ROWS)][:_CHECKED_ROWS]
 
     def write(self, row: int, values: Sequence[torch.Tensor]) -> None:
         """Fill one row: one tensor for each field, without padding."""

@@ -30,6 +30,8 @@ def choose_layout(model: torch.nn.Module, setting: str = "auto") -> str | None:
     chosen = "channels_last" if setting == "auto" else setting
     model.to(memory_format=getattr(torch, chosen))
     asked = "asked for by train.memory_format"
+    if not convolutions:
+        asked += ", which changes nothing in a network without 2-d convolutions"
     return f"{chosen}: {f'{convolutions} 2-d convolutions' if setting == 'auto' else asked}"
 
 

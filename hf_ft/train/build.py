@@ -21,6 +21,9 @@ from hf_ft.train.statistics import learning_batch_norms
 from hf_ft.train.trainer import FineTuner
 
 if TYPE_CHECKING:
+    from torch import nn
+    from transformers import TrainingArguments
+
     from hf_ft.data.prepare import Prepared
     from hf_ft.model.freeze import Frozen
     from hf_ft.recipe.schema import Recipe
@@ -73,15 +76,12 @@ def build_tuner(
     metric, greater = main_metric(recipe, task)
     plan = plan_batches(section.global_batch_size, world_size(), section.per_device_train_batch_size)
     train_rows = data.encoded(task, "train", train=True, views=recipe.cache.views)
-    gain = partial(measured_gain, task, frozen.model, train_rows)
     layout = choose_layout(frozen.model, section.memory_format)
+    gain = partial(measured_gain, task, frozen.model, train_rows)
     use_cpu = bool(section.arguments.get("use_cpu"))
     precision = settle_precision(section.precision, gain, folder, use_cpu=use_cpu)
     compiled, why = choose_compile(section.compile, use_cpu=use_cpu)
-    optimizer = section.arguments.get("optim", "adamw_torch")
-    rate, reason = section.learning_rate, "as written in the recipe"
-    if rate is None:
-        rate, reason = default_learning_rate(recipe.freeze.strategy, optimizer, recipe.model.from_scratch)
+    rate, optimizer = _learning_rate(recipe)
     arguments = training_arguments(
         recipe, folder / "checkpoints", plan, precision, rate, metric, greater, compiled
     )
@@ -104,36 +104,68 @@ def build_tuner(
         groups,
         [LogFile(folder / "log.jsonl"), *callbacks],
     )
-    settled = min(section.batch_norm_rows, len(data.rows["train"]))
-    norms = len(learning_batch_norms(frozen.model)) if settled else 0
     tuner.remove_callback(PrinterCallback)
     tuner.remove_callback(ProgressCallback)
     if not arguments.disable_tqdm:
         tuner.add_callback(EpochLines(metric, greater))
-    notes = {"batch": str(plan), "precision": f"{precision.name}: {precision.reason}"}
-    notes["compile"] = f"{'on' if compiled else 'off'}: {why}"
-    asked, attention = recipe.model.attn_implementation, frozen.model.config._attn_implementation
-    # A network without attention calls what it does not have eager.
-    if asked != "auto" or attention not in (None, "eager"):
-        because = "transformers' default for it" if asked == "auto" else "asked for by the recipe"
-        notes["attention"] = f"{attention}: {because}"
-    if (idle := unused_devices()) is not None:
-        notes["devices"] = idle
-    notes["workers"] = choose_workers(plan.processes, use_cpu=use_cpu)[1]
-    if "dataloader_num_workers" in section.arguments:
-        notes["workers"] = f"{arguments.dataloader_num_workers}: asked for by train.dataloader_num_workers"
-    if layout:
-        notes["layout"] = layout
-    if norms:
-        notes["batch norms"] = f"{norms} measured on {settled} training rows before each evaluation"
-    if plan.processes > 1 and (own := len(learning_batch_norms(frozen.model))):
-        warning = (
-            f"{own} learn from the rows of one process, so {plan.processes} give another result than one"
-        )
-        notes["processes"] = f"batch norms: {warning}"
-    notes["optimizer"] = f"{optimizer}, learning rate {rate:.2g}: {reason}"
+    notes = {
+        "batch": str(plan),
+        "precision": f"{precision.name}: {precision.reason}",
+        "compile": f"{'on' if compiled else 'off'}: {why}",
+        "attention": _attention(recipe, frozen.model),
+        "devices": unused_devices(),
+        "workers": _workers(arguments, section, plan.processes, use_cpu=use_cpu),
+        "layout": layout,
+        **_batch_norms(frozen.model, min(section.batch_norm_rows, len(data.rows["train"])), plan.processes),
+        "optimizer": optimizer,
+    }
     for group in groups:
         notes[group["name"]] = (
             f"{len(group['params'])} tensors, rate {group['lr']:.2g}, decay {group['weight_decay']:g}"
         )
-    return tuner, notes
+    return tuner, {subject: text for subject, text in notes.items() if text}
+
+
+def _learning_rate(recipe: Recipe) -> tuple[float, str]:
+    """Give the learning rate, and what to say of it and of the optimizer."""
+    optimizer = recipe.train.arguments.get("optim", "adamw_torch")
+    rate, reason = recipe.train.learning_rate, "as written in the recipe"
+    if rate is None:
+        rate, reason = default_learning_rate(recipe.freeze.strategy, optimizer, recipe.model.from_scratch)
+    return rate, f"{optimizer}, learning rate {rate:.2g}: {reason}"
+
+
+def _attention(recipe: Recipe, model: Any) -> str | None:
+    """Say which attention the network computes with, by transformers' name for it."""
+    asked, attention = recipe.model.attn_implementation, model.config._attn_implementation
+    # A network without attention names one all the same.
+    there = any("attention" in type(module).__name__.lower() for module in model.modules())
+    if asked == "auto" and (attention is None or not there):
+        return None
+    because = "transformers' default for it" if asked == "auto" else "asked for by the recipe"
+    return f"{attention}: {because}"
+
+
+def _workers(arguments: TrainingArguments, section: Any, processes: int, *, use_cpu: bool) -> str:
+    """Say how many processes encode rows."""
+    if "dataloader_num_workers" in section.arguments:
+        return f"{arguments.dataloader_num_workers}: asked for by train.dataloader_num_workers"
+    return choose_workers(processes, use_cpu=use_cpu)[1]
+
+
+def _batch_norms(model: nn.Module, rows: int, processes: int) -> dict[str, str]:
+    """Say what batch norms that learn are measured on.
+
+    Args:
+        model: with what learns and what does not.
+        rows: training rows that they are measured on before an evaluation.
+        processes: how many train.
+    """
+    norms = len(learning_batch_norms(model))
+    notes = {}
+    if norms and rows:
+        notes["batch norms"] = f"{norms} measured on {rows} training rows before each evaluation"
+    if norms and processes > 1:
+        warning = f"{norms} learn from the rows of one process, so {processes} give another result than one"
+        notes["processes"] = f"batch norms: {warning}"
+    return notes

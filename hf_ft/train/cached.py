@@ -17,7 +17,7 @@ from hf_ft.data.device import to_device
 from hf_ft.data.examples import EncodedRows
 from hf_ft.data.sampler import batches_of, forward_batch, numbers_in
 from hf_ft.data.stamps import read_whole, write_whole
-from hf_ft.data.store import Field, RowStore, mark_use
+from hf_ft.data.store import LENGTHS, Field, RowStore, mark_use
 from hf_ft.errors import DataError
 from hf_ft.model.frontier import PREFIX, Frontier, Prefix, TensorSpec
 
@@ -25,9 +25,6 @@ if TYPE_CHECKING:
     from hf_ft.model.frontier import Plan
     from hf_ft.task import Batch
 
-# Rows that are computed again where kept ones are found.
-CHECKED_ROWS = 4
-LENGTHS = "lengths.json"
 SLOT = "slot "
 HALF = (torch.bfloat16, torch.float16)
 
@@ -206,8 +203,7 @@ class Keeper:
         if len(lengths) != (rows.views or 1) * len(rows):
             return False
         store = RowStore(folder, self.fields, np.asarray(lengths, np.int64))
-        filled = store.filled
-        chosen = filled[:: max(1, len(filled) // CHECKED_ROWS)][:CHECKED_ROWS]
+        chosen = store.sample
         if not len(chosen):
             return True
         if self._own_lengths(rows, chosen) != store.lengths[chosen].tolist():

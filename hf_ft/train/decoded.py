@@ -13,8 +13,9 @@ from filelock import FileLock
 
 from hf_ft.data.cache import cache_folder
 from hf_ft.data.decoded import DecodedRows, fields_of
+from hf_ft.data.names import listing
 from hf_ft.data.stamps import read_whole, write_whole
-from hf_ft.data.store import Field, RowStore, bytes_of, make_room, mark_use
+from hf_ft.data.store import LENGTHS, Field, RowStore, bytes_of, make_room, mark_use
 from hf_ft.data.table import Table
 from hf_ft.errors import DataError
 from hf_ft.train.cache_key import decoded_key
@@ -23,10 +24,6 @@ if TYPE_CHECKING:
     from hf_ft.data.prepare import Prepared
     from hf_ft.recipe.schema import CacheSection
     from hf_ft.task import Task
-
-# Rows that are decoded again where kept ones are found.
-CHECKED_ROWS = 4
-LENGTHS = "lengths.json"
 
 
 @dataclass(frozen=True)
@@ -94,10 +91,11 @@ def _decide(data: Prepared, task: Task, section: CacheSection, *, first: bool, k
         rows = _opened(task, tables[split], plan, split, first=first)
         data.decoded[split] = rows
         found += len(rows.store.filled)
-    parts = [
-        f"{split} {'as the processor crops and sizes them' if plan.ready else 'as RGB'}"
-        for split, plan in plans.items()
-    ]
+    kinds = {True: "as the processor crops and sizes them", False: "as RGB"}
+    splits = {
+        kind: [split for split, plan in plans.items() if plan.ready == ready] for ready, kind in kinds.items()
+    }
+    parts = [f"{listing(names)} {kind}" for kind, names in splits.items() if names]
     count = sum(len(plan.lengths) for plan in plans.values())
     there = f", {found} of {count} rows found, the others are kept as they are met" if keep else ""
     return f"{', '.join(parts)} ({size / 1e6:,.1f} MB{there})"
@@ -135,8 +133,7 @@ def _store(plan: _Plan) -> RowStore:
 
 def _agrees(rows: DecodedRows) -> bool:
     """Decode a few of the rows that are there again and tell whether they are what is kept."""
-    filled = rows.store.filled
-    for index in filled[:: max(1, len(filled) // CHECKED_ROWS)][:CHECKED_ROWS]:
+    for index in rows.store.sample:
         expected = rows.task.media([rows.rows[int(index)]], ready=rows.ready)
         try:
             found = rows.kept(int(index))

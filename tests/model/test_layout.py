@@ -87,3 +87,8 @@ def test_the_layout_is_chosen_or_asked_for(make, setting, last, said):
     assert str(choose_layout(model, setting)).startswith(said)
     kernel = next(module.weight for module in model.modules() if isinstance(module, torch.nn.Conv2d))
     assert kernel.is_contiguous(memory_format=torch.channels_last) == last
+
+
+def test_a_layout_that_changes_nothing_is_said_to():
+    assert "changes nothing in a network without" in choose_layout(tiny.bert(), "channels_last")
+    assert "changes nothing" not in choose_layout(tiny.vit(), "channels_last")

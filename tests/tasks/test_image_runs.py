@@ -151,6 +151,7 @@ def test_bytes_until_the_device_change_no_number(signs, models, tmp_path, monkey
     assert_same(halves, whole)
 
 
+READY = "train, validation, test as the processor crops and sizes them"
 DECODED = {"cache": {"decoded": True}}
 
 
@@ -172,12 +173,12 @@ def opened(monkeypatch):
 @pytest.mark.parametrize(
     ("family", "sections", "form"),
     [
-        ("resnet", FULL, "train as the processor crops and sizes them"),
+        ("resnet", FULL, READY),
         ("resnet", {**FULL, "augment": {"policy": "light", "flip": "horizontal"}}, "train as RGB"),
         ("resnet", {**FULL, "augment": {"mixup": 0.3, "crop": 0.6}}, "train as RGB"),
-        ("resnet", {**FULL, "augment": {"cutmix": 0.3}}, "train as the processor crops and sizes them"),
-        ("timm", {**FULL, "data_sampler": "balanced"}, "train as the processor crops and sizes them"),
-        ("resnet", HEAD, "validation as the processor crops and sizes them"),
+        ("resnet", {**FULL, "augment": {"cutmix": 0.3}}, READY),
+        ("timm", {**FULL, "data_sampler": "balanced"}, READY),
+        ("resnet", HEAD, READY),
     ],
     ids=["plain", "augmented", "augmented and mixed", "mixed", "timm", "frontier"],
 )
@@ -279,7 +280,7 @@ def test_where_there_is_nothing_to_decode_that_is_told():
 def test_a_check_says_what_would_be_kept_and_keeps_nothing(signs, models, tmp_path, cache):
     findings = check(recipe(signs, models["resnet"], tmp_path / "run", **FULL, **DECODED))
     (line,) = [line for line in findings.notes if line.startswith("decoded: ")]
-    assert "train as the processor crops and sizes them" in line and "found" not in line
+    assert "train, validation, test as the processor crops and sizes them" in line and "found" not in line
     assert not list((cache / "decoded").glob("*/media.bin"))
 
 
@@ -314,4 +315,4 @@ def test_a_run_is_verified_and_its_processor_is_taken_apart(signs, models, tmp_p
     assert all(item["passed"] for item in run.verification)
     said = " ".join(capsys.readouterr().out.split())
     assert "pixels: uint8 until they are on the device" in said
-    assert "decoded train as the processor crops and sizes them, validation as" in said
+    assert "decoded train, validation, test as the processor crops and sizes them" in said
