@@ -149,7 +149,7 @@ def main() -> None:
     names = [*(work.name for work in WORKS), "quality", "scaling", "start"]
     parser.add_argument("--only", choices=names, help="one item; printed, not written")
     parser.add_argument("--full", action="store_true", help="the rows of the targets, however long it takes")
-    parser.add_argument("--minutes", type=float, default=26, help="begin no round that would end later")
+    parser.add_argument("--minutes", type=float, default=28, help="begin no round that would end later")
     parser.add_argument("--rounds", type=int, default=5, help="at most so many")
     options = parser.parse_args()
 

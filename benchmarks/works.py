@@ -160,8 +160,8 @@ FULL_TEXT = Work(
     "full, MiniLM",
     "texts",
     "minilm",
-    train=256,
-    validation=128,
+    train=512,
+    validation=256,
     issue_train=6920,
     issue_validation=872,
     sides={
