@@ -303,16 +303,30 @@ def _keep_in_eval(model: nn.Module, parts: Sequence[Part], learning: set[str], a
     if not weighted[-1]:
         states[-1] = True
     norms = 0
+    asleep: list[str] = []
     for name, module in model.named_modules():
         _release(module)
         part = _owner(name, parts)
-        part_learns = part is None or part.kind == "own" or states[parts.index(part)]
+        above = part is None or part.kind == "own"
+        inside = f"{name}." if name else ""
+        if above and _sleeps(model, name, module, learning):
+            asleep.append(inside)
+        # A whole body that is frozen draws nothing, be it itself or by a dropout that it uses all over.
+        frozen = inside.startswith(tuple(asleep))
+        part_learns = not frozen and (part is None or above or states[parts.index(part)])
         own = [f"{name}.{key}" for key, _ in module.named_parameters(recurse=False)]
         norm_learns = any(key in learning for key in own) or (not own and part_learns and not adapted)
         if not part_learns or (_has_statistics(module) and not norm_learns):
             module.register_forward_pre_hook(_stay_in_eval)
             norms += _has_statistics(module)
     return norms
+
+
+def _sleeps(model: nn.Module, name: str, module: nn.Module, learning: set[str]) -> bool:
+    """Tell whether a module has weights that could learn, and none of them does."""
+    fixed = _fixed_by_design(model)
+    names = {f"{name}.{key}" if name else key for key, _ in module.named_parameters()}
+    return bool(names - fixed) and not names & learning
 
 
 def _release(module: nn.Module) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import tiny
 import torch
+import transformers as tf
 from torch import nn
 
 from hf_ft.errors import ModelError
@@ -326,3 +327,55 @@ def test_fingerprint_sees_every_bit() -> None:
     norm = frozen.model.resnet.embedder.embedder.normalization
     norm.running_var[0] = torch.nextafter(norm.running_var[0], torch.tensor(9.0))
     assert frozen.frozen_fingerprint() != mark
+
+
+SIZES = {"vocab_size": 60, "pad_token_id": 0, "num_labels": 3}
+SHAKEN = {
+    "t5": lambda: tf.T5ForSequenceClassification(
+        tf.T5Config(
+            **SIZES,
+            d_model=32,
+            d_kv=16,
+            d_ff=64,
+            num_layers=2,
+            num_heads=2,
+            eos_token_id=1,
+            decoder_start_token_id=0,
+        )
+    ),
+    "bart": lambda: tf.BartForSequenceClassification(
+        tf.BartConfig(
+            **SIZES,
+            d_model=32,
+            encoder_layers=2,
+            decoder_layers=2,
+            encoder_attention_heads=2,
+            decoder_attention_heads=2,
+            encoder_ffn_dim=64,
+            decoder_ffn_dim=64,
+            max_position_embeddings=40,
+            eos_token_id=1,
+        )
+    ),
+    "xlm": lambda: tf.XLMForSequenceClassification(
+        tf.XLMConfig(**SIZES, emb_dim=32, n_layers=2, n_heads=2, max_position_embeddings=40)
+    ),
+    "xlnet": lambda: tf.XLNetForSequenceClassification(
+        tf.XLNetConfig(**SIZES, d_model=32, n_layer=2, n_head=2, d_inner=64)
+    ),
+}
+
+
+@pytest.mark.parametrize("family", SHAKEN)
+def test_a_frozen_body_is_not_shaken_by_what_it_uses_all_over(family: str) -> None:
+    """A dropout that a body owns beside its blocks, and functions that ask the body whether it trains."""
+    torch.manual_seed(0)
+    model = freeze(SHAKEN[family](), "head").model.train()
+    body = getattr(model, model.base_model_prefix)
+    assert not any(parameter.requires_grad for parameter in body.parameters())
+    ids = torch.tensor([[5, 6, 7, 8, 1], [9, 10, 11, 12, 1]])
+    given = {"decoder_input_ids": ids} if family in ("t5", "bart") else {}
+    with torch.no_grad():
+        one, two = (body(input_ids=ids, **given)[0] for _ in range(2))
+    assert torch.equal(one, two)
+    assert model.training and any(module.training for name, module in model.named_modules() if "drop" in name)
