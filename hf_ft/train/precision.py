@@ -109,6 +109,12 @@ def choose_precision(setting: str, gain: Callable[[], Gain], *, use_cpu: bool = 
     Raises:
         RecipeError: the setting is impossible on this hardware.
     """
+    known = _known(setting, use_cpu=use_cpu)
+    return _measured(gain()) if known is None else known
+
+
+def _known(setting: str, *, use_cpu: bool) -> Precision | None:
+    """Choose as far as nothing need be measured; None where a processor claims bf16."""
     cuda = torch.cuda.is_available() and not use_cpu
     if setting == "auto":
         if cuda:
@@ -120,16 +126,22 @@ def choose_precision(setting: str, gain: Callable[[], Gain], *, use_cpu: bool = 
             return Precision(
                 "fp32", f"bf16 is not known to be fast on {torch.accelerator.current_accelerator()}"
             )
-        able = [name for name in ("amx_bf16", "avx512_bf16") if torch.cpu.get_capabilities().get(name)]
-        if not able:
+        if not _able():
             return Precision("fp32", "the processor has neither amx_bf16 nor avx512_bf16")
-        found = gain()
-        return Precision("bf16" if found.pays else "fp32", f"the processor has {able[0]}, and {found}")
+        return None
     if setting in ("fp16", "tf32") and not cuda:
         raise RecipeError(
             f"train.precision: {setting} needs a CUDA device, found none; write auto, fp32 or bf16"
         )
     return Precision(setting, "asked for by train.precision")
+
+
+def _able() -> list[str]:
+    return [name for name in ("amx_bf16", "avx512_bf16") if torch.cpu.get_capabilities().get(name)]
+
+
+def _measured(gain: Gain) -> Precision:
+    return Precision("bf16" if gain.pays else "fp32", f"the processor has {_able()[0]}, and {gain}")
 
 
 def settle_precision(setting: str, gain: Callable[[], Gain], folder: Path, *, use_cpu: bool) -> Precision:
@@ -145,7 +157,7 @@ def settle_precision(setting: str, gain: Callable[[], Gain], folder: Path, *, us
         use_cpu: see there.
     """
     from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list
+    from accelerate.utils import broadcast_object_list, gather_object
 
     file = folder / _FILE
     # As the main process finds it: another might look when it has been written already, and measure alone.
@@ -153,8 +165,11 @@ def settle_precision(setting: str, gain: Callable[[], Gain], folder: Path, *, us
     broadcast_object_list(found)
     if setting == "auto" and found[0] is not None:
         return Precision(found[0]["name"], "as the run began")
-    found = [choose_precision(setting, gain, use_cpu=use_cpu)]
-    # One choice for all, on unlike machines too.
+    # One choice for all, on unlike machines too: what one of them is slow with, none takes, and all measure
+    # or none.
+    known: list[Precision | None] = gather_object([_known(setting, use_cpu=use_cpu)])
+    slow = next((one for one in known if one is not None and one.name == "fp32"), None)
+    found = [slow or known[0] or _measured(gain())]
     broadcast_object_list(found)
     if PartialState().is_main_process:
         write_whole(file, asdict(found[0]))
@@ -201,10 +216,10 @@ def measured_gain(task: Task, model: nn.Module, rows: EncodedRows) -> Gain:
     batch = rows.collate(rows.__getitems__([(0, row, True) for row in range(count)]))
     batch = to_device(task, batch, torch.device("cpu"))
     file = cache_folder() / "speed" / f"bf16-{_subject(model, batch, PartialState().num_processes)}.json"
-    found: list[Any] = [read_whole(file)]
+    found: list[Any] = [read_whole(file, list)]
     broadcast_object_list(found)
-    if found[0] is not None:
-        return Gain(tuple(found[0]["turns"]), earlier=True)
+    if found[0] and all(isinstance(turn, float) for turn in found[0]):
+        return Gain(tuple(found[0]), earlier=True)
     # On all processes at once: they share the processor in training, too.
     found = [_gain(task, model, batch)]
     broadcast_object_list(found)
@@ -212,7 +227,7 @@ def measured_gain(task: Task, model: nn.Module, rows: EncodedRows) -> Gain:
     if gain.sure and PartialState().is_main_process:
         # What cannot be kept is measured again.
         with suppress(OSError):
-            write_whole(file, {"turns": gain.turns})
+            write_whole(file, gain.turns)
     return gain
 
 

@@ -93,6 +93,15 @@ def test_a_measurement_that_is_not_sure_is_not_kept(monkeypatch, tmp_path):
     assert again.turns == (2.0, 2.1, 2.2) and "by an earlier run" in str(again)
 
 
+def test_of_unlike_machines_all_measure_or_none(machine, monkeypatch, tmp_path):
+    """Measuring is done together: a machine without bf16 must not leave the others waiting."""
+    machine(flags=["avx512_bf16"])
+    other = precision.Precision("fp32", "the processor has neither amx_bf16 nor avx512_bf16")
+    monkeypatch.setattr("accelerate.utils.gather_object", lambda own: [*own, other])
+    found = settle_precision("auto", lambda: pytest.fail("measured alone"), tmp_path, use_cpu=True)
+    assert found == other
+
+
 def test_a_step_is_measured_once_and_leaves_no_trace(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_FT_CACHE", str(tmp_path))
     task = Anything(Anything.Options(family="resnet"))
