@@ -7,7 +7,6 @@ import functools
 import hashlib
 import importlib.metadata
 import inspect
-import json
 import os
 import re
 import sys
@@ -15,6 +14,7 @@ import sysconfig
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 from hf_ft.data.duplicates import Duplicates, find_duplicates
 from hf_ft.data.labels import count_classes
 from hf_ft.data.names import listing
-from hf_ft.data.stamps import FileState, Known, recall, remember, stamp, write_whole
+from hf_ft.data.stamps import FileState, Known, read_whole, recall, remember, stamp, write_whole
 from hf_ft.errors import DataError
 from hf_ft.task import Inspection
 
@@ -174,9 +174,11 @@ def _inspect_split(
     code, folder = code_of(task), None if cache_dir is None else Path(cache_dir)
     known = None if folder is None else recall(folder, rows, code)
     if folder is not None and known is not None:
-        step(len(rows))
-        classes = [] if task.class_role is None else rows.column(task.class_role)
-        return _Seen(_kept(folder / known.audit), classes, True, known.fingerprint, known.audit)
+        found = _kept(folder / known.audit, len(rows))
+        if found is not None:
+            step(len(rows))
+            classes = [] if task.class_role is None else rows.column(task.class_role)
+            return _Seen(found, classes, True, known.fingerprint, known.audit)
     files: dict[str, FileState] = {}
     stamps, classes = [], []
     for index in range(len(rows)):
@@ -186,16 +188,19 @@ def _inspect_split(
             classes.append(row.get(task.class_role))
     state = hashlib.blake2b(b"".join([code.encode(), *stamps]), digest_size=16)
     name = f"audit-{state.hexdigest()}.json"
-    cached = folder is not None and (folder / name).is_file()
-    inspections = _kept(folder / name) if folder and cached else _inspect_all(task, rows, step)
+    kept = None if folder is None else _kept(folder / name, len(rows))
+    cached = kept is not None
+    inspections = _inspect_all(task, rows, step) if kept is None else kept
     step(len(rows))
     content = hashlib.blake2b(digest_size=16)
     for row_id, entry, mark in zip(rows.ids, inspections, stamps, strict=True):
         content.update(f"{row_id}\0{entry.digest or mark.hex()}\n".encode())
     if folder is not None:
-        if not cached:
-            write_whole(folder / name, [asdict(entry) for entry in inspections])
-        remember(folder, rows, code, Known(name, content.hexdigest(), files))
+        # What cannot be kept is looked at again by the next run.
+        with suppress(OSError):
+            if not cached:
+                write_whole(folder / name, [asdict(entry) for entry in inspections])
+            remember(folder, rows, code, Known(name, content.hexdigest(), files))
     return _Seen(inspections, classes, cached, content.hexdigest(), name)
 
 
@@ -210,8 +215,13 @@ def _inspect_all(task: Task, rows: Any, step: Callable[[int], None]) -> list[Ins
     return inspections
 
 
-def _kept(path: Path) -> list[Inspection]:
-    return [Inspection(**entry) for entry in json.loads(path.read_text(encoding="utf-8"))]
+def _kept(path: Path, rows: int) -> list[Inspection] | None:
+    """Read the inspections of as many rows; None where they are not there, or damaged."""
+    found = read_whole(path, list)
+    try:
+        return [Inspection(**entry) for entry in found] if found is not None and len(found) == rows else None
+    except TypeError:
+        return None
 
 
 def code_of(task: Task) -> str:
@@ -220,16 +230,14 @@ def code_of(task: Task) -> str:
     modules = {module for base in kind.__mro__ if (module := inspect.getmodule(base)) and base is not object}
     folder = Path(__file__).parent
     shared = [*folder.glob("*.py"), *(folder.parent / "tasks").glob("_*.py")]
-    sources = sorted({Path(str(module.__file__)) for module in _with_helpers(modules)} | {*shared})
+    sources = sorted({Path(str(module.__file__)) for module in with_helpers(modules)} | {*shared})
     versions = [f"{name} {importlib.metadata.version(name)}" for name in ("datasets", "numpy", "pillow")]
     code = [path.read_text(encoding="utf-8") for path in sources]
     return "\n".join([kind.__module__, kind.__qualname__, repr(task.options), *versions, *code])
 
 
-def _with_helpers(modules: set[ModuleType]) -> set[ModuleType]:
+def with_helpers(modules: set[ModuleType]) -> set[ModuleType]:
     """Add the modules of a user's own that these take something from; installed ones have versions."""
-    installed = tuple(sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib"))
-    own = str(Path(__file__).parents[1])
     found: set[ModuleType] = set()
     waiting = [module for module in modules if module.__name__ != "__main__"]
     while waiting:
@@ -239,10 +247,16 @@ def _with_helpers(modules: set[ModuleType]) -> set[ModuleType]:
         found.add(module)
         for value in list(vars(module).values()):
             origin = value if isinstance(value, ModuleType) else sys.modules.get(_home(value))
-            file = str(getattr(origin, "__file__", None) or "")
-            if origin is not None and file.endswith(".py") and not file.startswith((*installed, own)):
+            if origin is not None and is_own(origin):
                 waiting.append(origin)
     return found
+
+
+def is_own(module: ModuleType) -> bool:
+    """Tell whether a module is a file of a user's own: neither installed nor a part of hf_ft."""
+    installed = [sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    file = str(getattr(module, "__file__", None) or "")
+    return file.endswith(".py") and not file.startswith((*installed, str(Path(__file__).parents[1])))
 
 
 def _home(value: Any) -> str:

@@ -96,13 +96,17 @@ def recall(folder: Path, rows: Any, code: str) -> Known | None:
         code: what the lesson depends on besides the rows.
     """
     path = _place(folder, rows, code)
-    if path is None or not path.is_file():
+    entry = None if path is None else read_whole(path, dict)
+    if entry is None:
         return None
-    entry = json.loads(path.read_text(encoding="utf-8"))
-    files = {name: None if state is None else tuple(state) for name, state in entry.pop("files").items()}
+    try:
+        files = {name: None if state is None else tuple(state) for name, state in entry.pop("files").items()}
+        known = Known(**entry, files=files)
+    except (AttributeError, KeyError, TypeError):
+        # Damaged, or written by another version.
+        return None
     if any(_file_state(name) != state for name, state in files.items()):
         return None
-    known = Known(**entry, files=files)
     return known if (folder / known.audit).is_file() else None
 
 
@@ -122,12 +126,13 @@ def _place(folder: Path, rows: Any, code: str) -> Path | None:
     return folder / f"known-{name}.json"
 
 
-def read_whole(path: Path) -> Any:
-    """Read what `write_whole` wrote; None where there is nothing, or nothing that can be read."""
+def read_whole(path: Path, kind: type = object) -> Any:
+    """Read what `write_whole` wrote; None where there is nothing of this kind that can be read."""
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
+    return found if isinstance(found, kind) else None
 
 
 def write_whole(path: Path, content: Any) -> None:

@@ -116,6 +116,16 @@ class RowStore:
         """Positions of a few filled rows, by which it is seen whether the store holds what it should."""
         return self.filled[:: max(1, len(self.filled) // _CHECKED_ROWS)][:_CHECKED_ROWS]
 
+    def forget_damaged(self) -> int:
+        """Look at every row that is filled, and take those that are not what was written for not filled.
+
+        Returns:
+            How many these were.
+        """
+        damaged = [row for row in self.filled.tolist() if self._sum(row) != self._sums[row]]
+        self._marks[damaged] = 0
+        return len(damaged)
+
     def write(self, row: int, values: Sequence[torch.Tensor]) -> None:
         """Fill one row: one tensor for each field, without padding."""
         total = 0
@@ -173,16 +183,19 @@ class RowStore:
         return stacked
 
     def _check(self, row: int) -> None:
-        total = 0
-        for field in self.fields:
-            start, stop = self._starts[field.name][row : row + 2]
-            total = zlib.crc32(_bytes(self._data[field.name][start:stop]), total)
-        if not self._marks[row] or total != self._sums[row]:
+        if not self._marks[row] or self._sum(row) != self._sums[row]:
             raise DataError(
                 f"{self.folder}: row {row} is not what was written there; delete this folder, and it is "
                 "computed again"
             )
         self._checked[row] = True
+
+    def _sum(self, row: int) -> int:
+        total = 0
+        for field in self.fields:
+            start, stop = self._starts[field.name][row : row + 2]
+            total = zlib.crc32(_bytes(self._data[field.name][start:stop]), total)
+        return total
 
 
 def bytes_of(fields: Sequence[Field], lengths: np.ndarray) -> int:
@@ -190,7 +203,9 @@ def bytes_of(fields: Sequence[Field], lengths: np.ndarray) -> int:
     return int(sum(int(field.sizes(lengths).sum()) * field.dtype.itemsize for field in fields))
 
 
-def make_room(root: Path, size: int, most: int, own: Collection[Path] = ()) -> str | None:
+def make_room(
+    root: Path, size: int, most: int, own: Collection[Path] = (), *, delete: bool = True
+) -> str | None:
     """Delete the stores that were used the longest ago until those of a run fit.
 
     Args:
@@ -198,12 +213,13 @@ def make_room(root: Path, size: int, most: int, own: Collection[Path] = ()) -> s
         size: bytes of the run's own stores once they are whole.
         most: bytes that all stores may take together.
         own: the run's stores, whole or not; never deleted.
+        delete: whether to delete anything; otherwise it is only found out whether there would be room.
 
     Returns:
         Why there is no room, or None where there is.
     """
     if size > most:
-        return f"{size / 1e9:.2f} GB are needed and cache.max_gb is {most / 1e9:g}"
+        return f"{size / 1e9:.2g} GB are needed and cache.max_gb is {most / 1e9:g}"
     root.mkdir(parents=True, exist_ok=True)
     needed = max(0, size - sum(size_of(folder) for folder in own if folder.is_dir()))
     others = [folder for folder in root.iterdir() if (folder / "use").is_file() and folder not in own]
@@ -212,6 +228,9 @@ def make_room(root: Path, size: int, most: int, own: Collection[Path] = ()) -> s
     for folder in list(sizes):
         if sum(sizes.values()) + size <= most and needed < 0.9 * room:
             break
+        if not delete:
+            room += sizes.pop(folder)
+            continue
         # A store that is being filled is left alone.
         with contextlib.suppress(Timeout), FileLock(f"{folder}.lock", timeout=0):
             shutil.rmtree(folder, ignore_errors=True)

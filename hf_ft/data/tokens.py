@@ -90,6 +90,8 @@ class KeptTokens:
 
     def agrees(self, tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, most: int) -> bool:
         """Tokenise a few of the rows again and tell whether they are what is kept."""
+        if len(self.kept) != len(texts):
+            return False
         few = sorted({int(row) for row in np.linspace(0, len(texts) - 1, CHECKED_ROWS)})
         encoded, lengths = _tokenize(tokenizer, texts, pairs, few, most)
         places = [np.arange(self.kept[row]) + self.starts[row] for row in few]
@@ -167,7 +169,7 @@ def _name(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, mos
 def _opened(folder: Path) -> KeptTokens | None:
     try:
         return KeptTokens(folder)
-    except (DataError, OSError, ValueError, TypeError, KeyError):
+    except (DataError, OSError, ValueError, TypeError, KeyError, AttributeError):
         # Nothing is there yet, a process was killed before it was whole, or a file is damaged.
         return None
 

@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 from torch.utils import _pytree as pytree
 
-from hf_ft.model.frontier import Axis, Frontier, Plan, ReachedCutError, Slot, StubCall, TensorSpec
+from hf_ft.model.frontier import Axis, Forgotten, Frontier, Plan, ReachedCutError, Slot, StubCall, TensorSpec
 
 if TYPE_CHECKING:
     from torch import nn
@@ -108,13 +108,23 @@ def candidate_plans(
     chain = [passes[0].calls[first], *passes[0].calls[first].ancestors]
     cuts = [passes[0].calls.index(call) for call in chain if call.parent is not None]
     sizes = _Sizes.of(batches)
-    proposed = [_propose(model, loss, passes, sizes, cut, targets) for cut in cuts]
+    proposed = [_tried(_propose, model, loss, passes, sizes, cut, targets) for cut in cuts]
     proposals = [plan for plan in proposed if plan is not None]
-    yield from (plan for plan in proposals if _is_number(model, loss, plan, passes[0], sizes))
+    yield from (plan for plan in proposals if _tried(_is_number, model, loss, plan, passes[0], sizes))
     for plan in proposals:
-        fuller = _with_leaks(model, loss, plan, passes, sizes)
-        if fuller is not None and _is_number(model, loss, fuller, passes[0], sizes):
+        fuller = _tried(_with_leaks, model, loss, plan, passes, sizes)
+        if fuller is not None and _tried(_is_number, model, loss, fuller, passes[0], sizes):
             yield fuller
+
+
+def _tried(trial: Callable[..., Any], *given: Any) -> Any:
+    """Give what a trial finds; None where the network cannot compute on what is not there."""
+    try:
+        return trial(*given)
+    except NoFrontierError:
+        raise
+    except Exception:  # whatever a network of any kind may do about NaN
+        return None
 
 
 def is_live(module: Any) -> bool:
@@ -236,6 +246,7 @@ def _propose(
         id(call) for call in passes[0].calls if call.parent is None
     }
     stubs: dict[str, list[StubCall]] = defaultdict(list)
+    whole: list[Slot] = []
     for index, call in enumerate(passes[0].calls[:cut]):
         if call.outputs is None or call.done > cut or id(call.parent) not in around:
             continue
@@ -244,7 +255,7 @@ def _propose(
             return None
         leaves: list[Any] = []
         for leaf in zip(*(outputs or [] for outputs in seen), strict=True):
-            spec = sizes.spec(leaf) if isinstance(leaf[0], _Seen) else leaf[0]
+            spec = sizes.spec(leaf) if isinstance(leaf[0], _Seen) else _same(leaf)
             if spec is None and leaf[0] is not None:
                 return None
             leaves.append(spec)
@@ -253,6 +264,12 @@ def _propose(
         if tensors and not any(spec.by_row for spec in tensors):
             continue
         stubs[call.name].append(StubCall(call.number, tuple(leaves), call.structure))
+        for position, leaf in enumerate(leaves):
+            if isinstance(leaf, TensorSpec) and not leaf.dtype.is_floating_point:
+                # Whole numbers have no NaN that shows where they are needed, so they are all kept.
+                if not leaf.by_row:
+                    return None
+                whole.append(Slot(call.name, call.number, "out", position, leaf))
     if not stubs:
         return None
     inputs = {key for key in passes[0].batch if key not in targets}
@@ -266,7 +283,16 @@ def _propose(
             if spec is None or not spec.by_row:
                 return None
             slots.append(Slot(plan.cut, 0, "in", position, spec))
-    return replace(plan, slots=tuple(slots)) if slots else None
+    return replace(plan, slots=(*slots, *whole)) if slots else None
+
+
+def _same(leaves: Sequence[Any]) -> Any:
+    """Give an output that is no tensor, where it is the same in all passes, and so for any batch."""
+    try:
+        same = all(type(leaf) is type(leaves[0]) and bool(leaf == leaves[0]) for leaf in leaves)
+    except Exception:  # it cannot be compared
+        same = False
+    return leaves[0] if same else Forgotten()
 
 
 def poisoned(plan: Plan, batch: Batch, rows: int, length: int) -> Batch:

@@ -135,6 +135,18 @@ class Plan:
         return repr((self.cut, self.slots, sorted(self.dropped.items())))
 
 
+class Forgotten:
+    """Stands where a stub's output depends on the batch and is no tensor: whatever uses it fails."""
+
+    def _refuse(self, *args: Any, **kwargs: Any) -> Any:
+        raise TypeError("an output of a frozen part, which is no tensor and depends on the batch, is needed")
+
+    __getattr__ = __getitem__ = __iter__ = __len__ = __bool__ = __call__ = _refuse
+    __eq__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
+    __int__ = __index__ = __float__ = _refuse
+    __hash__ = None  # type: ignore[assignment]
+
+
 class ReachedCutError(Exception):
     """Ends a forward pass at the cut: what lies behind it is not needed."""
 
@@ -189,7 +201,7 @@ class Frontier:
         for key, spec in self.plan.dropped.items():
             batch[key] = spec.poison(rows, length, device)
         values = [value.to(device, non_blocking=True) for value in prefix.values]
-        if not torch.is_autocast_enabled(device.type):
+        if not (torch.is_autocast_enabled(device.type) or _autocasts(self.model)):
             # What mixed precision left in half the bits meets weights of full precision here.
             values = [value.float() if value.is_floating_point() else value for value in values]
         with self.feed(values, rows, length):
@@ -275,6 +287,12 @@ class Frontier:
         return pytree.tree_unflatten(leaves, structure)
 
 
+def _autocasts(model: Any) -> bool:
+    """Tell whether accelerate has wrapped the passes of a model in mixed precision."""
+    original = vars(model).get("_original_forward")
+    return original is not None and vars(model).get("forward") is not original
+
+
 class _Feed:
     """What the passes inside `Frontier.feed` use, and what they leave."""
 
@@ -300,6 +318,11 @@ class Prefix:
     values: list[torch.Tensor]
     rows: int
     length: int
+
+    def pin_memory(self) -> Prefix:
+        """Pin the values, as the loader does with the tensors of a batch."""
+        self.values = [value.pin_memory() for value in self.values]
+        return self
 
 
 def forward(task: Task, model: Any, batch: Batch) -> Any:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import inspect
 import json
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_ft.data.audit import code_of
+import torch
+
+from hf_ft.data.audit import code_of, is_own, with_helpers
 
 if TYPE_CHECKING:
     from hf_ft.data.examples import EncodedRows
@@ -19,7 +22,7 @@ if TYPE_CHECKING:
     from hf_ft.task import Task
 
 # What activations come out of, beside hf_ft's own code.
-PACKAGES = ("torch", "torchvision", "transformers", "timm", "tokenizers", "pillow", "numpy")
+PACKAGES = ("torch", "torchvision", "transformers", "timm", "peft", "tokenizers", "pillow", "numpy")
 ROOMS = Path(__file__).parents[1]
 
 
@@ -41,8 +44,9 @@ def network_key(task: Task, plan: Plan, frozen_fingerprint: str, model: Any, pre
             _processor(task),
             plan.signature,
             frozen_fingerprint,
-            model.config.to_json_string() + str(model.config._attn_implementation),
-            precision,
+            model.config.to_json_string() + _attention(model),
+            precision + _arithmetic(model),
+            *_own_code(model),
             *(f"{name} {_version(name)}" for name in PACKAGES),
             *(path.read_text() for path in [*sorted(ROOMS.glob("model/*.py")), ROOMS / "train/cached.py"]),
         ]
@@ -76,6 +80,34 @@ def decoded_key(task: Task, rows: Table, content: str, *, ready: bool) -> str:
     return _hash(
         [code_of(task), content, made, *(f"{name} {_version(name)}" for name in PACKAGES), *rows.ids]
     )
+
+
+def _attention(model: Any) -> str:
+    """Name the attention of every part: parts may have configurations of their own."""
+    configs = [getattr(module, "config", None) for module in model.modules()]
+    return repr(sorted({str(getattr(config, "_attn_implementation", None)) for config in configs}))
+
+
+def _arithmetic(model: Any) -> str:
+    """Name where a model computes, and whether products are rounded there."""
+    device = next(model.parameters()).device.type
+    return f" on {device}, {torch.get_float32_matmul_precision()}, {torch.backends.cudnn.allow_tf32}"
+
+
+def _own_code(model: Any) -> list[str]:
+    """Give the source of the networks that are not installed: a user's own, or of a repository on the Hub."""
+    modules = {inspect.getmodule(type(module)) for module in model.modules()}
+    own = with_helpers({module for module in modules if module is not None and is_own(module)})
+    files = {Path(str(module.__file__)) for module in own}
+    # What a script defines itself is found by its class alone.
+    classes = {type(module) for module in model.modules() if type(module).__module__ == "__main__"}
+    found = [path.read_text(encoding="utf-8") for path in sorted(files)]
+    for kind in sorted(classes, key=lambda kind: kind.__qualname__):
+        try:
+            found.append(inspect.getsource(kind))
+        except (OSError, TypeError):
+            found.append(kind.__qualname__)
+    return found
 
 
 def _hash(parts: Sequence[str]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -144,20 +145,27 @@ class Keeper:
         Returns:
             The rows, and how many had to be computed.
         """
-        folder.parent.mkdir(parents=True, exist_ok=True)
         first = processes.is_local_main_process
+        local = int(os.environ.get("LOCAL_WORLD_SIZE", processes.num_processes))
+        if node := processes.process_index // local:
+            # Of several machines each keeps its own, also where they share a disk: no machine may wait for a
+            # lock that another one holds while it waits for this one.
+            folder = folder.with_name(f"{folder.name}-machine-{node}")
+        folder.parent.mkdir(parents=True, exist_ok=True)
         lock: Any = FileLock(f"{folder}.lock") if first else contextlib.nullcontext()
         with lock:
             if first:
+                if node and not self.agrees(rows, folder):
+                    shutil.rmtree(folder, ignore_errors=True)
                 mark_use(folder, {"split": rows.split, "rows": len(rows), "views": rows.views or 1})
                 self._kept_lengths(rows, folder)
+                RowStore(folder, self.fields, self._kept_lengths(rows, folder)).forget_damaged()
             processes.wait_for_everyone()
             store = RowStore(folder, self.fields, self._kept_lengths(rows, folder))
             # Opened and its gaps counted by all, before any process fills one.
             missing = store.missing
             processes.wait_for_everyone()
             order = missing[np.argsort(-store.lengths[missing], kind="stable")]
-            local = int(os.environ.get("LOCAL_WORLD_SIZE", processes.num_processes))
             share = order[processes.local_process_index :: local]
             self.fill(rows, store, share, f"keep {rows.split}" if progress and first else None)
             processes.wait_for_everyone()
@@ -197,7 +205,7 @@ class Keeper:
             rows: encoded on the fly.
             folder: where they would be kept.
         """
-        lengths = read_whole(folder / LENGTHS)
+        lengths = read_whole(folder / LENGTHS, list)
         if lengths is None:
             return True
         if len(lengths) != (rows.views or 1) * len(rows):
@@ -208,12 +216,14 @@ class Keeper:
             return True
         if self._own_lengths(rows, chosen) != store.lengths[chosen].tolist():
             return False
+        # By what they are computed in, whatever their type: a norm gives fp32 of what was rounded before it.
+        tolerance = 1e-3 if self.precision in ("fp32", "tf32") else 5e-2
         try:
             kept = [store.read([int(place)]) for place in chosen]
         except DataError:
             return False
         return all(
-            _close(value, there[field.name][0], exact=not field.name.startswith(SLOT))
+            _close(value, there[field.name][0], None if not field.name.startswith(SLOT) else tolerance)
             for there, values in zip(kept, self._values(rows, store, chosen), strict=True)
             for field, value in zip(self.fields, values, strict=True)
         )
@@ -230,7 +240,7 @@ class Keeper:
 
     def _kept_lengths(self, rows: EncodedRows, folder: Path) -> np.ndarray:
         """Read the rows' lengths, or count them once."""
-        if read_whole(folder / LENGTHS) is None:
+        if read_whole(folder / LENGTHS, list) is None:
             write_whole(folder / LENGTHS, self.lengths(rows).tolist())
         return np.asarray(read_whole(folder / LENGTHS), np.int64)
 
@@ -274,8 +284,7 @@ def _row(tensor: torch.Tensor, field: Field, number: int, rows: int, length: int
     return row.narrow(field.length_axis, 0, int(length) + field.shape[field.length_axis])
 
 
-def _close(value: torch.Tensor, kept: torch.Tensor, *, exact: bool) -> bool:
-    if exact:
+def _close(value: torch.Tensor, kept: torch.Tensor, tolerance: float | None) -> bool:
+    if tolerance is None:
         return torch.equal(value, kept)
-    tolerance = 5e-2 if kept.dtype in HALF else 1e-3
     return bool((value.float() - kept.float()).norm() <= tolerance * kept.float().norm())

@@ -81,7 +81,7 @@ def _decide(data: Prepared, task: Task, section: CacheSection, *, first: bool, k
     size, folders = sum(plan.size for plan in plans.values()), [plan.folder for plan in plans.values()]
     if first:
         # The room is made by one process; the others follow where it has opened the stores.
-        full = make_room(root, size, int(section.max_gb * 1e9), folders)
+        full = make_room(root, size, int(section.max_gb * 1e9), folders, delete=keep)
         if full is not None:
             return f"not used: {full}; pictures are decoded in each epoch"
     elif not all((folder / "use").is_file() for folder in folders):
@@ -108,7 +108,7 @@ def _plan(root: Path, task: Task, rows: Table, content: str, random: bool) -> _P
     folder = root / decoded_key(task, rows, content, ready=ready)
     if made is not None:
         return _Plan(folder, fields_of(made[0].shape), np.zeros(len(rows), np.int64), ready)
-    lengths = read_whole(folder / LENGTHS)
+    lengths = read_whole(folder / LENGTHS, list)
     if lengths is None or len(lengths) != len(rows):
         lengths = [task.media_numbers(row) for row in rows]
     return _Plan(folder, fields_of(None), np.asarray(lengths, np.int64), ready)
@@ -121,6 +121,7 @@ def _opened(task: Task, rows: Table, plan: _Plan, split: str, *, first: bool) ->
         with FileLock(f"{plan.folder}.lock"):
             if plan.folder.is_dir() and not _agrees(DecodedRows(task, rows, _store(plan), ready=plan.ready)):
                 shutil.rmtree(plan.folder)
+            _store(plan).forget_damaged()
             mark_use(plan.folder, {"split": split, "rows": len(rows), "ready": plan.ready})
             if not plan.ready:
                 write_whole(plan.folder / LENGTHS, plan.lengths.tolist())

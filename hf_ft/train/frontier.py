@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from accelerate.utils import broadcast_object_list
+from filelock import FileLock
 
 from hf_ft.data.cache import cache_folder
 from hf_ft.data.stamps import read_whole, write_whole
@@ -142,9 +143,11 @@ def use_frontier(
         # One process decides for all: none may train from kept rows alone.
         if tuner.accelerator.is_main_process:
             try:
-                found = [_decide(tuner, keepers, recipe, data, frozen_fingerprint)]
+                found = [_decide(tuner, keepers, recipe, data, frozen_fingerprint, keep=keep)]
             except (NoFrontierError, OSError) as error:
-                found = [f"not used: {error}"]
+                found = [f"not used: {error}; the frozen part is computed again in each epoch"]
+            except Exception as error:  # whatever a network may do; the others wait for an answer
+                found = [f"not used: {_said(error)}"]
         broadcast_object_list(found)
         if isinstance(found[0], str):
             return found[0]
@@ -198,6 +201,8 @@ def _decide(
     recipe: Recipe,
     data: Prepared,
     fingerprint: str,
+    *,
+    keep: bool,
 ) -> Decision | str:
     """Take the first candidate that is proved, now or by a run before; or give the reason against it."""
     root = cache_folder() / "frontier"
@@ -217,27 +222,38 @@ def _decide(
         }
         stale = not all(one.agrees(parts[split], folders[split]) for split, one in keeper_of.items())
         # Where a few rows are not what they should be, none of that network can be trusted.
-        for folder in folders.values() if stale else ():
-            shutil.rmtree(folder, ignore_errors=True)
+        for folder in folders.values() if stale and keep else ():
+            # Another run may be filling it.
+            with FileLock(f"{folder}.lock"):
+                shutil.rmtree(folder, ignore_errors=True)
         proof = folders["train"] / "proof.json"
-        share = read_whole(proof)
-        if share is None:
+        share = read_whole(proof, float)
+        if share is None or not 0 <= share <= 1:
             try:
                 share = prove(tuner, keeper, evaluated)
-            except NoFrontierError as error:
-                reasons.append(f"{plan.cut}: {error}")
+            except Exception as error:  # whatever a network may do where something is not there
+                reasons.append(f"{plan.cut}: {_said(error)}")
                 continue
         if share < LEAST_SHARE:
             return f"not used: only {share:.1%} of a step's work lies before {plan.cut}"
         size = sum(
             bytes_of(one.fields, _guessed_lengths(parts[split], one)) for split, one in keeper_of.items()
         )
-        full = make_room(root, size, int(recipe.cache.max_gb * 1e9), list(folders.values()))
+        full = make_room(root, size, int(recipe.cache.max_gb * 1e9), list(folders.values()), delete=keep)
         if full is not None:
             return f"not used: {full}; the frozen part is computed again in each epoch"
-        write_whole(proof, share)
+        if keep:
+            write_whole(proof, share)
         return Decision(number, share, folders, size, stale)
-    return f"not used: {'; '.join(reasons) or 'what learns depends on all that comes before it'}"
+    # The first is the longest prefix; the others mostly fail as it does.
+    others = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
+    because = reasons[0] if reasons else "what learns depends on all that comes before it"
+    return f"not used: {because}{others}"
+
+
+def _said(error: Exception) -> str:
+    text = str(error).partition("\n")[0]
+    return text if isinstance(error, NoFrontierError) else f"{type(error).__name__}: {text}"
 
 
 def _guessed_lengths(rows: EncodedRows, keeper: Keeper) -> np.ndarray:

@@ -270,7 +270,9 @@ class FineTuner(Trainer):
 
     def _settle_batch_norms(self) -> None:
         count = self.recipe.train.batch_norm_rows
-        settle_batch_norms(self.model, self.task, self.train_dataset.plain(), count, self.args.seed)
+        # In the precision that they are evaluated in.
+        with full_precision(self.model) if self.exact else contextlib.nullcontext():
+            settle_batch_norms(self.model, self.task, self.train_dataset.plain(), count, self.args.seed)
 
     def evaluate_rows(self, rows: EncodedRows, *, exact: bool = False) -> Evaluation:
         """One pass over the rows with the model as it is.

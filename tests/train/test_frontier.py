@@ -1,12 +1,17 @@
 """The frontier: training from kept activations is the same training, and a wrong cache is never used."""
 
+import importlib
 import itertools
+from types import SimpleNamespace
 
 import pytest
 import tiny
 import torch
 from anything import Anything
-from transformers import set_seed
+from filelock import FileLock
+from torch.utils import _pytree as pytree
+from transformers import BertConfig, BertForSequenceClassification, set_seed
+from transformers.modeling_outputs import SequenceClassifierOutput
 
 from hf_ft.data.prepare import prepare
 from hf_ft.data.store import RowStore
@@ -32,7 +37,7 @@ def tuner(tmp_path):
     """Build a trainer of a small model, and say what was decided about its frontier."""
     numbers = itertools.count()
 
-    def build(family, strategy, *, sections=None, rows=40, **train):
+    def build(family, strategy, *, sections=None, rows=40, keep=True, **train):
         folder = tmp_path / f"run{next(numbers)}"
         folder.mkdir()
         recipe = load_recipe(
@@ -60,7 +65,7 @@ def tuner(tmp_path):
         loaded = task.load(recipe.model)
         frozen = freeze(loaded.model, recipe.freeze, loaded.new)
         made, _ = build_tuner(recipe, task, frozen, data, folder)
-        return made, use_frontier(made, recipe, data, frozen.frozen_fingerprint())
+        return made, use_frontier(made, recipe, data, frozen.frozen_fingerprint(), keep=keep)
 
     return build
 
@@ -401,7 +406,7 @@ def test_random_numbers_inside_a_frozen_part_are_refused(tuner, monkeypatch):
 
     monkeypatch.setitem(tiny.FAMILIES, "efficientnet (timm)", dropping)
     _, note = tuner("efficientnet (timm)", STRATEGIES["head"])
-    assert note.startswith("not used: timm_model.classifier: two passes give other activations")
+    assert note.startswith("not used: timm_model.classifier: it draws random numbers")
 
 
 def test_a_network_without_features_is_refused(tuner, monkeypatch):
@@ -457,3 +462,219 @@ def test_evaluation_from_the_frontier_of_a_mixed_run_is_in_full_precision(tuner)
     exact = evaluate_rows(kept.task, model, kept.eval_dataset.encoded)
     assert final.metrics["loss"] == pytest.approx(exact.metrics["loss"], abs=1e-6)
     assert best <= exact.metrics["loss"] + 1e-6
+
+
+# Networks of a user's own
+
+
+class Own(BertForSequenceClassification):
+    """A body whose last layer learns, between an embedding that is frozen and what a test makes of it."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.bert = torch.nn.Identity()
+        self.first = First(torch.nn.Embedding(60, 32))
+        self.body = torch.nn.Sequential(torch.nn.Linear(32, 32), torch.nn.GELU(), torch.nn.Linear(32, 32))
+        self.experts = torch.nn.Embedding(2, 32)
+
+
+class First(torch.nn.Module):
+    """Gives the embeddings, how long they are, and which expert each row belongs to."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+        self.wide = torch.nn.Sequential(torch.nn.Linear(32, 128), torch.nn.GELU(), torch.nn.Linear(128, 32))
+
+    def forward(self, ids):
+        hidden = self.wide(self.inner(ids))
+        return hidden, ids.shape[1], (ids[:, 0] % 7 == 1).long()
+
+
+class UsesLength(Own):
+    def forward(self, input_ids=None, attention_mask=None, **rest):
+        hidden, length, _ = self.first(input_ids)
+        hidden = self.body(hidden) * attention_mask[..., None]
+        return SequenceClassifierOutput(logits=self.classifier(5 * hidden.sum(1) / length))
+
+
+class UsesExperts(Own):
+    def forward(self, input_ids=None, attention_mask=None, **rest):
+        hidden, _, expert = self.first(input_ids)
+        hidden = self.body(hidden) * attention_mask[..., None]
+        return SequenceClassifierOutput(logits=self.classifier(hidden.sum(1) + self.experts(expert)))
+
+
+class InPlace(Own):
+    def forward(self, input_ids=None, attention_mask=None, **rest):
+        hidden = self.body(self.first(input_ids)[0])
+        hidden *= attention_mask[..., None]
+        return SequenceClassifierOutput(logits=self.classifier(hidden.sum(1)))
+
+
+class ReadsNumbers(Own):
+    def forward(self, input_ids=None, attention_mask=None, **rest):
+        hidden = self.body(self.first(input_ids)[0])
+        return SequenceClassifierOutput(
+            logits=self.classifier((hidden * attention_mask[..., None]).sum(1) / (1 + int(0 * hidden.max())))
+        )
+
+
+class DropsRarely(Own):
+    def forward(self, input_ids=None, attention_mask=None, **rest):
+        hidden = self.body(self.first(input_ids)[0])
+        if torch.rand(()) < 1e-9:
+            hidden = 0 * hidden
+        return SequenceClassifierOutput(logits=self.classifier((hidden * attention_mask[..., None]).sum(1)))
+
+
+@pytest.fixture
+def own(monkeypatch):
+    """Let a family be one of these networks."""
+
+    def make(kind):
+        def build():
+            torch.manual_seed(0)
+            sizes = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+            config = BertConfig(**sizes, num_labels=3, hidden_dropout_prob=0.0)
+            return kind(config).eval()
+
+        monkeypatch.setitem(tiny.FAMILIES, "own", build)
+        return "own"
+
+    return make
+
+
+BEHIND_FIRST = {"strategy": "patterns", "patterns": ["body*", "experts*", "classifier*"]}
+BEHIND_BODY = {"strategy": "patterns", "patterns": ["classifier*"]}
+
+
+@pytest.mark.parametrize("kind", [UsesLength, UsesExperts])
+def test_outputs_that_are_no_activations_are_kept_or_refused(tuner, own, kind):
+    """Lengths as numbers of Python, and whole numbers that are 0 in the rows of the proof."""
+    family = own(kind)
+    kept, note = tuner(family, BEHIND_FIRST)
+    whole, _ = tuner(family, BEHIND_FIRST, sections=OFF)
+    assert note.startswith("starts at body" if kind is UsesExperts else "not used: ")
+    for one in (kept, whole):
+        one.train()
+    assert losses(kept) == pytest.approx(losses(whole), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", [InPlace, ReadsNumbers, DropsRarely])
+def test_a_network_that_cannot_start_at_a_frontier_trains_all_the_same(tuner, own, kind):
+    family = own(kind)
+    made, note = tuner(family, BEHIND_BODY)
+    assert note.startswith(("not used: ", "starts at body.")), note
+    if kind is DropsRarely:
+        assert "draws random numbers" in note
+    whole, _ = tuner(family, BEHIND_BODY, sections=OFF)
+    for one in (made, whole):
+        one.train()
+    assert losses(made) == pytest.approx(losses(whole), abs=1e-5)
+
+
+def test_the_code_of_a_network_of_ones_own_is_part_of_the_key(tuner, monkeypatch, tmp_path):
+    source = (
+        "import torch\nfrom transformers import BertForSequenceClassification\n\n\n"
+        "class Mine(BertForSequenceClassification):\n    pass\n"
+    )
+    module = tmp_path / "own_network_of_a_test.py"
+    module.write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    build = tiny.FAMILIES["bert"]
+
+    def mine():
+        model = build()
+        model.__class__ = importlib.import_module(module.stem).Mine
+        return model
+
+    monkeypatch.setitem(tiny.FAMILIES, "bert", mine)
+    _, note = tuner("bert", STRATEGIES["head"])
+    assert "computed now" in note
+    _, note = tuner("bert", STRATEGIES["head"])
+    assert "all found" in note
+    module.write_text(source + "    factor = 2\n")
+    _, note = tuner("bert", STRATEGIES["head"])
+    assert "40 of 40 rows computed now" in note
+
+
+def test_looking_deletes_nothing(tuner, cache, monkeypatch):
+    """`hf-ft check` only says what would be kept, also where other stores would have to make room."""
+    tuner("vit", STRATEGIES["head"])
+    before = sorted(cache.iterdir())
+    for section in ({"max_gb": 1e-9}, {"max_gb": 1e-4}):
+        made, note = tuner("resnet", STRATEGIES["head"], sections={"cache": {**section}}, keep=False)
+        assert "would" in note or "not used" in note or "starts at" in note
+        assert made.kept is None and sorted(cache.iterdir()) == before
+
+
+def test_damage_outside_the_rows_that_are_looked_at_is_computed_again(tuner, cache):
+    first, _ = tuner("vit", STRATEGIES["head"])
+    first.train()
+    for file in cache.glob("*/slot 0.bin"):
+        content = bytearray(file.read_bytes())
+        content[len(content) * 9 // 10] ^= 255  # neither row is one that is computed again to compare it
+        file.write_bytes(bytes(content))
+    second, note = tuner("vit", STRATEGIES["head"])
+    assert "2 of 40 rows computed now" in note
+    second.train()
+    assert losses(second) == losses(first)
+
+
+def test_mixed_training_reads_what_it_was_proved_with(tuner):
+    """Half precision up to the cut in the whole pass, and so from kept rows too."""
+    kept, _ = tuner("resnet", STRATEGIES["head"], precision="bf16")
+    cut = kept.model.get_submodule(kept.train_dataset.frontier.plan.cut)
+    seen, forward = set(), cut.forward
+
+    def watched(*args, **kwargs):
+        seen.add((kept.model.training, pytree.tree_leaves((args, kwargs))[0].dtype))
+        return forward(*args, **kwargs)
+
+    # Not a hook: the one that swaps the values in comes after those that are there already.
+    cut.forward = watched
+    kept.train()
+    kept.evaluate_finished(kept.eval_dataset)
+    assert seen == {(True, torch.bfloat16), (False, torch.float32)}
+
+
+@pytest.mark.parametrize("family", ["bert", "vit"])
+def test_a_second_mixed_run_finds_what_the_first_computed(tuner, family):
+    """Behind a norm slots are fp32, of what was rounded to bf16 and depends on what shares the batch."""
+    tuner(family, STRATEGIES["last"], precision="bf16")
+    _, note = tuner(family, STRATEGIES["last"], precision="bf16")
+    assert "all found" in note
+
+
+@pytest.mark.parametrize("content", ["", "null", "5", "[]", "{}", "[null]", '"abc"'])
+def test_notes_of_the_wrong_kind_are_as_good_as_none(tuner, tmp_path, monkeypatch, content):
+    first, _ = tuner("bert", STRATEGIES["head"])
+    first.train()
+    files = [path for folder in (tmp_path / "cache", tmp_path / "audit") for path in folder.rglob("*.json")]
+    assert {path.name[:5] for path in files} >= {"proof", "lengt", "known", "audit"}
+    for file in files:
+        file.write_text(content)
+    again, note = tuner("bert", STRATEGIES["head"])
+    assert note.startswith("starts at")
+    again.train()
+    assert losses(again) == pytest.approx(losses(first), abs=1e-6)
+
+
+def test_machines_that_share_a_disk_do_not_wait_for_each_other(tuner, cache, monkeypatch):
+    """Each fills a store of its own: one that waits for the lock of another would miss a barrier of all."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    made, _ = tuner("vit", STRATEGIES["head"])
+    second = SimpleNamespace(
+        process_index=1,
+        num_processes=2,
+        local_process_index=0,
+        is_local_main_process=True,
+        wait_for_everyone=lambda: None,
+    )
+    keeper, folder = made.kept.keepers[True], made.kept.folders["train"]
+    with FileLock(f"{folder}.lock"):
+        found, computed = keeper.keep(made.train_dataset.encoded, folder, second, progress=False)
+    assert found.store.folder.name == f"{folder.name}-machine-1" and computed == len(found)
+    again, computed = keeper.keep(made.train_dataset.encoded, folder, second, progress=False)
+    assert computed == 0 and again.store.folder == found.store.folder
