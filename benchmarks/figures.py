@@ -60,7 +60,7 @@ def verdict(goal: Goal, ratio: float) -> str:
         return f"at least {goal.least:g}: {'reached' if ratio >= goal.least else 'not reached'}"
     if goal.most is not None:
         return f"at most {goal.most:g}: {'reached' if ratio <= goal.most else 'not reached'}"
-    return ""
+    return "-"
 
 
 def seconds_to(metric: float, curve: Sequence[Sequence[float]]) -> float | None:

@@ -166,7 +166,7 @@ def phase_table(rounds: Rounds, works: Sequence[Work]) -> str:
             rows.append(
                 [
                     work.name,
-                    side,
+                    f"{side} ({found[0][side]['precision']})" if "precision" in found[0][side] else side,
                     short(statistics.median(seconds(one[side]) for one in found)),
                     short(statistics.median(seconds_to_finish(one[side]) for one in found)),
                     ", ".join(f"{name} {short(value)}" for name, value in spent.items() if name not in APART),

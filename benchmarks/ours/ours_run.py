@@ -64,6 +64,7 @@ def main() -> None:
         epochs=curve.epochs,
         learning=sum(weight.numel() for weight in run.model.parameters() if weight.requires_grad),
         metric=headline["value"],
+        precision=json.loads((run.folder / "precision.json").read_text())["name"],
         interval=headline["interval"],
         curve=[(seconds - tested, value) for seconds, value in clock.curve(curve.points)],
     )
