@@ -23,6 +23,9 @@ CLEARLY = 1.1
 # its rows tell (two at least: batch norms).
 LARGE_SECONDS = 0.5
 FEW_ROWS = 4
+# After these seconds a number that is faster by this factor needs no further measuring.
+LONG_SECONDS = 1.0
+DECISIVE = 1.5
 _TRIES = 5
 _FILE = "threads.json"
 
@@ -88,6 +91,7 @@ def _measured(tuner: FineTuner, available: int) -> tuple[int, str]:
         if expected > LARGE_SECONDS:
             return available, f"a micro-batch takes about {expected:.1f} s, work enough to share"
         seconds, _ = _micro_batch(tuner)
+        begun = time.monotonic()
         first = min(seconds(), seconds())
         best = {1: float("inf"), available: first}
         # In turns, so that another program's burst of work hits both; the fastest of several is the least
@@ -96,6 +100,9 @@ def _measured(tuner: FineTuner, available: int) -> tuple[int, str]:
             for count in best:
                 torch.set_num_threads(count)
                 best[count] = min(best[count], seconds())
+            # Measuring costs the run: no more of it where it is plain and takes long.
+            if time.monotonic() - begun > LONG_SECONDS and max(best.values()) > DECISIVE * min(best.values()):
+                break
         torch.set_num_threads(available)
     one, all_of_them = best[1], best[available]
     chosen = 1 if one * CLEARLY < all_of_them else available
