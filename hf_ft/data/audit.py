@@ -5,21 +5,17 @@ from __future__ import annotations
 import csv
 import functools
 import hashlib
-import importlib.metadata
-import inspect
 import os
 import re
-import sys
-import sysconfig
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from hf_ft.data.code import code_of
 from hf_ft.data.duplicates import Duplicates, find_duplicates
 from hf_ft.data.labels import count_classes
 from hf_ft.data.names import listing
@@ -222,46 +218,6 @@ def _kept(path: Path, rows: int) -> list[Inspection] | None:
         return [Inspection(**entry) for entry in found] if found is not None and len(found) == rows else None
     except TypeError:
         return None
-
-
-def code_of(task: Task) -> str:
-    """Name all that an inspection depends on besides the row (ds#3297): versions, options, and the code."""
-    kind = type(task)
-    modules = {module for base in kind.__mro__ if (module := inspect.getmodule(base)) and base is not object}
-    folder = Path(__file__).parent
-    shared = [*folder.glob("*.py"), *(folder.parent / "tasks").glob("_*.py")]
-    sources = sorted({Path(str(module.__file__)) for module in with_helpers(modules)} | {*shared})
-    versions = [f"{name} {importlib.metadata.version(name)}" for name in ("datasets", "numpy", "pillow")]
-    code = [path.read_text(encoding="utf-8") for path in sources]
-    return "\n".join([kind.__module__, kind.__qualname__, repr(task.options), *versions, *code])
-
-
-def with_helpers(modules: set[ModuleType]) -> set[ModuleType]:
-    """Add the modules of a user's own that these take something from; installed ones have versions."""
-    found: set[ModuleType] = set()
-    waiting = [module for module in modules if module.__name__ != "__main__"]
-    while waiting:
-        module = waiting.pop()
-        if module in found:
-            continue
-        found.add(module)
-        for value in list(vars(module).values()):
-            origin = value if isinstance(value, ModuleType) else sys.modules.get(_home(value))
-            if origin is not None and is_own(origin):
-                waiting.append(origin)
-    return found
-
-
-def is_own(module: ModuleType) -> bool:
-    """Tell whether a module is a file of a user's own: neither installed nor a part of hf_ft."""
-    installed = [sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
-    file = str(getattr(module, "__file__", None) or "")
-    return file.endswith(".py") and not file.startswith((*installed, str(Path(__file__).parents[1])))
-
-
-def _home(value: Any) -> str:
-    name = getattr(value, "__module__", None)
-    return name if isinstance(name, str) and name != "__main__" else ""
 
 
 # Judging what was seen

@@ -107,7 +107,7 @@ def recall(folder: Path, rows: Any, code: str) -> Known | None:
         return None
     if any(_file_state(name) != state for name, state in files.items()):
         return None
-    return known if (folder / known.audit).is_file() else None
+    return known
 
 
 def remember(folder: Path, rows: Any, code: str, known: Known) -> None:

@@ -116,15 +116,10 @@ class RowStore:
         """Positions of a few filled rows, by which it is seen whether the store holds what it should."""
         return self.filled[:: max(1, len(self.filled) // _CHECKED_ROWS)][:_CHECKED_ROWS]
 
-    def forget_damaged(self) -> int:
-        """Look at every row that is filled, and take those that are not what was written for not filled.
-
-        Returns:
-            How many these were.
-        """
+    def forget_damaged(self) -> None:
+        """Look at every row that is filled, and take those that are not what was written for not filled."""
         damaged = [row for row in self.filled.tolist() if self._sum(row) != self._sums[row]]
         self._marks[damaged] = 0
-        return len(damaged)
 
     def write(self, row: int, values: Sequence[torch.Tensor]) -> None:
         """Fill one row: one tensor for each field, without padding."""

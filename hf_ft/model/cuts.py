@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -108,23 +109,36 @@ def candidate_plans(
     chain = [passes[0].calls[first], *passes[0].calls[first].ancestors]
     cuts = [passes[0].calls.index(call) for call in chain if call.parent is not None]
     sizes = _Sizes.of(batches)
-    proposed = [_tried(_propose, model, loss, passes, sizes, cut, targets) for cut in cuts]
-    proposals = [plan for plan in proposed if plan is not None]
-    yield from (plan for plan in proposals if _tried(_is_number, model, loss, plan, passes[0], sizes))
+    proposals = []
+    for cut in cuts:
+        with suppress(NoFrontierError), trial():
+            plan = _propose(model, loss, passes, sizes, cut, targets)
+            proposals += [] if plan is None else [plan]
     for plan in proposals:
-        fuller = _tried(_with_leaks, model, loss, plan, passes, sizes)
-        if fuller is not None and _tried(_is_number, model, loss, fuller, passes[0], sizes):
+        if _is_number(model, loss, plan, passes[0], sizes):
+            yield plan
+    for plan in proposals:
+        fuller = None
+        with suppress(NoFrontierError), trial():
+            fuller = _with_leaks(model, loss, plan, passes, sizes)
+        if fuller is not None and _is_number(model, loss, fuller, passes[0], sizes):
             yield fuller
 
 
-def _tried(trial: Callable[..., Any], *given: Any) -> Any:
-    """Give what a trial finds; None where the network cannot compute on what is not there."""
+@contextmanager
+def trial() -> Iterator[None]:
+    """Try whether a network can do without what lies before a cut.
+
+    Raises:
+        NoFrontierError: it cannot. Networks of any kind fail in any way on NaN, and train all the same.
+    """
     try:
-        return trial(*given)
+        yield
     except NoFrontierError:
         raise
-    except Exception:  # whatever a network of any kind may do about NaN
-        return None
+    except Exception as error:
+        first_line = str(error).partition("\n")[0]
+        raise NoFrontierError(f"{type(error).__name__}: {first_line}") from error
 
 
 def is_live(module: Any) -> bool:
@@ -246,7 +260,7 @@ def _propose(
         id(call) for call in passes[0].calls if call.parent is None
     }
     stubs: dict[str, list[StubCall]] = defaultdict(list)
-    whole: list[Slot] = []
+    integers: list[Slot] = []
     for index, call in enumerate(passes[0].calls[:cut]):
         if call.outputs is None or call.done > cut or id(call.parent) not in around:
             continue
@@ -266,10 +280,10 @@ def _propose(
         stubs[call.name].append(StubCall(call.number, tuple(leaves), call.structure))
         for position, leaf in enumerate(leaves):
             if isinstance(leaf, TensorSpec) and not leaf.dtype.is_floating_point:
-                # Whole numbers have no NaN that shows where they are needed, so they are all kept.
+                # They have no NaN that would show where they are needed, so they are all kept.
                 if not leaf.by_row:
                     return None
-                whole.append(Slot(call.name, call.number, "out", position, leaf))
+                integers.append(Slot(call.name, call.number, "out", position, leaf))
     if not stubs:
         return None
     inputs = {key for key in passes[0].batch if key not in targets}
@@ -283,14 +297,14 @@ def _propose(
             if spec is None or not spec.by_row:
                 return None
             slots.append(Slot(plan.cut, 0, "in", position, spec))
-    return replace(plan, slots=(*slots, *whole)) if slots else None
+    return replace(plan, slots=(*slots, *integers)) if slots else None
 
 
 def _same(leaves: Sequence[Any]) -> Any:
     """Give an output that is no tensor, where it is the same in all passes, and so for any batch."""
     try:
         same = all(type(leaf) is type(leaves[0]) and bool(leaf == leaves[0]) for leaf in leaves)
-    except Exception:  # it cannot be compared
+    except (TypeError, ValueError, RuntimeError):  # arrays, for one, have no single answer
         same = False
     return leaves[0] if same else Forgotten()
 
@@ -312,7 +326,9 @@ def _poisoned_inputs(model: nn.Module, loss: Loss, plan: Plan, first: _Watched, 
 
 
 def _is_number(model: nn.Module, loss: Loss, plan: Plan, first: _Watched, sizes: _Sizes) -> bool:
-    return not _turns_nan(model, loss, plan, first, sizes, None)
+    with suppress(NoFrontierError), trial():
+        return not _turns_nan(model, loss, plan, first, sizes, None)
+    return False
 
 
 def _turns_nan(

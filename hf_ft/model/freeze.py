@@ -303,16 +303,13 @@ def _keep_in_eval(model: nn.Module, parts: Sequence[Part], learning: set[str], a
     if not weighted[-1]:
         states[-1] = True
     norms = 0
-    asleep: list[str] = []
+    bodies = _frozen_bodies(model, parts, learning)
     for name, module in model.named_modules():
         _release(module)
         part = _owner(name, parts)
         above = part is None or part.kind == "own"
-        inside = f"{name}." if name else ""
-        if above and _sleeps(model, name, module, learning):
-            asleep.append(inside)
         # A whole body that is frozen draws nothing, be it itself or by a dropout that it uses all over.
-        frozen = inside.startswith(tuple(asleep))
+        frozen = f"{name}.".startswith(bodies)
         part_learns = not frozen and (part is None or above or states[parts.index(part)])
         own = [f"{name}.{key}" for key, _ in module.named_parameters(recurse=False)]
         norm_learns = any(key in learning for key in own) or (not own and part_learns and not adapted)
@@ -322,11 +319,17 @@ def _keep_in_eval(model: nn.Module, parts: Sequence[Part], learning: set[str], a
     return norms
 
 
-def _sleeps(model: nn.Module, name: str, module: nn.Module, learning: set[str]) -> bool:
-    """Tell whether a module has weights that could learn, and none of them does."""
-    fixed = _fixed_by_design(model)
-    names = {f"{name}.{key}" if name else key for key, _ in module.named_parameters()}
-    return bool(names - fixed) and not names & learning
+def _frozen_bodies(model: nn.Module, parts: Sequence[Part], learning: set[str]) -> tuple[str, ...]:
+    """Give what the names begin with of modules above the parts that have weights, of which none learns."""
+    # A table that never learns is no weight: a dropout beside it is not frozen for its sake.
+    weights = {name for name, _ in model.named_parameters()} - _fixed_by_design(model)
+    found = []
+    for name, _ in model.named_modules():
+        part, start = _owner(name, parts), f"{name}." if name else ""
+        inside = {weight for weight in weights if weight.startswith(start)}
+        if inside and not inside & learning and (part is None or part.kind == "own"):
+            found.append(start)
+    return tuple(found)
 
 
 def _release(module: nn.Module) -> None:

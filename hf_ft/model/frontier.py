@@ -19,6 +19,8 @@ from typing import TYPE_CHECKING, Any, Literal
 import torch
 from torch.utils import _pytree as pytree
 
+from hf_ft.model.mixed import is_mixed
+
 if TYPE_CHECKING:
     from torch import nn
 
@@ -201,7 +203,7 @@ class Frontier:
         for key, spec in self.plan.dropped.items():
             batch[key] = spec.poison(rows, length, device)
         values = [value.to(device, non_blocking=True) for value in prefix.values]
-        if not (torch.is_autocast_enabled(device.type) or _autocasts(self.model)):
+        if not (torch.is_autocast_enabled(device.type) or is_mixed(self.model)):
             # What mixed precision left in half the bits meets weights of full precision here.
             values = [value.float() if value.is_floating_point() else value for value in values]
         with self.feed(values, rows, length):
@@ -285,12 +287,6 @@ class Frontier:
             if slot.side == "in":
                 leaves[slot.position] = value
         return pytree.tree_unflatten(leaves, structure)
-
-
-def _autocasts(model: Any) -> bool:
-    """Tell whether accelerate has wrapped the passes of a model in mixed precision."""
-    original = vars(model).get("_original_forward")
-    return original is not None and vars(model).get("forward") is not original
 
 
 class _Feed:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import inspect
 import json
 import tempfile
 from collections.abc import Sequence
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hf_ft.data.audit import code_of, is_own, with_helpers
+from hf_ft.data.code import code_of, own_code_of
 
 if TYPE_CHECKING:
     from hf_ft.data.examples import EncodedRows
@@ -46,7 +45,7 @@ def network_key(task: Task, plan: Plan, frozen_fingerprint: str, model: Any, pre
             frozen_fingerprint,
             model.config.to_json_string() + _attention(model),
             precision + _arithmetic(model),
-            *_own_code(model),
+            *own_code_of(type(module) for module in model.modules()),
             *(f"{name} {_version(name)}" for name in PACKAGES),
             *(path.read_text() for path in [*sorted(ROOMS.glob("model/*.py")), ROOMS / "train/cached.py"]),
         ]
@@ -92,22 +91,6 @@ def _arithmetic(model: Any) -> str:
     """Name where a model computes, and whether products are rounded there."""
     device = next(model.parameters()).device.type
     return f" on {device}, {torch.get_float32_matmul_precision()}, {torch.backends.cudnn.allow_tf32}"
-
-
-def _own_code(model: Any) -> list[str]:
-    """Give the source of the networks that are not installed: a user's own, or of a repository on the Hub."""
-    modules = {inspect.getmodule(type(module)) for module in model.modules()}
-    own = with_helpers({module for module in modules if module is not None and is_own(module)})
-    files = {Path(str(module.__file__)) for module in own}
-    # What a script defines itself is found by its class alone.
-    classes = {type(module) for module in model.modules() if type(module).__module__ == "__main__"}
-    found = [path.read_text(encoding="utf-8") for path in sorted(files)]
-    for kind in sorted(classes, key=lambda kind: kind.__qualname__):
-        try:
-            found.append(inspect.getsource(kind))
-        except (OSError, TypeError):
-            found.append(kind.__qualname__)
-    return found
 
 
 def _hash(parts: Sequence[str]) -> str:

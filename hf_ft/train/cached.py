@@ -216,17 +216,22 @@ class Keeper:
             return True
         if self._own_lengths(rows, chosen) != store.lengths[chosen].tolist():
             return False
-        # By what they are computed in, whatever their type: a norm gives fp32 of what was rounded before it.
-        tolerance = 1e-3 if self.precision in ("fp32", "tf32") else 5e-2
         try:
             kept = [store.read([int(place)]) for place in chosen]
         except DataError:
             return False
         return all(
-            _close(value, there[field.name][0], None if not field.name.startswith(SLOT) else tolerance)
+            self._close(field, value, there[field.name][0])
             for there, values in zip(kept, self._values(rows, store, chosen), strict=True)
             for field, value in zip(self.fields, values, strict=True)
         )
+
+    def _close(self, field: Field, value: torch.Tensor, kept: torch.Tensor) -> bool:
+        if not (field.name.startswith(SLOT) and kept.is_floating_point()):
+            return torch.equal(value, kept)
+        # By what it was computed in, whatever its type: a norm gives fp32 of what was rounded before it.
+        tolerance = 1e-3 if self.precision in ("fp32", "tf32") else 5e-2
+        return bool((value.float() - kept.float()).norm() <= tolerance * kept.float().norm())
 
     def lengths(self, rows: EncodedRows) -> np.ndarray:
         """Count the length of every row and view, int [views * N]; zeros where rows have none."""
@@ -282,9 +287,3 @@ def _row(tensor: torch.Tensor, field: Field, number: int, rows: int, length: int
     if field.length_axis is None:
         return row
     return row.narrow(field.length_axis, 0, int(length) + field.shape[field.length_axis])
-
-
-def _close(value: torch.Tensor, kept: torch.Tensor, tolerance: float | None) -> bool:
-    if tolerance is None:
-        return torch.equal(value, kept)
-    return bool((value.float() - kept.float()).norm() <= tolerance * kept.float().norm())

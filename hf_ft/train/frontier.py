@@ -16,7 +16,7 @@ from hf_ft.data.cache import cache_folder
 from hf_ft.data.stamps import read_whole, write_whole
 from hf_ft.data.store import bytes_of, make_room
 from hf_ft.errors import TrainError
-from hf_ft.model.cuts import NoFrontierError
+from hf_ft.model.cuts import NoFrontierError, trial
 from hf_ft.train.cache_key import network_key, store_key
 from hf_ft.train.cached import CachedRows, Keeper
 from hf_ft.train.proof import PROBE_ROWS, candidates, for_evaluation, prove
@@ -143,11 +143,11 @@ def use_frontier(
         # One process decides for all: none may train from kept rows alone.
         if tuner.accelerator.is_main_process:
             try:
-                found = [_decide(tuner, keepers, recipe, data, frozen_fingerprint, keep=keep)]
-            except (NoFrontierError, OSError) as error:
+                # Whatever happens here, the other processes wait for an answer.
+                with trial():
+                    found = [_decide(tuner, keepers, recipe, data, frozen_fingerprint, keep=keep)]
+            except NoFrontierError as error:
                 found = [f"not used: {error}; the frozen part is computed again in each epoch"]
-            except Exception as error:  # whatever a network may do; the others wait for an answer
-                found = [f"not used: {_said(error)}"]
         broadcast_object_list(found)
         if isinstance(found[0], str):
             return found[0]
@@ -230,9 +230,10 @@ def _decide(
         share = read_whole(proof, float)
         if share is None or not 0 <= share <= 1:
             try:
-                share = prove(tuner, keeper, evaluated)
-            except Exception as error:  # whatever a network may do where something is not there
-                reasons.append(f"{plan.cut}: {_said(error)}")
+                with trial():
+                    share = prove(tuner, keeper, evaluated)
+            except NoFrontierError as error:
+                reasons.append(f"{plan.cut}: {error}")
                 continue
         if share < LEAST_SHARE:
             return f"not used: only {share:.1%} of a step's work lies before {plan.cut}"
@@ -249,11 +250,6 @@ def _decide(
     others = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
     because = reasons[0] if reasons else "what learns depends on all that comes before it"
     return f"not used: {because}{others}"
-
-
-def _said(error: Exception) -> str:
-    text = str(error).partition("\n")[0]
-    return text if isinstance(error, NoFrontierError) else f"{type(error).__name__}: {text}"
 
 
 def _guessed_lengths(rows: EncodedRows, keeper: Keeper) -> np.ndarray:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 
 from hf_ft.data.cache import cache_folder
@@ -19,6 +19,7 @@ from hf_ft.data.device import to_device
 from hf_ft.data.stamps import read_whole, write_whole
 from hf_ft.errors import RecipeError
 from hf_ft.model.memory import memory_is_kept
+from hf_ft.train.turns import Turns, take_turns
 from hf_ft.train.unchanged import left_as_it_was
 
 if TYPE_CHECKING:
@@ -28,54 +29,9 @@ if TYPE_CHECKING:
     from hf_ft.task import Batch, Task
     from hf_ft.train.trainer import FineTuner
 
-# By how much bf16 must be faster to be worth its rounding.
-CLEARLY = 1.1
 # Rows of the step that is measured.
 MEASURED_ROWS = 4
-# Turns of fp32 and bf16 that are measured: one where it is decisive by this factor and takes long, or three;
-# five where they are quick; more, but at most nine, where they do not agree.
-DECISIVE = 1.5
-LONG_SECONDS = 1.0
-LEAST_TURNS = 3
-USUAL_TURNS = 5
-MOST_TURNS = 9
 _FILE = "precision.json"
-
-
-@dataclass(frozen=True)
-class Gain:
-    """How many times as fast a step is in bf16.
-
-    Args:
-        turns: fp32 over bf16 of each turn, the two measured one after the other.
-        earlier: whether an earlier run has measured it.
-    """
-
-    turns: tuple[float, ...]
-    earlier: bool = False
-
-    @property
-    def sure(self) -> bool:
-        """Whether at least three quarters of the turns give one answer: another program disturbs some."""
-        low, median, high = np.quantile(self.turns, [0.25, 0.5, 0.75])
-        if len(self.turns) < LEAST_TURNS and CLEARLY / DECISIVE < median < CLEARLY * DECISIVE:
-            return False
-        return bool(low > CLEARLY or high < CLEARLY)
-
-    @property
-    def pays(self) -> bool:
-        """Whether bf16 is clearly faster."""
-        return self.sure and bool(np.median(self.turns) > CLEARLY)
-
-    def __str__(self) -> str:
-        measured = f"a step was measured {np.median(self.turns):.2f} times as fast with it"
-        if len(self.turns) > 1:
-            measured += f" ({min(self.turns):.2f} to {max(self.turns):.2f} in {len(self.turns)} turns)"
-        if not self.sure:
-            return f"{measured}: not sure to be above {CLEARLY:g}"
-        return f"{measured}, {'above' if self.pays else 'below'} {CLEARLY:g}" + (
-            ", by an earlier run" if self.earlier else ""
-        )
 
 
 @dataclass(frozen=True)
@@ -98,19 +54,31 @@ class Precision:
         )
 
 
-def choose_precision(setting: str, gain: Callable[[], Gain], *, use_cpu: bool = False) -> Precision:
-    """Choose the precision of the forward and backward pass; weights stay in fp32.
+def choose_precision(setting: str, gain: Callable[[], Turns], *, use_cpu: bool = False) -> Precision:
+    """Choose the precision of the forward and backward pass, one for all processes; weights stay in fp32.
 
     Args:
         setting: `auto`, or a precision to insist on.
-        gain: measures a step in bf16 and fp32; called only where a processor claims bf16.
+        gain: measures a step in fp32 and in bf16; called, by all processes, only where every processor claims
+            bf16.
         use_cpu: whether the CPU trains even where there is an accelerator.
 
     Raises:
         RecipeError: the setting is impossible on this hardware.
     """
-    known = _known(setting, use_cpu=use_cpu)
-    return _measured(gain()) if known is None else known
+    from accelerate.utils import broadcast_object_list, gather_object
+
+    # Of unlike machines, what one of them is slow with, none takes.
+    known: list[Precision | None] = gather_object([_known(setting, use_cpu=use_cpu)])
+    slow = next((one for one in known if one is not None and one.name == "fp32"), None)
+    chosen = slow or known[0]
+    if chosen is None:
+        turns = gain()
+        measured = f"the processor has {_able()[0]}, and a step was measured {turns}"
+        chosen = Precision("bf16" if turns.pays else "fp32", measured)
+    found = [chosen]
+    broadcast_object_list(found)
+    return found[0]
 
 
 def _known(setting: str, *, use_cpu: bool) -> Precision | None:
@@ -137,14 +105,11 @@ def _known(setting: str, *, use_cpu: bool) -> Precision | None:
 
 
 def _able() -> list[str]:
+    """Name what the processor claims to compute bf16 with."""
     return [name for name in ("amx_bf16", "avx512_bf16") if torch.cpu.get_capabilities().get(name)]
 
 
-def _measured(gain: Gain) -> Precision:
-    return Precision("bf16" if gain.pays else "fp32", f"the processor has {_able()[0]}, and {gain}")
-
-
-def settle_precision(setting: str, gain: Callable[[], Gain], folder: Path, *, use_cpu: bool) -> Precision:
+def settle_precision(setting: str, gain: Callable[[], Turns], folder: Path, *, use_cpu: bool) -> Precision:
     """Choose the precision as `choose_precision` does, and keep it with the run.
 
     A resumed run goes on with the numbers that it began with: a processor that is measured once more,
@@ -157,7 +122,7 @@ def settle_precision(setting: str, gain: Callable[[], Gain], folder: Path, *, us
         use_cpu: see there.
     """
     from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list, gather_object
+    from accelerate.utils import broadcast_object_list
 
     file = folder / _FILE
     # As the main process finds it: another might look when it has been written already, and measure alone.
@@ -165,15 +130,10 @@ def settle_precision(setting: str, gain: Callable[[], Gain], folder: Path, *, us
     broadcast_object_list(found)
     if setting == "auto" and found[0] is not None:
         return Precision(found[0]["name"], "as the run began")
-    # One choice for all, on unlike machines too: what one of them is slow with, none takes, and all measure
-    # or none.
-    known: list[Precision | None] = gather_object([_known(setting, use_cpu=use_cpu)])
-    slow = next((one for one in known if one is not None and one.name == "fp32"), None)
-    found = [slow or known[0] or _measured(gain())]
-    broadcast_object_list(found)
+    chosen = choose_precision(setting, gain, use_cpu=use_cpu)
     if PartialState().is_main_process:
-        write_whole(file, asdict(found[0]))
-    return found[0]
+        write_whole(file, asdict(chosen))
+    return chosen
 
 
 def settle_evaluation(tuner: FineTuner, folder: Path) -> None:
@@ -197,8 +157,8 @@ def settle_evaluation(tuner: FineTuner, folder: Path) -> None:
         write_whole(file, found[0])
 
 
-def measured_gain(task: Task, model: nn.Module, rows: EncodedRows) -> Gain:
-    """Measure how many times as fast a step of this model on these rows is in bf16, on the CPU.
+def measured_gain(task: Task, model: nn.Module, rows: EncodedRows) -> Turns:
+    """Measure a step of this model on these rows in fp32 and in bf16, on the CPU.
 
     Not a product of matrices: depthwise convolutions, small layers and short texts gain less, or lose. An
     answer that is sure is kept for this model and machine, so that a second run neither waits nor decides
@@ -216,19 +176,28 @@ def measured_gain(task: Task, model: nn.Module, rows: EncodedRows) -> Gain:
     batch = rows.collate(rows.__getitems__([(0, row, True) for row in range(count)]))
     batch = to_device(task, batch, torch.device("cpu"))
     file = cache_folder() / "speed" / f"bf16-{_subject(model, batch, PartialState().num_processes)}.json"
-    found: list[Any] = [read_whole(file, list)]
+    found = [_read_turns(file)]
     broadcast_object_list(found)
-    if found[0] and all(isinstance(turn, float) for turn in found[0]):
-        return Gain(tuple(found[0]), earlier=True)
+    if found[0] is not None:
+        return found[0]
     # On all processes at once: they share the processor in training, too.
-    found = [_gain(task, model, batch)]
-    broadcast_object_list(found)
-    gain: Gain = found[0]
-    if gain.sure and PartialState().is_main_process:
+    measured = [_measure(task, model, batch)]
+    broadcast_object_list(measured)
+    if measured[0].sure and PartialState().is_main_process:
         # What cannot be kept is measured again.
         with suppress(OSError):
-            write_whole(file, gain.turns)
-    return gain
+            write_whole(file, measured[0].pairs)
+    return measured[0]
+
+
+def _read_turns(file: Path) -> Turns | None:
+    """Read what an earlier run measured; None where there is nothing of the kind."""
+    try:
+        pairs = tuple((float(usual), float(new)) for usual, new in read_whole(file, list))
+        found = Turns(pairs, earlier=True)
+        return found if found.sure else None
+    except (IndexError, TypeError, ValueError, ZeroDivisionError):
+        return None
 
 
 def _subject(model: nn.Module, batch: Batch, processes: int) -> str:
@@ -246,7 +215,7 @@ def _subject(model: nn.Module, batch: Batch, processes: int) -> str:
     return hashlib.blake2b(content.encode(), digest_size=12).hexdigest()
 
 
-def _gain(task: Task, model: nn.Module, batch: Batch) -> Gain:
+def _measure(task: Task, model: nn.Module, batch: Batch) -> Turns:
     from accelerate.utils import convert_to_fp32
 
     def seconds(mixed: bool) -> float:
@@ -260,32 +229,7 @@ def _gain(task: Task, model: nn.Module, batch: Batch) -> Gain:
 
     with left_as_it_was(model):
         model.train()
-        # The first step builds what later ones find.
-        begun, found = time.monotonic(), Gain(())
-        for mixed in (False, True):
-            seconds(mixed)
-        while len(found.turns) < MOST_TURNS:
-            # In turns, so that another program's burst of work hits both.
-            found = Gain((*found.turns, seconds(False) / seconds(True)))
-            enough = len(found.turns) >= USUAL_TURNS or time.monotonic() - begun > LONG_SECONDS
-            if enough and found.sure:
-                break
-    return found
-
-
-@contextmanager
-def full_precision(model: nn.Module) -> Iterator[None]:
-    """Let a model that accelerate has wrapped in autocast compute in the precision of its weights."""
-    wrapped = vars(model).get("forward")
-    original = vars(model).get("_original_forward")
-    if original is None:
-        yield
-        return
-    vars(model)["forward"] = original
-    try:
-        yield
-    finally:
-        vars(model)["forward"] = wrapped
+        return take_turns(partial(seconds, False), partial(seconds, True))
 
 
 def choose_compile(setting: bool | str, *, use_cpu: bool = False) -> tuple[bool, str]:

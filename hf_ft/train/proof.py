@@ -17,8 +17,8 @@ from hf_ft.data.examples import EncodedRows
 from hf_ft.data.store import RowStore
 from hf_ft.model.cuts import NoFrontierError, batch_specs, candidate_plans, ragged_key
 from hf_ft.model.frontier import PREFIX, Frontier, forward
+from hf_ft.model.mixed import full_precision
 from hf_ft.train.cached import CachedRows, Keeper, fields_of
-from hf_ft.train.precision import full_precision
 
 if TYPE_CHECKING:
     from hf_ft.task import Batch

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,21 +13,16 @@ import torch
 from accelerate.utils import broadcast_object_list
 
 from hf_ft.data.stamps import read_whole, write_whole
+from hf_ft.train.turns import take_turns
 from hf_ft.train.unchanged import left_as_it_was
 
 if TYPE_CHECKING:
     from hf_ft.train.trainer import FineTuner
 
-# One thread is taken only where it is at least so much faster: less is the noise of a busy machine.
-CLEARLY = 1.1
 # A micro-batch that takes longer than this is work enough to share; measuring it would cost the run. A few of
 # its rows tell (two at least: batch norms).
 LARGE_SECONDS = 0.5
 FEW_ROWS = 4
-# After these seconds a number that is faster by this factor needs no further measuring.
-LONG_SECONDS = 1.0
-DECISIVE = 1.5
-_TRIES = 5
 _FILE = "threads.json"
 
 
@@ -91,24 +87,17 @@ def _measured(tuner: FineTuner, available: int) -> tuple[int, str]:
         if expected > LARGE_SECONDS:
             return available, f"a micro-batch takes about {expected:.1f} s, work enough to share"
         seconds, _ = _micro_batch(tuner)
-        begun = time.monotonic()
-        first = min(seconds(), seconds())
-        best = {1: float("inf"), available: first}
-        # In turns, so that another program's burst of work hits both; the fastest of several is the least
-        # hit.
-        for _ in range(_TRIES):
-            for count in best:
-                torch.set_num_threads(count)
-                best[count] = min(best[count], seconds())
-            # Measuring costs the run: no more of it where it is plain and takes long.
-            if time.monotonic() - begun > LONG_SECONDS and max(best.values()) > DECISIVE * min(best.values()):
-                break
+
+        def on(count: int) -> float:
+            torch.set_num_threads(count)
+            return seconds()
+
+        turns = take_turns(partial(on, available), partial(on, 1))
         torch.set_num_threads(available)
-    one, all_of_them = best[1], best[available]
-    chosen = 1 if one * CLEARLY < all_of_them else available
-    times = [one, all_of_them] if chosen == 1 else [all_of_them, one]
-    shown = " against ".join(f"{value * 1e3:.1f} ms" for value in times)
-    return chosen, f"of {available}, measured {shown} on {'all' if chosen == 1 else 'one'}"
+    chosen = 1 if turns.pays else available
+    all_of_them, one = (f"{value * 1e3:.1f} ms" for value in turns.fastest)
+    measured = f"{one} against {all_of_them} on all" if turns.pays else f"{all_of_them} against {one} on one"
+    return chosen, f"of {available}, measured {measured}"
 
 
 def _micro_batch(tuner: FineTuner, most: int | None = None) -> tuple[Callable[[], float], int]:

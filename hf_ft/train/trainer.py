@@ -26,8 +26,8 @@ from hf_ft.errors import TrainError
 from hf_ft.evaluate.loop import evaluate_rows
 from hf_ft.model.frontier import forward
 from hf_ft.model.load import fingerprint
+from hf_ft.model.mixed import full_precision
 from hf_ft.train import checkpoints
-from hf_ft.train.precision import full_precision
 from hf_ft.train.statistics import settle_batch_norms
 
 if TYPE_CHECKING:

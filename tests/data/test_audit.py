@@ -10,7 +10,8 @@ from datasets import Dataset, Features, Value
 from PIL import Image
 from rich.console import Console
 
-from hf_ft.data.audit import audit, code_of, write_bad
+from hf_ft.data.audit import audit, write_bad
+from hf_ft.data.code import code_of
 from hf_ft.data.images import content_digest, open_image, perceptual_hash
 from hf_ft.data.sources import read_source
 from hf_ft.data.stamps import stamp

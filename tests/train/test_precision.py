@@ -1,5 +1,7 @@
 """Precision and compilation: known or measured, never assumed, and always with a reason."""
 
+from dataclasses import replace
+
 import anything
 import points
 import pytest
@@ -10,7 +12,8 @@ from hf_ft.data.examples import EncodedRows
 from hf_ft.errors import RecipeError
 from hf_ft.run import finetune
 from hf_ft.train import precision
-from hf_ft.train.precision import Gain, choose_compile, choose_precision, measured_gain, settle_precision
+from hf_ft.train.precision import choose_compile, choose_precision, measured_gain, settle_precision
+from hf_ft.train.turns import Turns
 
 
 @pytest.fixture
@@ -22,7 +25,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
         monkeypatch.setattr(torch.accelerator, "is_available", lambda: capability is not None)
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(flags, True))
-        return lambda: Gain((fp32 / bf16,) * 3)
+        return lambda: Turns(((fp32, bf16),) * 3)
 
     return make
 
@@ -62,35 +65,23 @@ def test_a_resumed_run_keeps_the_precision_it_began_with(machine, tmp_path):
     assert settle_precision("fp32", slow, tmp_path, use_cpu=True).name == "fp32"
 
 
-@pytest.mark.parametrize(
-    ("turns", "pays", "sure"),
-    [
-        ((2.0,), True, True),
-        ((1.2,), False, False),  # one turn that is not decisive
-        ((1.3, 1.4, 1.2), True, True),
-        ((1.4, 0.3, 1.3, 1.4, 1.5), True, True),  # a burst of another program in one of five
-        ((1.4, 0.9, 1.3, 0.8, 2.5), False, False),  # a busy machine
-        ((0.8, 0.9, 0.9), False, True),
-        ((0.4,), False, True),
-    ],
-)
-def test_a_measurement_answers_only_where_most_of_its_turns_agree(turns, pays, sure):
-    found = Gain(turns)
-    assert (found.pays, found.sure) == (pays, sure)
-    assert ("not sure" in str(found)) == (not sure) and f"{min(turns):.2f}" in str(found)
-
-
 def test_a_measurement_that_is_not_sure_is_not_kept(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_FT_CACHE", str(tmp_path))
     task = Anything(Anything.Options(family="resnet"))
     model, rows = task.load(None).model, anything.rows(6)
     encoded = EncodedRows(task, rows, split="train", seed=1, train=True)
-    answers = [Gain((1.0, 2.0, 0.5)), Gain((2.0, 2.1, 2.2)), Gain((0.1, 0.1, 0.1))]
-    monkeypatch.setattr(precision, "_gain", lambda *_: answers.pop(0))
-    assert not measured_gain(task, model, encoded).sure
-    assert measured_gain(task, model, encoded).turns == (2.0, 2.1, 2.2)
-    again = measured_gain(task, model, encoded)
-    assert again.turns == (2.0, 2.1, 2.2) and "by an earlier run" in str(again)
+    gains = ((1.0, 2.0, 0.5), (2.0, 2.1, 2.2), (0.1, 0.1, 0.1))
+    unsure, sure, other = (Turns(tuple((gain, 1.0) for gain in turns)) for turns in gains)
+    answers = [unsure, sure, other]
+    monkeypatch.setattr(precision, "_measure", lambda *_: answers.pop(0))
+    found = [measured_gain(task, model, encoded) for _ in range(3)]
+    assert found == [unsure, sure, replace(sure, earlier=True)] and answers == [other]
+    assert str(found[2]) == f"{sure}, by an earlier run"
+    (file,) = (tmp_path / "speed").iterdir()
+    for content in ("5", "[]", "{}", "[null]", "[[1]]", "[[1, 0]]", "[[1, 2], [2, 1]]"):
+        file.write_text(content)
+        answers[:] = [sure]
+        assert measured_gain(task, model, encoded) == sure and not answers
 
 
 def test_of_unlike_machines_all_measure_or_none(machine, monkeypatch, tmp_path):
@@ -109,13 +100,13 @@ def test_a_step_is_measured_once_and_leaves_no_trace(monkeypatch, tmp_path):
     rows = EncodedRows(task, anything.rows(6), split="train", seed=1, train=True)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
-    monkeypatch.setattr(Gain, "sure", True)  # tiny, and on a busy machine
+    monkeypatch.setattr(Turns, "sure", True)  # tiny, and on a busy machine
     gain = measured_gain(task, model, rows)
-    assert min(gain.turns) > 0
+    assert min(gain.gains) > 0
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(state, torch.get_rng_state()) and all(p.grad is None for p in model.parameters())
-    monkeypatch.setattr(precision, "_gain", None)
-    assert measured_gain(task, model, rows).turns == gain.turns
+    monkeypatch.setattr(precision, "_measure", None)
+    assert measured_gain(task, model, rows).pairs == gain.pairs
     model.classifier[1].weight.requires_grad = False
     with pytest.raises(TypeError):
         measured_gain(task, model, rows)  # another subject, so measured anew
