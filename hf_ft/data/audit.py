@@ -15,7 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_ft.data.code import code_of
+from hf_ft.data.code import task_source_hash
 from hf_ft.data.duplicates import Duplicates, find_duplicates
 from hf_ft.data.labels import count_classes
 from hf_ft.data.names import listing
@@ -167,7 +167,7 @@ def _inspect_split(
     task: Task, rows: Any, cache_dir: str | os.PathLike[str] | None, step: Callable[[int], None]
 ) -> _Seen:
     """Inspect all rows of a split, or take what a run before learned of these rows with this code."""
-    code, folder = code_of(task), None if cache_dir is None else Path(cache_dir)
+    code, folder = task_source_hash(task), None if cache_dir is None else Path(cache_dir)
     known = None if folder is None else recall(folder, rows, code)
     if folder is not None and known is not None:
         found = _kept(folder / known.audit, len(rows))

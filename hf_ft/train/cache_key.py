@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.metadata
 import json
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hf_ft.data.code import code_of, own_code_of
+from hf_ft.data.code import hash_of, package_source_hash, task_source_hash, user_source_hash, versions
 
 if TYPE_CHECKING:
     from hf_ft.data.examples import EncodedRows
@@ -22,7 +20,8 @@ if TYPE_CHECKING:
 
 # What activations come out of, beside hf_ft's own code.
 PACKAGES = ("torch", "torchvision", "transformers", "timm", "peft", "tokenizers", "pillow", "numpy")
-ROOMS = Path(__file__).parents[1]
+# What decides how a frozen part computes, beside the task's own code.
+FORWARD = ("hf_ft.train.cached", "hf_ft.model.freeze", "hf_ft.model.layout", "hf_ft.model.mixed")
 
 
 def network_key(task: Task, plan: Plan, frozen_fingerprint: str, model: Any, precision: str) -> str:
@@ -35,9 +34,9 @@ def network_key(task: Task, plan: Plan, frozen_fingerprint: str, model: Any, pre
         model: for its configuration.
         precision: name of the number format that the model runs in.
     """
-    return _hash(
+    return hash_of(
         [
-            code_of(task),
+            task_source_hash(task),
             repr(task.loss_options),
             json.dumps(task.state(), sort_keys=True, default=str),
             _processor(task),
@@ -45,9 +44,9 @@ def network_key(task: Task, plan: Plan, frozen_fingerprint: str, model: Any, pre
             frozen_fingerprint,
             model.config.to_json_string() + _attention(model),
             precision + _arithmetic(model),
-            *own_code_of(type(module) for module in model.modules()),
-            *(f"{name} {_version(name)}" for name in PACKAGES),
-            *(path.read_text() for path in [*sorted(ROOMS.glob("model/*.py")), ROOMS / "train/cached.py"]),
+            user_source_hash(type(module) for module in model.modules()),
+            *versions(PACKAGES),
+            package_source_hash(FORWARD),
         ]
     )
 
@@ -61,7 +60,7 @@ def store_key(network: str, rows: EncodedRows, content: str) -> str:
         content: hash of what the raw rows hold.
     """
     random = repr((rows.task.augment, rows.seed, rows.views)) if rows.chance else "not random"
-    return _hash([network, content, random, *rows.ids])
+    return hash_of([network, content, random, *rows.ids])
 
 
 def decoded_key(task: Task, rows: Table, content: str, *, ready: bool) -> str:
@@ -76,9 +75,7 @@ def decoded_key(task: Task, rows: Table, content: str, *, ready: bool) -> str:
     made = "as decoded"
     if ready:
         made = f"{type(task.processor)} {task.processor.to_json_string()}"
-    return _hash(
-        [code_of(task), content, made, *(f"{name} {_version(name)}" for name in PACKAGES), *rows.ids]
-    )
+    return hash_of([task_source_hash(task), content, made, *versions(PACKAGES), *rows.ids])
 
 
 def _attention(model: Any) -> str:
@@ -91,18 +88,6 @@ def _arithmetic(model: Any) -> str:
     """Name where a model computes, and whether products are rounded there."""
     device = next(model.parameters()).device.type
     return f" on {device}, {torch.get_float32_matmul_precision()}, {torch.backends.cudnn.allow_tf32}"
-
-
-def _hash(parts: Sequence[str]) -> str:
-    text = "\0".join(parts).encode("utf-8", "surrogatepass")
-    return hashlib.blake2b(text, digest_size=12).hexdigest()
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "absent"
 
 
 def _processor(task: Task) -> str:

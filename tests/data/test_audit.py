@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from hf_ft.data.audit import audit, write_bad
-from hf_ft.data.code import code_of
+from hf_ft.data.code import task_source_hash
 from hf_ft.data.images import content_digest, open_image, perceptual_hash
 from hf_ft.data.sources import read_source
 from hf_ft.data.stamps import stamp
@@ -275,6 +275,6 @@ def test_the_code_of_a_task_is_also_that_of_the_modules_it_takes_something_from(
     )
     from audit_task import Mine
 
-    before = code_of(Mine())
+    before = task_source_hash(Mine())
     (tmp_path / "audit_helper.py").write_text("def clean(text):\n    return text.lower()\n")
-    assert code_of(Mine()) != before
+    assert task_source_hash(Mine()) != before
