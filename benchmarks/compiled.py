@@ -12,7 +12,7 @@ import torch
 from transformers import AutoModelForImageClassification, AutoModelForSequenceClassification
 
 from benchmarks.prepare import sample_model
-from hf_ft.model.memory import memory_kept
+from hf_ft.model.allocator import memory_kept
 
 ROWS, CLASSES, TRIES = 32, 10, 5
 

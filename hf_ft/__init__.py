@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 if TYPE_CHECKING:
-    from hf_ft.discovery import get_task, list_tasks
     from hf_ft.errors import (
         DataError,
         HfFtError,
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
     from hf_ft.model.predictor import Predictor
     from hf_ft.recipe.read import load_recipe
     from hf_ft.recipe.schema import Recipe
+    from hf_ft.registry import get_task, list_tasks
     from hf_ft.run import Run, check, finetune
     from hf_ft.task import Task
 
@@ -49,7 +49,7 @@ __all__ = [
 ]
 
 _MODULES = {
-    "hf_ft.discovery": ("get_task", "list_tasks"),
+    "hf_ft.registry": ("get_task", "list_tasks"),
     "hf_ft.errors": (
         "DataError", "HfFtError", "ModelError", "PublishError", "RecipeError", "TrainError", "VerifyError",
     ),

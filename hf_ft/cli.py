@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from hf_ft.errors import HfFtError, RecipeError
+from hf_ft import run as flow
+from hf_ft.errors import RecipeError, exit_codes
 
 app = typer.Typer(
     help="Fine-tune a pretrained model from a recipe, and prove the result.",
@@ -18,6 +18,8 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 
+app.command()(flow.run)
+
 RecipeFile = Annotated[str, typer.Argument(help="The recipe, a YAML file.", show_default=False)]
 Overrides = Annotated[
     list[str] | None,
@@ -26,27 +28,6 @@ Overrides = Annotated[
     ),
 ]
 TaskName = Annotated[str, typer.Argument(help="image-classification, ..., or package.module:Class.")]
-
-
-@app.command()
-def run(
-    recipe: RecipeFile,
-    overrides: Overrides = None,
-    resume: Annotated[
-        str, typer.Option(help="auto: go on with an unfinished run of this recipe; never; must.")
-    ] = "auto",
-    profile: Annotated[bool, typer.Option("--profile", help="Say where the time of training went.")] = False,
-) -> None:
-    """Fine-tune a model and verify it.
-
-    recipe -> data -> model -> train -> evaluate -> save -> verify -> report -> publish
-    """
-    from hf_ft.recipe import load_recipe
-
-    loaded = load_recipe(recipe, overrides or ())
-    from hf_ft.run import finetune
-
-    finetune(loaded, resume=resume, profile=profile)
 
 
 @app.command()
@@ -60,7 +41,7 @@ def check(
     """Check a recipe, its data and its model."""
     from rich.console import Console
 
-    from hf_ft.recipe import load_recipe
+    from hf_ft.recipe.read import load_recipe
 
     loaded = load_recipe(recipe, overrides or ())
     for warning in loaded.warnings:
@@ -68,9 +49,7 @@ def check(
     if schema_only:
         typer.echo(f"{recipe}: the recipe is valid")
         return
-    from hf_ft.run import check as check_recipe
-
-    findings = check_recipe(loaded)
+    findings = flow.check(loaded)
     Console().print(findings.table())
     if findings.errors:
         raise typer.Exit(1)
@@ -87,8 +66,8 @@ def schema(
     """
     import json
 
-    from hf_ft.discovery import get_task
-    from hf_ft.recipe import json_schema
+    from hf_ft.recipe.task_schema import json_schema
+    from hf_ft.registry import get_task
 
     text = json.dumps(json_schema(get_task(task) if task else None), indent=2, ensure_ascii=False)
     if output is None:
@@ -114,8 +93,8 @@ def init(
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File; default: <task>.yaml.")] = None,
 ) -> None:
     """Write a commented recipe for a task."""
-    from hf_ft.discovery import get_task
     from hf_ft.recipe.starter import starter
+    from hf_ft.registry import get_task
 
     found = get_task(task)
     file, text = output or Path(f"{found.name.replace('-', '_')}.yaml"), starter(found, task)
@@ -149,7 +128,7 @@ def push(
     public: Annotated[bool, typer.Option("--public", help="Let everybody see it.")] = False,
 ) -> None:
     """Publish a finished run on the Hub: its model and a model card, private by default."""
-    from hf_ft.deliver import hub
+    from hf_ft.report import hub
 
     typer.echo(hub.push(run_folder, repo, private=not public))
 
@@ -168,16 +147,6 @@ def shown(file: Path) -> str:
 
 
 def main() -> None:
-    """Run the command line; an error that a user can act on is printed without a traceback.
-
-    Exit codes: 0 done; 1 the run, its data or its model failed; 2 the recipe or the command line is wrong.
-    """
-    try:
+    """Run the command line."""
+    with exit_codes():
         app()
-    except HfFtError as error:
-        print(error, file=sys.stderr)
-        sys.exit(2 if isinstance(error, RecipeError) else 1)
-
-
-if __name__ == "__main__":
-    main()

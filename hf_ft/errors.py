@@ -5,6 +5,10 @@ Every message states what was found, what was expected, and the key, row or file
 
 from __future__ import annotations
 
+import contextlib
+import sys
+from collections.abc import Iterator
+
 
 class HfFtError(Exception):
     """Base of every error that hf_ft raises on purpose; the command line prints it without a traceback."""
@@ -32,3 +36,16 @@ class VerifyError(HfFtError):
 
 class PublishError(HfFtError):
     """The result could not be published; the run itself is unharmed."""
+
+
+@contextlib.contextmanager
+def exit_codes() -> Iterator[None]:
+    """End the program on an error that a user can act on: its message without a traceback, and an exit code.
+
+    Codes: 0 done; 1 the run, its data or its model failed; 2 the recipe or the command line is wrong.
+    """
+    try:
+        yield
+    except HfFtError as error:
+        print(error, file=sys.stderr)
+        sys.exit(2 if isinstance(error, RecipeError) else 1)

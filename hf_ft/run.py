@@ -9,15 +9,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from hf_ft.discovery import get_task
+import typer
+
+from hf_ft.errors import exit_codes
 from hf_ft.recipe.read import load_recipe
+from hf_ft.registry import get_task
 
 if TYPE_CHECKING:
     from hf_ft.data.audit import Findings
@@ -72,8 +74,8 @@ class Run:
         Raises:
             PublishError: the folder is not what was verified, or the Hub does not take it.
         """
-        from hf_ft.deliver import hub
-        from hf_ft.train.processes import start_processes
+        from hf_ft.report import hub
+        from hf_ft.train.distributed import start_processes
 
         return hub.push(self.folder, repo, private) if start_processes().is_main_process else None
 
@@ -83,7 +85,7 @@ def _machine_given_back() -> Iterator[None]:
     """Leave threads and allocator as they were: what a run is fastest with is not for its caller."""
     import torch
 
-    from hf_ft.model.memory import give_memory_back
+    from hf_ft.model.allocator import give_memory_back
 
     before = torch.get_num_threads()
     try:
@@ -129,21 +131,23 @@ def finetune(
 
     from transformers import set_seed
 
+    from hf_ft.activations.activation_cache import use_frontier
     from hf_ft.data.prepare import prepare
-    from hf_ft.deliver import folder, hub, report
-    from hf_ft.deliver.content import report_content
-    from hf_ft.deliver.story import Story
     from hf_ft.evaluate.final import calibrate, with_interval_and_baseline
+    from hf_ft.inputs.decoded_cache import keep_decoded
+    from hf_ft.model.allocator import keep_freed_memory
     from hf_ft.model.freeze import freeze
-    from hf_ft.model.memory import keep_freed_memory
     from hf_ft.model.save import save_model
-    from hf_ft.train.build import build_tuner, main_metric
-    from hf_ft.train.decoded import keep_decoded
-    from hf_ft.train.frontier import use_frontier
+    from hf_ft.report import hub, report
+    from hf_ft.report import run_folder as folder
+    from hf_ft.report.console import Story
+    from hf_ft.report.report_content import report_content
+    from hf_ft.storage.atomic import write_json
+    from hf_ft.train.assemble import build_tuner, main_metric
+    from hf_ft.train.distributed import start_processes
     from hf_ft.train.precision import settle_evaluation
-    from hf_ft.train.processes import start_processes
-    from hf_ft.train.profile import ProfiledTuner
-    from hf_ft.train.selftest import check_loss_division, check_metrics, probe_step
+    from hf_ft.train.preflight import check_loss_division, check_metrics, probe_step
+    from hf_ft.train.profiler import ProfiledTuner
     from hf_ft.train.threads import settle_threads
     from hf_ft.verify import check_contents, gate
 
@@ -221,9 +225,9 @@ def finetune(
             path, recipe, task, data_ready, final, metric, greater, frozen, items, seconds, notes
         )
         report.write_report(path, content)
-        folder.write_json(path / "timing.json", story.finish())
+        write_json(path / "timing.json", story.finish(), indent=2)
         if spent is not None:
-            folder.write_json(path / "profile.json", spent.to_json())
+            write_json(path / "profile.json", spent.to_json(), indent=2)
         # The report repeats much of the recipe: what is kept is looked at once more.
         check_contents(path)
         story.table(report.result_table(content))
@@ -254,14 +258,14 @@ def check(recipe: Recipe | str | Path | dict[str, Any], *, data: Any = None) -> 
 
     from transformers import set_seed
 
+    from hf_ft.activations.activation_cache import use_frontier
     from hf_ft.data.prepare import prepare
-    from hf_ft.deliver import hub
+    from hf_ft.inputs.decoded_cache import keep_decoded
     from hf_ft.model.freeze import freeze
-    from hf_ft.train.build import build_tuner
-    from hf_ft.train.decoded import keep_decoded
-    from hf_ft.train.frontier import use_frontier
-    from hf_ft.train.processes import start_processes
-    from hf_ft.train.selftest import check_loss_division, check_metrics, probe_step
+    from hf_ft.report import hub
+    from hf_ft.train.assemble import build_tuner
+    from hf_ft.train.distributed import start_processes
+    from hf_ft.train.preflight import check_loss_division, check_metrics, probe_step
     from hf_ft.train.threads import settle_threads
 
     publishing = hub.check_publish(recipe.publish, start_processes())
@@ -292,13 +296,28 @@ def new_task(recipe: Recipe) -> Task:
     return task_class(recipe.task, recipe.augment, recipe.loss, recipe.evaluate.extra)
 
 
-def main() -> None:
-    """`python -m hf_ft.run RECIPE [key=value ...]`: the verb `run` of the command line."""
-    from hf_ft import cli
+def run(
+    recipe: Annotated[str, typer.Argument(help="The recipe, a YAML file.", show_default=False)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Argument(
+            help="Changes to the recipe: key.path=value, the value in YAML.", metavar="[KEY=VALUE]..."
+        ),
+    ] = None,
+    resume: Annotated[
+        str, typer.Option(help="auto: go on with an unfinished run of this recipe; never; must.")
+    ] = "auto",
+    profile: Annotated[bool, typer.Option("--profile", help="Say where the time of training went.")] = False,
+) -> None:
+    """Fine-tune a model and verify it.
 
-    sys.argv.insert(1, "run")
-    cli.main()
+    recipe -> data -> model -> train -> evaluate -> save -> verify -> report -> publish
+    """
+    finetune(load_recipe(recipe, overrides or ()), resume=resume, profile=profile)
 
 
 if __name__ == "__main__":
-    main()
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode=None)
+    app.command()(run)
+    with exit_codes():
+        app()

@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from hf_ft.data.table import Table
-    from hf_ft.model.load import Loaded
     from hf_ft.recipe.schema import ModelSection
 
 Row = dict[str, Any]
@@ -33,6 +31,25 @@ Batch = dict[str, Any]
 # Keys that the engine adds to every batch and never hands to the model: the row's index in its split [B], and
 # whether the row counts [B] (False where a row only fills up the last batch of a process).
 ENGINE_KEYS = ("row", "real")
+# The key under which a batch carries the cached activations of its rows, from which the forward pass starts.
+PREFIX = "prefix"
+
+
+class Rows(Protocol):
+    """The raw rows of one split: a sequence that makes a row when it is asked for one."""
+
+    # One name a row, unique over all splits.
+    ids: Sequence[str]
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Row: ...
+
+    def select(self, indices: Sequence[int]) -> Rows:
+        """Give the rows at these positions, in this order."""
+
+    def column(self, name: str) -> list[Any]:
+        """Give all values of a role, or of a column of the source; rows that are made lazily have none."""
 
 
 @dataclass(frozen=True)
@@ -78,6 +95,26 @@ class Inspection:
     problem: str | None = None
     digest: str | None = None
     perceptual: int | None = None
+
+
+@dataclass
+class Loaded:
+    """A model that is ready to be frozen and trained.
+
+    Args:
+        model: the model, float32, in eval mode.
+        new: names of the parameters that no checkpoint gave: the head's, or all when built from scratch.
+        source: `name`, `revision` and `commit` of the checkpoint, and `content`, the hash of the weights
+            taken from it.
+        notes: what a person should know about the loading.
+        processor: what turns raw inputs into tensors; set by the task.
+    """
+
+    model: Any
+    new: list[str]
+    source: dict[str, Any]
+    notes: list[str] = field(default_factory=list)
+    processor: Any = None
 
 
 class Metrics(Protocol):
@@ -186,11 +223,11 @@ class Task:
 
     # Data
 
-    def times(self, table: Table) -> np.ndarray | None:
+    def times(self, rows: Any) -> np.ndarray | None:
         """Give the moment of each row where rows are steps in time and splits are cut by it, else None."""
         return None
 
-    def examples(self, splits: dict[str, Table]) -> dict[str, Any]:
+    def examples(self, splits: dict[str, Any]) -> dict[str, Any]:
         """Turn the tables of the splits into sequences of rows; a time series makes its windows here, lazily.
 
         Each sequence has `len`, `[index] -> Row`, and `ids`. The default: one table row is one example.

@@ -26,12 +26,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.errors import VerifyError
+from hf_ft.storage.atomic import write_json, write_text
 
 if TYPE_CHECKING:
     from hf_ft.data.prepare import Prepared
     from hf_ft.model.freeze import Frozen
     from hf_ft.task import Evaluation, Row, Task
-    from hf_ft.train.selftest import SelfTest
+    from hf_ft.train.preflight import SelfTest
 
 ITEMS = ("reload", "frozen", "counted", "loss", "labels", "contents", "provenance")
 CHECKSUMS = "model.sha256"
@@ -114,7 +115,7 @@ def gate(
 def write_checksums(run_folder: Path) -> None:
     """Write down which files the gate is about to judge, as `sha256sum --check model.sha256` reads them."""
     lines = [f"{digest}  model/{name}\n" for name, digest in checksums(run_folder / "model").items()]
-    (run_folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
+    write_text(run_folder / CHECKSUMS, "".join(lines))
 
 
 def checksums(folder: Path) -> dict[str, str]:
@@ -144,7 +145,7 @@ def run_checks(checks: Mapping[str, Callable[[], str]], folder: Path) -> list[It
             items.append(Item(name, True, check()))
         except VerifyError as error:
             items.append(Item(name, False, str(error)))
-    (folder / "verify.json").write_text(json.dumps([asdict(item) for item in items], indent=2))
+    write_json(folder / "verify.json", [asdict(item) for item in items], indent=2)
     failed = [f"\n  {item.name}: {item.detail}" for item in items if not item.passed]
     if failed:
         raise VerifyError(f"the run is not done, see {folder / 'verify.json'}:{''.join(failed)}")

@@ -8,9 +8,8 @@ import tiny
 import torch
 
 from hf_ft.evaluate.metrics import CLASSIFICATION_DIRECTIONS, ClassificationMetrics
-from hf_ft.model.load import Loaded
 from hf_ft.recipe.schema import Section
-from hf_ft.task import Inspection, Role, Task
+from hf_ft.task import Inspection, Loaded, Role, Task
 
 
 class Options(Section):

@@ -53,12 +53,12 @@ def test_a_bad_recipe_exits_with_two_and_no_traceback(hf_ft_command, tmp_path):
 
 
 def test_another_error_exits_with_one(hf_ft_command, monkeypatch, tmp_path):
-    import hf_ft.recipe
+    import hf_ft.run
 
     def broken(recipe, overrides):
         raise DataError("a.csv: no such file")
 
-    monkeypatch.setattr(hf_ft.recipe, "load_recipe", broken)
+    monkeypatch.setattr(hf_ft.run, "load_recipe", broken)
     assert hf_ft_command("run", "r.yaml") == (1, "", "a.csv: no such file\n")
 
 
@@ -128,7 +128,7 @@ def test_recipes_lists_each_example_with_its_first_line(hf_ft_command, monkeypat
 
 
 def test_every_example_is_a_valid_recipe():
-    from hf_ft.recipe import load_recipe
+    from hf_ft.recipe.read import load_recipe
 
     for file in cli.example_recipes():
         assert file.read_text(encoding="utf-8").startswith("# "), file.name

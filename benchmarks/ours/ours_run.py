@@ -19,9 +19,9 @@ from clock import Clock
 from curve import Curve
 
 import hf_ft.run
-import hf_ft.train.build
+import hf_ft.train.assemble
 from hf_ft import load_recipe
-from hf_ft.train import selftest
+from hf_ft.train import preflight as selftest
 
 
 class Timed:

@@ -17,7 +17,7 @@ from hf_ft import load_recipe
 from hf_ft.data.prepare import prepare
 from hf_ft.model.freeze import freeze
 from hf_ft.run import new_task
-from hf_ft.train.build import build_tuner
+from hf_ft.train.assemble import build_tuner
 
 
 def main() -> None:

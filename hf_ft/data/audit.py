@@ -15,13 +15,14 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_ft.data.code import task_source_hash
 from hf_ft.data.duplicates import Duplicates, find_duplicates
 from hf_ft.data.labels import count_classes
-from hf_ft.data.names import listing
-from hf_ft.data.stamps import FileState, Known, read_whole, recall, remember, stamp, write_whole
 from hf_ft.errors import DataError
+from hf_ft.storage.atomic import read_json, write_json
+from hf_ft.storage.row_hash import FileState, Known, recall, remember, stamp
+from hf_ft.storage.source_hash import task_source_hash
 from hf_ft.task import Inspection
+from hf_ft.text_utils import listing
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -195,7 +196,7 @@ def _inspect_split(
         # What cannot be kept is looked at again by the next run.
         with suppress(OSError):
             if not cached:
-                write_whole(folder / name, [asdict(entry) for entry in inspections])
+                write_json(folder / name, [asdict(entry) for entry in inspections])
             remember(folder, rows, code, Known(name, content.hexdigest(), files))
     return _Seen(inspections, classes, cached, content.hexdigest(), name)
 
@@ -213,7 +214,7 @@ def _inspect_all(task: Task, rows: Any, step: Callable[[int], None]) -> list[Ins
 
 def _kept(path: Path, rows: int) -> list[Inspection] | None:
     """Read the inspections of as many rows; None where they are not there, or damaged."""
-    found = read_whole(path, list)
+    found = read_json(path, list)
     try:
         return [Inspection(**entry) for entry in found] if found is not None and len(found) == rows else None
     except TypeError:

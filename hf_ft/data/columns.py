@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from hf_ft.data.names import hint, listing, nearest
 from hf_ft.errors import DataError
+from hf_ft.text_utils import hint, listing, nearest
 
 if TYPE_CHECKING:
     from hf_ft.task import Role

@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_ft.data.folders import media_kind
-from hf_ft.data.names import listing
 from hf_ft.errors import DataError
+from hf_ft.text_utils import listing, media_kind
 
 if TYPE_CHECKING:
     from datasets import Dataset

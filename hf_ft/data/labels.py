@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from hf_ft.data.names import hint, listing, natural_key
 from hf_ft.errors import DataError
+from hf_ft.text_utils import hint, listing, natural_key
 
 
 @dataclass(frozen=True)

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.data.audit import Findings, audit, write_bad
-from hf_ft.data.cache import cache_folder
-from hf_ft.data.decoded import DecodedRows
-from hf_ft.data.examples import EncodedRows
+from hf_ft.data.dataset import EncodedRows
 from hf_ft.data.sources import as_datasets, on_hub, read_source
 from hf_ft.data.splits import make_splits
 from hf_ft.data.table import Table
 from hf_ft.errors import DataError
+from hf_ft.inputs.decoded_rows import DecodedRows
+from hf_ft.storage.atomic import write_json
+from hf_ft.storage.cache_folder import cache_folder
 
 if TYPE_CHECKING:
     from hf_ft.recipe.schema import Recipe
@@ -61,7 +61,7 @@ class Prepared:
 
     def write(self, folder: Path) -> None:
         """Write data.json, and bad.csv where rows were left out."""
-        (folder / "data.json").write_text(json.dumps(self.info, indent=2, ensure_ascii=False))
+        write_json(folder / "data.json", self.info, indent=2)
         if self.findings.bad:
             write_bad(self.findings.bad, folder / "bad.csv")
 

@@ -18,9 +18,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_ft.data.cache import build_once, cache_folder
-from hf_ft.data.names import hint, listing
 from hf_ft.errors import DataError, ModelError
+from hf_ft.storage.cache_folder import build_once, cache_folder
+from hf_ft.text_utils import hint, listing
 
 if TYPE_CHECKING:
     from datasets import Dataset

@@ -16,10 +16,10 @@ from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_ft.data.class_folders import ROW_ID, read_class_folders, visible
 from hf_ft.data.files import download, format_of, from_frame, from_records, read_files
-from hf_ft.data.folders import ROW_ID, media_kind, read_class_folders, visible
-from hf_ft.data.names import hint, listing, natural_key, split_of
 from hf_ft.errors import DataError
+from hf_ft.text_utils import hint, listing, media_kind, natural_key, split_of
 
 if TYPE_CHECKING:
     from datasets import Dataset

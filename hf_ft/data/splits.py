@@ -8,20 +8,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from hf_ft.data.class_folders import ROW_ID
 from hf_ft.data.columns import map_columns
-from hf_ft.data.draws import draw_distinct, draw_groups, draw_latest, sample
-from hf_ft.data.folders import ROW_ID
 from hf_ft.data.labels import are_amounts, count_classes, name_of
-from hf_ft.data.names import hint, listing, split_of
+from hf_ft.data.split_sampling import draw_distinct, draw_groups, draw_latest, sample
 from hf_ft.data.table import Table
-from hf_ft.data.text import digest
 from hf_ft.errors import DataError
+from hf_ft.text_utils import hint, listing, split_of, text_digest
 
 if TYPE_CHECKING:
     import numpy as np
     from datasets import Dataset
 
-    from hf_ft.data.draws import Draw
+    from hf_ft.data.split_sampling import Draw
     from hf_ft.recipe.schema import DataSection, SplitSection
     from hf_ft.task import Role
 
@@ -269,7 +268,8 @@ def _first_equal(table: Table, roles: Mapping[str, Role]) -> np.ndarray:
         return np.arange(len(table))
     places: dict[str, int] = {}
     rows = zip(*(table.column(column) for column in columns), strict=True)
-    return np.asarray([places.setdefault(digest(map(str, texts)), row) for row, texts in enumerate(rows)])
+    digests = (text_digest(map(str, texts)) for texts in rows)
+    return np.asarray([places.setdefault(digest, row) for row, digest in enumerate(digests)])
 
 
 def _parts(column: str | list[str]) -> list[str]:

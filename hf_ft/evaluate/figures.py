@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from hf_ft.evaluate.lettering import lettering
+from hf_ft.evaluate.figure_fonts import lettering
 from hf_ft.task import Figure
 
 INK = "#1b1d21"

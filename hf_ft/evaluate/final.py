@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from hf_ft.evaluate.intervals import bootstrap_interval
+from hf_ft.evaluate.bootstrap import bootstrap_interval
 
 if TYPE_CHECKING:
     from hf_ft.data.prepare import Prepared

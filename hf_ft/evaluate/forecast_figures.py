@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from hf_ft.evaluate.figure_fonts import lettering
 from hf_ft.evaluate.figures import BAD, GOOD, INK, _bare, _figure
-from hf_ft.evaluate.lettering import lettering
 from hf_ft.task import Evaluation, Figure
 
 # One-step forecasts are drawn as one line over so many windows, longer ones as so many windows side by side.

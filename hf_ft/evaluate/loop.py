@@ -12,7 +12,7 @@ from hf_ft.task import Evaluation, Task
 if TYPE_CHECKING:
     import torch
 
-    from hf_ft.data.examples import EncodedRows
+    from hf_ft.data.dataset import EncodedRows
 
 
 def evaluate_rows(
@@ -51,8 +51,8 @@ def evaluate_rows(
     from torch.utils.data import DataLoader
 
     from hf_ft.data.device import to_device
-    from hf_ft.data.sampler import EvalBatchSampler, forward_batch, numbers_in
-    from hf_ft.model.frontier import forward
+    from hf_ft.data.samplers import EvalBatchSampler, forward_batch, numbers_in
+    from hf_ft.model.forward import forward
 
     state = PartialState()
     device = device or next(model.parameters()).device

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from hf_ft.errors import DataError, RecipeError
-from hf_ft.evaluate.columns import Column, Scores, check_finite, same_length
-from hf_ft.evaluate.extra import ExtraMetric, load_shipped
+from hf_ft.evaluate.extra_metrics import ExtraMetric, load_shipped
 from hf_ft.evaluate.formulas import FROM_CONFUSION, FROM_VALUES, per_class, roc_area
+from hf_ft.evaluate.metric_arrays import Column, Scores, check_finite, same_length
 
 # metric -> whether a greater value is better.
 CLASSIFICATION_DIRECTIONS = {

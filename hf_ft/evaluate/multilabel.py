@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from hf_ft.errors import DataError, RecipeError
-from hf_ft.evaluate.columns import Column, Scores, check_finite, same_length
-from hf_ft.evaluate.extra import load_shipped
+from hf_ft.evaluate.extra_metrics import load_shipped
 from hf_ft.evaluate.formulas import average_precision, ratio, roc_area
+from hf_ft.evaluate.metric_arrays import Column, Scores, check_finite, same_length
 
 # metric -> whether a greater value is better.
 MULTILABEL_DIRECTIONS = {

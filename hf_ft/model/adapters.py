@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.errors import ModelError
-from hf_ft.model.parts import Part
+from hf_ft.model.blocks import Part
 
 if TYPE_CHECKING:
     import torch
@@ -30,7 +30,7 @@ def check_method(name: str | None) -> None:
     Raises:
         ModelError: unknown, or a method that works on prompts; the message says why and what is near.
     """
-    from hf_ft.recipe.arguments import peft_methods, unusable_method, usable_methods
+    from hf_ft.recipe.library_arguments import peft_methods, unusable_method, usable_methods
 
     if name in usable_methods():
         return
@@ -131,7 +131,7 @@ def _config(method: str, options: Mapping[str, Any]) -> Any:
     from peft.mapping import PEFT_TYPE_TO_CONFIG_MAPPING
     from peft.utils import PeftType
 
-    from hf_ft.recipe.arguments import method_arguments
+    from hf_ft.recipe.library_arguments import method_arguments
 
     known = method_arguments(method)
     for key in sorted(set(options) - set(known)):
@@ -321,7 +321,7 @@ def _numbers(layer: Any) -> torch.Tensor:
 
 
 def _start_options(method: str) -> str:
-    from hf_ft.recipe.arguments import method_arguments
+    from hf_ft.recipe.library_arguments import method_arguments
 
     return ", ".join(key for key in method_arguments(method) if key.startswith("init_")) or "no option"
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.errors import ModelError
+from hf_ft.model.blocks import Part, find_parts, last_parts
 from hf_ft.model.head import head_modules
 from hf_ft.model.load import fingerprint
-from hf_ft.model.parts import Part, find_parts, last_parts
 
 if TYPE_CHECKING:
     import torch

@@ -12,37 +12,17 @@ import difflib
 import hashlib
 import importlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.errors import ModelError
 from hf_ft.model.head import check_report, some
+from hf_ft.task import Loaded
 
 if TYPE_CHECKING:
     import torch
 
     from hf_ft.recipe.schema import ModelSection
-
-
-@dataclass
-class Loaded:
-    """A model that is ready to be frozen and trained.
-
-    Args:
-        model: the model, float32, in eval mode.
-        new: names of the parameters that no checkpoint gave: the head's, or all when built from scratch.
-        source: `name`, `revision` and `commit` of the checkpoint, and `content`, the hash of the weights
-            taken from it.
-        notes: what a person should know about the loading.
-        processor: what turns raw inputs into tensors; set by the task.
-    """
-
-    model: Any
-    new: list[str]
-    source: dict[str, Any]
-    notes: list[str] = field(default_factory=list)
-    processor: Any = None
 
 
 @contextlib.contextmanager

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.data.device import to_device
-from hf_ft.data.sampler import batches_of, forward_batch, numbers_in
-from hf_ft.discovery import get_task
+from hf_ft.data.samplers import batches_of, forward_batch, numbers_in
 from hf_ft.errors import ModelError
+from hf_ft.model.allocator import memory_kept
 from hf_ft.model.head import check_report
-from hf_ft.model.layout import choose_layout, fold_batch_norms
 from hf_ft.model.load import find_class, fingerprint_without, from_pretrained, load_saved, resolve
-from hf_ft.model.memory import memory_kept
+from hf_ft.model.memory_format import choose_layout, fold_batch_norms
 from hf_ft.model.save import TASK_FILE
+from hf_ft.registry import get_task
 from hf_ft.task import Item, Row, Task
 
 if TYPE_CHECKING:

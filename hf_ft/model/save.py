@@ -6,17 +6,15 @@ adapter/   only for adapters, beside it: the adapter, the same task.json, and th
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
-import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.errors import ModelError
 from hf_ft.model.load import quiet
+from hf_ft.storage.atomic import new_folder
 
 if TYPE_CHECKING:
     from hf_ft.model.freeze import Frozen
@@ -52,12 +50,12 @@ def save_model(
     if adapted and source is None:
         raise ModelError("an adapter is saved with the base it belongs to; pass source=Loaded.source")
     plain = merged(network) if adapted else network
-    with replaced(folder) as fresh, quiet():
+    with new_folder(folder) as fresh, quiet():
         plain.save_pretrained(fresh)
         _save_rest(task, fresh, source and _without_path(source))
         _check_complete(plain, fresh)
     if adapted and source is not None:
-        with replaced(folder.parent / "adapter") as fresh, quiet():
+        with new_folder(folder.parent / "adapter") as fresh, quiet():
             _save_adapter(network, plain.config, fresh, source)
             _save_rest(task, fresh, source)
     return folder
@@ -128,23 +126,3 @@ def _product(shape: list[int]) -> int:
     for size in shape:
         result *= size
     return result
-
-
-@contextlib.contextmanager
-def replaced(folder: Path) -> Iterator[Path]:
-    """Give an empty folder beside this one, and put it in place if all goes well; else change nothing."""
-    folder = folder.absolute()
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    fresh = folder.with_name(f".{folder.name}.new-{os.getpid()}")
-    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
-    fresh.mkdir()
-    try:
-        yield fresh
-        if folder.exists():
-            folder.rename(old)
-        fresh.rename(folder)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-        if old.exists() and not folder.exists():
-            old.rename(folder)
-        shutil.rmtree(old, ignore_errors=True)

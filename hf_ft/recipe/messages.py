@@ -9,8 +9,8 @@ from typing import Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
-from hf_ft.recipe.arguments import method_arguments, usable_methods
-from hf_ft.recipe.names import ALIASES, REMOVED, RESERVED
+from hf_ft.recipe.library_arguments import method_arguments, usable_methods
+from hf_ft.recipe.reserved_keys import ALIASES, REMOVED, RESERVED
 from hf_ft.recipe.schema import Recipe
 from hf_ft.recipe.yaml_text import Path
 

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 from pydantic import ValidationError
 
 from hf_ft.errors import RecipeError
-from hf_ft.recipe.arguments import peft_methods, unusable_method, usable_methods
-from hf_ft.recipe.build import STRATEGIES, recipe_model
+from hf_ft.recipe.library_arguments import peft_methods, unusable_method, usable_methods
 from hf_ft.recipe.messages import describe, explain, one_of
-from hf_ft.recipe.names import REMOTE_CODE, REMOTE_CODE_ADVICE, SECRET_ADVICE, SECRETS
+from hf_ft.recipe.reserved_keys import REMOTE_CODE, REMOTE_CODE_ADVICE, SECRET_ADVICE, SECRETS
 from hf_ft.recipe.schema import Recipe
+from hf_ft.recipe.task_schema import STRATEGIES, recipe_model
 from hf_ft.recipe.yaml_text import MAXIMUM_DEPTH, Document, Path, read_yaml
 
 if TYPE_CHECKING:
@@ -180,7 +180,7 @@ def apply_override(document: Document, override: str) -> None:
 
 def find_task(value: dict[str, Any], problems: list[tuple[Path, str]]) -> tuple[type[Task] | None, str]:
     """Find the task's class; a problem if there is none."""
-    from hf_ft.discovery import get_task, list_tasks
+    from hf_ft.registry import get_task, list_tasks
 
     section = value.get("task")
     name = section.get("name") if isinstance(section, dict) else None

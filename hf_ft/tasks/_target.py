@@ -14,8 +14,8 @@ from hf_ft.task import Batch, Evaluation, Figure, Metrics, Task
 if TYPE_CHECKING:
     import torch
 
-    from hf_ft.tasks._classes import SingleLabel
-    from hf_ft.tasks._number import Number
+    from hf_ft.targets.classes import SingleLabel
+    from hf_ft.targets.numbers import Number
 
 
 class TargetTask(Task):

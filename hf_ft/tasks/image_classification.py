@@ -11,17 +11,17 @@ from pydantic import Field
 from hf_ft.errors import DataError
 from hf_ft.evaluate.metrics import CLASSIFICATION_DIRECTIONS
 from hf_ft.recipe.schema import PositiveFloat, Section
+from hf_ft.targets.classes import SingleLabel
 from hf_ft.task import Batch, Inspection, Item, Ready, Role, Row
-from hf_ft.tasks._classes import SingleLabel
 from hf_ft.tasks._target import TargetTask
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from hf_ft.data.pixels import Pixels
-    from hf_ft.model.load import Loaded
+    from hf_ft.inputs.image_processor import Pixels
     from hf_ft.recipe.schema import ModelSection
+    from hf_ft.task import Loaded
 
 IMAGE_FILES = {".png", ".jpg", ".jpeg", ".bmp", ".gif", ".webp", ".tif", ".tiff", ".ppm"}
 
@@ -104,7 +104,7 @@ class ImageClassification(TargetTask):
 
     def inspect(self, row: Row) -> Inspection:
         """Decode the picture once: is it readable, and what are its digest and perceptual hash?"""
-        from hf_ft.data.images import content_digest, open_image, perceptual_hash
+        from hf_ft.inputs.image_transforms import content_digest, open_image, perceptual_hash
 
         try:
             image = open_image(row["image"], row["id"])
@@ -130,8 +130,8 @@ class ImageClassification(TargetTask):
 
     def notes(self, rows: Mapping[str, Any]) -> list[str]:
         """How pixels reach the model, tried on training pictures."""
-        from hf_ft.data.images import open_image
-        from hf_ft.data.pixels import pixels_of
+        from hf_ft.inputs.image_processor import pixels_of
+        from hf_ft.inputs.image_transforms import open_image
 
         train = rows["train"]
         few = [train[index] for index in sorted({0, len(train) // 2, len(train) - 1})]
@@ -173,8 +173,8 @@ class ImageClassification(TargetTask):
     def _encode_pixels(self, rows: Sequence[Row], rngs: Sequence[np.random.Generator] | None) -> torch.Tensor:
         import torch
 
-        from hf_ft.data.images import augmentation, open_image
-        from hf_ft.data.pixels import pixels_of, whole
+        from hf_ft.inputs.image_processor import pixels_of, whole
+        from hf_ft.inputs.image_transforms import augmentation, open_image
 
         mixed = rngs is not None and self.mixes
         if all(isinstance(row["image"], Ready) for row in rows):
@@ -194,7 +194,7 @@ class ImageClassification(TargetTask):
         """Gather pictures that are kept as they leave the processor's geometry; others go one by one."""
         import torch
 
-        from hf_ft.data.decoded import DecodedRows
+        from hf_ft.inputs.decoded_rows import DecodedRows
 
         if not (isinstance(rows, DecodedRows) and rows.ready):
             return None
@@ -209,8 +209,8 @@ class ImageClassification(TargetTask):
         import numpy as np
         import torch
 
-        from hf_ft.data.images import open_image
-        from hf_ft.data.pixels import pixels_of
+        from hf_ft.inputs.image_processor import pixels_of
+        from hf_ft.inputs.image_transforms import open_image
 
         images = [open_image(row["image"], row["id"]) for row in rows]
         if not ready:
@@ -220,7 +220,7 @@ class ImageClassification(TargetTask):
 
     def media_numbers(self, row: Row) -> int:
         """Three numbers a pixel."""
-        from hf_ft.data.images import count_pixels
+        from hf_ft.inputs.image_transforms import count_pixels
 
         return 3 * count_pixels(row["image"], row["id"])
 
@@ -236,7 +236,7 @@ class ImageClassification(TargetTask):
 
     def mix(self, item: Item, other: Item, rng: np.random.Generator) -> Item:
         """Mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019), a coin deciding where both are on."""
-        from hf_ft.data.images import cutmix, mixup
+        from hf_ft.inputs.image_transforms import cutmix, mixup
 
         methods = [(mixup, self.augment.mixup), (cutmix, self.augment.cutmix)]
         wanted = [(method, alpha) for method, alpha in methods if alpha > 0]
@@ -265,7 +265,7 @@ class ImageClassification(TargetTask):
         """Pixels that came as uint8 become the processor's own floats [B, C, H, W]."""
         import torch
 
-        from hf_ft.data.pixels import pixels_of
+        from hf_ft.inputs.image_processor import pixels_of
 
         pixels = batch.get("pixel_values")
         if pixels is None or pixels.dtype != torch.uint8:
@@ -278,7 +278,7 @@ class ImageClassification(TargetTask):
 
     def thumbnail(self, row: Row) -> str:
         """The picture, at most 96 pixels wide."""
-        from hf_ft.data.images import open_image, thumbnail
+        from hf_ft.inputs.image_transforms import open_image, thumbnail
 
         return thumbnail(open_image(row["image"], row["id"]))
 

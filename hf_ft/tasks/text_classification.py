@@ -8,24 +8,24 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from hf_ft.data.labels import find_problem
-from hf_ft.data.names import listing
 from hf_ft.data.table import Table
-from hf_ft.data.text import digest, joined, problem_of
-from hf_ft.data.tokens import KNOWN_NAMES, KeptTokens, keep_tokens
 from hf_ft.errors import DataError, RecipeError
 from hf_ft.evaluate.metrics import CLASSIFICATION_DIRECTIONS, REGRESSION_DIRECTIONS
 from hf_ft.evaluate.multilabel import MULTILABEL_DIRECTIONS
+from hf_ft.inputs.text_rows import joined, problem_of
+from hf_ft.inputs.token_cache import KNOWN_NAMES, KeptTokens, keep_tokens
 from hf_ft.recipe.schema import Fraction, PositiveFloat, Section
+from hf_ft.targets.classes import MultiLabel, SingleLabel
+from hf_ft.targets.numbers import Number
 from hf_ft.task import Batch, Inspection, Item, Role, Row
-from hf_ft.tasks._classes import MultiLabel, SingleLabel
-from hf_ft.tasks._number import Number
 from hf_ft.tasks._target import TargetTask
+from hf_ft.text_utils import listing, text_digest
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from hf_ft.model.load import Loaded
     from hf_ft.recipe.schema import ModelSection
+    from hf_ft.task import Loaded
 
 _TEXT_COLUMNS = (
     "sentence content review question document message sms tweet comment body sentence1 premise question1"
@@ -124,7 +124,7 @@ class TextClassification(TargetTask):
         for text in texts:
             if (problem := problem_of(text)) is not None:
                 return Inspection(problem=problem)
-        return Inspection(digest=digest(self._joined(text) for text in texts))
+        return Inspection(digest=text_digest(self._joined(text) for text in texts))
 
     def fit(self, train: Any) -> None:
         """Settle the kind of problem, and learn the classes or the scale from the training rows."""
@@ -169,8 +169,8 @@ class TextClassification(TargetTask):
 
     def load(self, section: ModelSection) -> Loaded:
         """Load a sequence classifier sized for the target, and its tokenizer, made to fit each other."""
+        from hf_ft.inputs.tokenizer import load_tokenizer
         from hf_ft.model.load import load_model
-        from hf_ft.model.tokenizer import load_tokenizer
 
         loaded = load_model(self.auto_class, section, self.target.config)
         loaded.processor, notes = load_tokenizer(section, loaded.model, self.options.max_length)
@@ -294,7 +294,7 @@ class TextClassification(TargetTask):
 
     def read_inputs(self, inputs: Any) -> list[Row]:
         """Texts, pairs as tuples, dicts, a DataFrame, or the path of a CSV, JSON lines or Parquet file."""
-        from hf_ft.data.text import read_texts
+        from hf_ft.inputs.text_rows import read_texts
 
         return read_texts(inputs, self.columns)
 

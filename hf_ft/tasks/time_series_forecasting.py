@@ -8,22 +8,22 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from hf_ft.data.scaler import Scaler
-from hf_ft.data.series import Channels, SeriesOptions, read_series, table_times
-from hf_ft.data.windows import Shape, Windows, cut_windows
 from hf_ft.errors import DataError
-from hf_ft.evaluate.forecasting import FORECASTING_DIRECTIONS
+from hf_ft.evaluate.forecast_metrics import FORECASTING_DIRECTIONS
+from hf_ft.inputs.series.scaler import Scaler
+from hf_ft.inputs.series.series_table import Channels, SeriesOptions, read_series, table_times
+from hf_ft.inputs.series.windows import Shape, Windows, cut_windows
 from hf_ft.recipe.schema import PositiveInt
+from hf_ft.targets.pointwise_loss import PointwiseLoss, row_losses
 from hf_ft.task import Batch, Evaluation, Figure, Inspection, Item, Metrics, Role, Row, Task
-from hf_ft.tasks._pointwise import PointwiseLoss, row_losses
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
     from hf_ft.data.table import Table
-    from hf_ft.model.load import Loaded
     from hf_ft.recipe.schema import ModelSection
+    from hf_ft.task import Loaded
 
 
 class Options(SeriesOptions):
@@ -57,7 +57,7 @@ class TimeSeriesForecasting(Task):
 
     name = "time-series-forecasting"
     summary = "a history in, the steps that follow out (PatchTST, PatchTSMixer)"
-    auto_class = "hf_ft.model.series:AutoModelForForecasting"
+    auto_class = "hf_ft.inputs.series.series_models:AutoModelForForecasting"
     roles: ClassVar = {
         "timestamp": Role("the time of the step", usual=("date", "datetime", "time", "ds")),
         "target": Role(
@@ -84,9 +84,9 @@ class TimeSeriesForecasting(Task):
 
     # Data
 
-    def times(self, table: Table) -> np.ndarray:
+    def times(self, rows: Table) -> np.ndarray:
         """Splits are cut by time."""
-        return table_times(table, self.options)
+        return table_times(rows, self.options)
 
     def examples(self, splits: dict[str, Table]) -> dict[str, Windows]:
         """Cut windows, lazily; a validation or test window may have its history in the split before."""
@@ -99,7 +99,7 @@ class TimeSeriesForecasting(Task):
 
     def notes(self, rows: Mapping[str, Windows]) -> list[str]:
         """Gaps, missing values and windows that were left out; the step and the season."""
-        from hf_ft.data.steps import spoken
+        from hf_ft.inputs.series.step_checks import spoken
 
         series = rows["train"].series
         kinds = [
@@ -114,7 +114,7 @@ class TimeSeriesForecasting(Task):
 
     def fit(self, train: Windows) -> None:
         """Learn every column's scale, and the seasonal naive forecast's error, from the training rows."""
-        from hf_ft.evaluate.forecast_baselines import default_season, naive_error
+        from hf_ft.inputs.series.forecast_baselines import default_season, naive_error
 
         series = train.series
         own = series.split == 0
@@ -154,7 +154,7 @@ class TimeSeriesForecasting(Task):
 
     def load(self, section: ModelSection) -> Loaded:
         """Load a forecaster with a channel for every column; only those of the targets are scored."""
-        from hf_ft.model.series import load_series_model
+        from hf_ft.inputs.series.series_models import load_series_model
 
         covariates = len(self.channels.values) + len(self.channels.ahead) - len(self.channels.target)
         return load_series_model(
@@ -250,7 +250,7 @@ class TimeSeriesForecasting(Task):
 
     def metrics(self) -> Metrics:
         """Errors in original units and standardised, by target, step ahead and hour of day."""
-        from hf_ft.evaluate.forecasting import ForecastMetrics
+        from hf_ft.evaluate.forecast_metrics import ForecastMetrics
 
         units = [self.options.units.get(target, "") for target in self.channels.target]
         std = self._target_scaler.std
@@ -258,7 +258,7 @@ class TimeSeriesForecasting(Task):
 
     def baseline(self, train: Windows, rows: Windows) -> dict[str, float]:
         """The last value; the value a season ago; gradient-boosted trees on the same lags."""
-        from hf_ft.evaluate.forecast_baselines import Trees, forecast_baselines
+        from hf_ft.inputs.series.forecast_baselines import Trees, forecast_baselines
 
         if self.options.trees and self._trees is None:
             self._trees = Trees(train, self.season, seed=0)
@@ -305,7 +305,7 @@ class TimeSeriesForecasting(Task):
         Columns that are known ahead must go on for `horizon` steps after the last target value. A list of
         rows that hold a `history` is taken as it is.
         """
-        from hf_ft.data.latest import latest_windows
+        from hf_ft.inputs.series.latest_windows import latest_windows
 
         if (
             isinstance(inputs, (list, tuple))

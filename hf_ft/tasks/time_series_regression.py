@@ -9,20 +9,20 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field
 
-from hf_ft.data.scaler import Scaler
 from hf_ft.errors import DataError
 from hf_ft.evaluate.metrics import REGRESSION_DIRECTIONS
+from hf_ft.inputs.series.scaler import Scaler
 from hf_ft.recipe.schema import Section
+from hf_ft.targets.pointwise_loss import PointwiseLoss, row_losses
 from hf_ft.task import Batch, Evaluation, Figure, Inspection, Item, Role, Row, Task
-from hf_ft.tasks._pointwise import PointwiseLoss, row_losses
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
     from hf_ft.evaluate.metrics import RegressionMetrics
-    from hf_ft.model.load import Loaded
     from hf_ft.recipe.schema import ModelSection
+    from hf_ft.task import Loaded
 
 
 class Options(Section):
@@ -46,7 +46,7 @@ class TimeSeriesRegression(Task):
 
     name = "time-series-regression"
     summary = "a whole series in, one number out (PatchTST, PatchTSMixer)"
-    auto_class = "hf_ft.model.series:AutoModelForTimeSeriesRegression"
+    auto_class = "hf_ft.inputs.series.series_models:AutoModelForTimeSeriesRegression"
     roles: ClassVar = {
         "series": Role(
             "the values: a column of lists, or one for each channel", several=True, usual=("values", "dim_0")
@@ -88,7 +88,7 @@ class TimeSeriesRegression(Task):
         """Give the series of a row, float64 [steps, channels]."""
         import numpy as np
 
-        from hf_ft.data.series import fill
+        from hf_ft.inputs.series.series_table import fill
 
         try:
             values = np.asarray(row["series"], dtype=np.float64)
@@ -166,7 +166,7 @@ class TimeSeriesRegression(Task):
 
     def load(self, section: ModelSection) -> Loaded:
         """Load a regression model with an output for each target."""
-        from hf_ft.model.series import load_series_model
+        from hf_ft.inputs.series.series_models import load_series_model
 
         return load_series_model(
             self.auto_class,

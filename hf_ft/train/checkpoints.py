@@ -18,7 +18,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 import random
 import shutil
 from collections.abc import Iterator
@@ -29,8 +28,9 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-from hf_ft.data.names import listing
 from hf_ft.errors import TrainError
+from hf_ft.storage.atomic import replace_folder
+from hf_ft.text_utils import listing
 
 WEIGHTS, FROZEN, MARKER = "model.safetensors", "frozen.safetensors", "complete.json"
 
@@ -184,12 +184,7 @@ def seal(temporary: Path, final: Path, before: Path | None = None) -> None:
         shared = earlier is not None and earlier.is_file() and path.samefile(earlier)
         files[path.name] = _marked(before)[FROZEN] if before and shared else _digest(path)
     _write_json(temporary / MARKER, files)
-    for path in temporary.iterdir():
-        with path.open("rb") as file:
-            os.fsync(file.fileno())
-    if final.exists():
-        shutil.rmtree(final)
-    temporary.rename(final)
+    replace_folder(temporary, final)
 
 
 def fault(folder: Path) -> str | None:

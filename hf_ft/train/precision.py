@@ -14,18 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from hf_ft.data.cache import cache_folder
 from hf_ft.data.device import to_device
-from hf_ft.data.stamps import read_whole, write_whole
 from hf_ft.errors import RecipeError
-from hf_ft.model.memory import memory_is_kept
-from hf_ft.train.turns import Turns, take_turns
-from hf_ft.train.unchanged import left_as_it_was
+from hf_ft.model.allocator import memory_is_kept
+from hf_ft.model.preserved_state import left_as_it_was
+from hf_ft.storage.atomic import read_json, write_json
+from hf_ft.storage.cache_folder import cache_folder
+from hf_ft.train.paired_timing import Turns, take_turns
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from hf_ft.data.examples import EncodedRows
+    from hf_ft.data.dataset import EncodedRows
     from hf_ft.task import Batch, Task
     from hf_ft.train.trainer import FineTuner
 
@@ -126,13 +126,13 @@ def settle_precision(setting: str, gain: Callable[[], Turns], folder: Path, *, u
 
     file = folder / _FILE
     # As the main process finds it: another might look when it has been written already, and measure alone.
-    found: list[Any] = [read_whole(file)]
+    found: list[Any] = [read_json(file)]
     broadcast_object_list(found)
     if setting == "auto" and found[0] is not None:
         return Precision(found[0]["name"], "as the run began")
     chosen = choose_precision(setting, gain, use_cpu=use_cpu)
     if PartialState().is_main_process:
-        write_whole(file, asdict(chosen))
+        write_json(file, asdict(chosen))
     return chosen
 
 
@@ -148,13 +148,13 @@ def settle_evaluation(tuner: FineTuner, folder: Path) -> None:
     from accelerate.utils import broadcast_object_list
 
     file = folder / _FILE
-    found: list[Any] = [read_whole(file) or {}]
+    found: list[Any] = [read_json(file) or {}]
     broadcast_object_list(found)
     tuner.exact = bool(found[0].setdefault("evaluated_in_full", tuner.exact))
     if not tuner.exact and tuner.kept is not None:
         tuner.eval_dataset = tuner.eval_dataset.encoded
     if tuner.accelerator.is_main_process:
-        write_whole(file, found[0])
+        write_json(file, found[0])
 
 
 def measured_gain(task: Task, model: nn.Module, rows: EncodedRows) -> Turns:
@@ -186,14 +186,14 @@ def measured_gain(task: Task, model: nn.Module, rows: EncodedRows) -> Turns:
     if measured[0].sure and PartialState().is_main_process:
         # What cannot be kept is measured again.
         with suppress(OSError):
-            write_whole(file, measured[0].pairs)
+            write_json(file, measured[0].pairs)
     return measured[0]
 
 
 def _read_turns(file: Path) -> Turns | None:
     """Read what an earlier run measured; None where there is nothing of the kind."""
     try:
-        pairs = tuple((float(usual), float(new)) for usual, new in read_whole(file, list))
+        pairs = tuple((float(usual), float(new)) for usual, new in read_json(file, list))
         found = Turns(pairs, earlier=True)
         return found if found.sure else None
     except (IndexError, TypeError, ValueError, ZeroDivisionError):

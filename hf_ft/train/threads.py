@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import broadcast_object_list
 
-from hf_ft.data.stamps import read_whole, write_whole
-from hf_ft.train.turns import take_turns
-from hf_ft.train.unchanged import left_as_it_was
+from hf_ft.model.preserved_state import left_as_it_was
+from hf_ft.storage.atomic import read_json, write_json
+from hf_ft.train.paired_timing import take_turns
 
 if TYPE_CHECKING:
     from hf_ft.train.trainer import FineTuner
@@ -40,7 +40,7 @@ def settle_threads(tuner: FineTuner, setting: int | str, folder: Path, *, resume
     """
     file = folder / _FILE
     # As the main process finds it: another might read while it is being written.
-    found: list[Any] = [read_whole(file) if resumed else None]
+    found: list[Any] = [read_json(file) if resumed else None]
     broadcast_object_list(found)
     if found[0] is not None:
         count, reason = int(found[0]["threads"]), "as the run began"
@@ -48,7 +48,7 @@ def settle_threads(tuner: FineTuner, setting: int | str, folder: Path, *, resume
         count, reason = choose_threads(tuner, setting)
     torch.set_num_threads(count)
     if tuner.accelerator.is_main_process:
-        write_whole(file, {"threads": count, "reason": reason})
+        write_json(file, {"threads": count, "reason": reason})
     return f"{count}: {reason}"
 
 

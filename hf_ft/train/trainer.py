@@ -20,22 +20,22 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from hf_ft.data.names import listing
-from hf_ft.data.sampler import GlobalBatchSampler, balanced_weights
+from hf_ft.data.samplers import GlobalBatchSampler, balanced_weights
 from hf_ft.errors import TrainError
 from hf_ft.evaluate.loop import evaluate_rows
-from hf_ft.model.frontier import forward
+from hf_ft.model.batch_norm_statistics import settle_batch_norms
+from hf_ft.model.forward import forward
 from hf_ft.model.load import fingerprint
-from hf_ft.model.mixed import full_precision
+from hf_ft.model.mixed_precision import full_precision
+from hf_ft.text_utils import listing
 from hf_ft.train import checkpoints
-from hf_ft.train.statistics import settle_batch_norms
 
 if TYPE_CHECKING:
-    from hf_ft.data.examples import EncodedRows
+    from hf_ft.activations.activation_cache import Kept
+    from hf_ft.data.dataset import EncodedRows
     from hf_ft.recipe.schema import Recipe
     from hf_ft.task import Batch, Evaluation, Task
     from hf_ft.train.arguments import BatchPlan
-    from hf_ft.train.frontier import Kept
 
 
 class FineTuner(Trainer):

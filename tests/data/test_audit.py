@@ -11,13 +11,13 @@ from PIL import Image
 from rich.console import Console
 
 from hf_ft.data.audit import audit, write_bad
-from hf_ft.data.code import task_source_hash
-from hf_ft.data.images import content_digest, open_image, perceptual_hash
 from hf_ft.data.sources import read_source
-from hf_ft.data.stamps import stamp
 from hf_ft.data.table import Table
 from hf_ft.errors import DataError
+from hf_ft.inputs.image_transforms import content_digest, open_image, perceptual_hash
 from hf_ft.recipe.schema import DataSection
+from hf_ft.storage.row_hash import stamp
+from hf_ft.storage.source_hash import task_source_hash
 from hf_ft.task import Inspection, Task
 
 REAL = Path(__file__).parents[3] / "shared" / "data"

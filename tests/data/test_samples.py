@@ -6,11 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from hf_ft.data import cache, samples
-from hf_ft.data.cache import build_once, cache_folder
-from hf_ft.data.images import open_image
+from hf_ft.data import samples
 from hf_ft.data.samples import sample_data, sample_model, sample_names
 from hf_ft.errors import DataError, ModelError
+from hf_ft.inputs.image_transforms import open_image
+from hf_ft.storage import cache_folder as cache
+from hf_ft.storage.cache_folder import build_once, cache_folder
 
 
 @pytest.fixture
@@ -143,7 +144,7 @@ def test_the_second_of_two_builders_gives_way(tmp_path):
 @pytest.mark.multi_process
 def test_many_processes_build_one_folder(tmp_path):
     code = (
-        "import sys, time; from pathlib import Path; from hf_ft.data.cache import build_once\n"
+        "import sys, time; from pathlib import Path; from hf_ft.storage.cache_folder import build_once\n"
         "def build(folder): time.sleep(0.3); (folder / 'a').write_text('1')\n"
         "build_once(Path(sys.argv[1]), build)"
     )

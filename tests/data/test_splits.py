@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from datasets import Dataset
 
-from hf_ft.data.draws import draw_distinct, draw_groups, draw_latest, draw_rows, sample
 from hf_ft.data.sources import read_source
+from hf_ft.data.split_sampling import draw_distinct, draw_groups, draw_latest, draw_rows, sample
 from hf_ft.data.splits import make_splits
 from hf_ft.errors import DataError
 from hf_ft.recipe.schema import DataSection, SplitSection

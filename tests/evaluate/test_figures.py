@@ -5,7 +5,8 @@ import io
 import numpy as np
 import pytest
 
-from hf_ft.evaluate import lettering as lettering_module
+from hf_ft.evaluate import figure_fonts as lettering_module
+from hf_ft.evaluate.figure_fonts import lettering
 from hf_ft.evaluate.figures import (
     confusion_figure,
     learning_curve_figure,
@@ -14,7 +15,6 @@ from hf_ft.evaluate.figures import (
     scatter_figure,
     worst_mistakes_figure,
 )
-from hf_ft.evaluate.lettering import lettering
 
 # A formula that cannot be parsed, markup, right-to-left letters, a line break, a symbol, a very long name.
 NAMES = ["$\\frac{1}", "<script>", "قف", "a\nb", "Überholverbot ☠", "long " * 30]

@@ -4,7 +4,7 @@ import points
 import pytest
 import torch
 
-from hf_ft.data.examples import EncodedRows
+from hf_ft.data.dataset import EncodedRows
 from hf_ft.data.table import Table
 from hf_ft.errors import DataError
 from hf_ft.evaluate.loop import evaluate_rows
@@ -46,7 +46,7 @@ def test_mode_and_random_state_are_given_back(evaluated):
 
 def test_a_lost_row_is_noticed(evaluated, monkeypatch):
     """tf#25939: images missed by the metric."""
-    from hf_ft.data import sampler
+    from hf_ft.data import samplers as sampler
 
     honest = sampler.EvalBatchSampler.__iter__
     monkeypatch.setattr(sampler.EvalBatchSampler, "__iter__", lambda self: iter(list(honest(self))[:-1]))
@@ -56,7 +56,7 @@ def test_a_lost_row_is_noticed(evaluated, monkeypatch):
 
 def test_a_repeated_row_is_noticed(evaluated, monkeypatch):
     """accelerate#226: rows repeated to fill the last batch."""
-    from hf_ft.data import sampler
+    from hf_ft.data import samplers as sampler
 
     honest = sampler.EvalBatchSampler.__iter__
     monkeypatch.setattr(

@@ -10,7 +10,7 @@ import sklearn.metrics
 
 from hf_ft.errors import DataError, RecipeError, TrainError
 from hf_ft.evaluate.baselines import majority_baseline, mean_baseline
-from hf_ft.evaluate.extra import ExtraMetric
+from hf_ft.evaluate.extra_metrics import ExtraMetric
 from hf_ft.evaluate.metrics import (
     CLASSIFICATION_DIRECTIONS,
     REGRESSION_DIRECTIONS,
@@ -307,7 +307,7 @@ def test_extra_metric_that_is_not_there(tmp_path, monkeypatch):
 
 def test_shipped_modules_keep_one_import_a_line():
     """evaluate#315: a module with a multi-line import fails in evaluate's import parser."""
-    from hf_ft.evaluate.extra import _SHIPPED
+    from hf_ft.evaluate.extra_metrics import _SHIPPED
 
     for path in sorted(_SHIPPED.glob("*.py")):
         imports = [line for line in path.read_text().splitlines() if line.startswith(("import ", "from "))]

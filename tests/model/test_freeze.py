@@ -15,11 +15,11 @@ from torch import nn
 
 from hf_ft.errors import ModelError
 from hf_ft.model.adapters import merged
+from hf_ft.model.blocks import find_blocks, find_parts
 from hf_ft.model.freeze import Frozen, freeze, plain_name
-from hf_ft.model.groups import default_learning_rate, group_table, parameter_groups
 from hf_ft.model.head import head_modules
 from hf_ft.model.load import load_saved
-from hf_ft.model.parts import find_blocks, find_parts
+from hf_ft.model.parameter_groups import default_learning_rate, group_table, parameter_groups
 
 STRATEGIES: dict[str, Any] = {
     "full": "full",

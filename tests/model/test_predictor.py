@@ -10,7 +10,7 @@ import torch
 
 from hf_ft.data.labels import LabelMap
 from hf_ft.errors import DataError
-from hf_ft.model.layout import choose_layout
+from hf_ft.model.memory_format import choose_layout
 from hf_ft.model.predictor import Predictor
 from hf_ft.tasks.image_classification import ImageClassification
 from hf_ft.tasks.text_classification import TextClassification
@@ -55,7 +55,7 @@ def test_results_are_in_order_for_any_batch(kind, batch_size, request):
 
 
 def test_texts_of_like_length_share_a_batch(texts, monkeypatch):
-    monkeypatch.setattr("hf_ft.data.sampler.CPU_TOKENS", 64)
+    monkeypatch.setattr("hf_ft.data.samplers.CPU_TOKENS", 64)
     predictor, rows = texts
     shapes = []
     collate = predictor.task.collate

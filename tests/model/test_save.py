@@ -14,8 +14,9 @@ from hf_ft.errors import ModelError
 from hf_ft.model.freeze import freeze
 from hf_ft.model.load import load_model, load_saved
 from hf_ft.model.predictor import Predictor, find_folder
-from hf_ft.model.save import replaced, save_model
+from hf_ft.model.save import save_model
 from hf_ft.recipe.schema import ModelSection, Section
+from hf_ft.storage.atomic import new_folder
 from hf_ft.task import Task
 
 AUTO = "AutoModelForImageClassification"
@@ -201,14 +202,14 @@ def test_damaged_folder_is_refused(tmp_path: Path) -> None:
 
 def test_failed_save_leaves_the_old_folder(tmp_path: Path) -> None:
     folder = tmp_path / "model"
-    with replaced(folder) as fresh:
+    with new_folder(folder) as fresh:
         (fresh / "old").touch()
-    with pytest.raises(RuntimeError, match="disk full"), replaced(folder) as fresh:
+    with pytest.raises(RuntimeError, match="disk full"), new_folder(folder) as fresh:
         (fresh / "new").touch()
         raise RuntimeError("disk full")
     assert [path.name for path in folder.iterdir()] == ["old"]
     assert [path.name for path in tmp_path.iterdir()] == ["model"]
-    with replaced(folder) as fresh:
+    with new_folder(folder) as fresh:
         (fresh / "new").touch()
     assert [path.name for path in folder.iterdir()] == ["new"]
 

@@ -11,10 +11,10 @@ from typing import get_args
 
 import pytest
 
-from hf_ft.discovery import list_tasks
 from hf_ft.errors import RecipeError
-from hf_ft.recipe import load_recipe
-from hf_ft.recipe.arguments import schedules, training_arguments
+from hf_ft.recipe.library_arguments import schedules, training_arguments
+from hf_ft.recipe.read import load_recipe
+from hf_ft.registry import list_tasks
 
 NAMES = {
     "{TASKS}": ", ".join(list_tasks()),

@@ -7,7 +7,8 @@ import pytest
 from toy import ToyTask
 
 from hf_ft.errors import RecipeError
-from hf_ft.recipe import load_recipe, recipe_model
+from hf_ft.recipe.read import load_recipe
+from hf_ft.recipe.task_schema import recipe_model
 
 MINIMAL = {"task": "toy:ToyTask", "data": {"source": "a.csv"}, "model": {"name": "m"}}
 

@@ -5,11 +5,11 @@ import re
 import pytest
 from toy import PlainTask, ToyTask
 
-from hf_ft.discovery import get_task, list_tasks
-from hf_ft.recipe import json_schema, load_recipe, recipe_model
 from hf_ft.recipe.messages import all_places, section_model
-from hf_ft.recipe.read import SECTIONS
+from hf_ft.recipe.read import SECTIONS, load_recipe
 from hf_ft.recipe.starter import starter
+from hf_ft.recipe.task_schema import json_schema, recipe_model
+from hf_ft.registry import get_task, list_tasks
 
 TASKS = [
     ("toy:ToyTask", ToyTask),

@@ -6,7 +6,7 @@ import tiny
 import torch
 from PIL import Image
 
-from hf_ft.data.examples import EncodedRows
+from hf_ft.data.dataset import EncodedRows
 from hf_ft.data.table import Table
 from hf_ft.errors import DataError, RecipeError
 from hf_ft.tasks.image_classification import Augment, ImageClassification, Loss, Options

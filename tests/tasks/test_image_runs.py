@@ -15,18 +15,19 @@ from PIL import Image
 from transformers import set_seed
 
 from hf_ft import check, finetune
-from hf_ft.data import images, pixels
+from hf_ft.activations.activation_cache import use_frontier
 from hf_ft.data.prepare import prepare
 from hf_ft.errors import VerifyError
+from hf_ft.inputs import image_processor as pixels
+from hf_ft.inputs import image_transforms as images
+from hf_ft.inputs.decoded_cache import keep_decoded
 from hf_ft.model.freeze import freeze
 from hf_ft.recipe.read import load_recipe
 from hf_ft.recipe.schema import CacheSection
 from hf_ft.run import new_task
 from hf_ft.task import Task
-from hf_ft.train.build import build_tuner
-from hf_ft.train.decoded import keep_decoded
-from hf_ft.train.frontier import use_frontier
-from hf_ft.train.selftest import check_loss_division, probe_step
+from hf_ft.train.assemble import build_tuner
+from hf_ft.train.preflight import check_loss_division, probe_step
 from hf_ft.train.threads import settle_threads
 
 NAMES = ("stop", "yield", "停")

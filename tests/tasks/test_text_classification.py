@@ -9,13 +9,13 @@ import tiny
 import torch
 from datasets import Dataset
 
-from hf_ft.data.examples import EncodedRows
+from hf_ft.data.dataset import EncodedRows
 from hf_ft.data.table import Table
-from hf_ft.discovery import get_task
 from hf_ft.errors import DataError, ModelError, RecipeError
 from hf_ft.evaluate.final import calibrate
 from hf_ft.evaluate.loop import evaluate_rows
 from hf_ft.recipe.schema import ModelSection
+from hf_ft.registry import get_task
 from hf_ft.tasks.text_classification import Loss, Options, TextClassification
 
 TEXTS = ["red light", "go left", "stop", "slow road a sign", "green", "fast fast fast go right"]

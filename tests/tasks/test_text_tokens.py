@@ -9,18 +9,18 @@ import torch
 from datasets import Dataset
 from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
 
-from hf_ft.data.examples import EncodedRows
+from hf_ft.activations.activation_cache import use_frontier
+from hf_ft.activations.cached_rows import CachedRows
+from hf_ft.data.dataset import EncodedRows
 from hf_ft.data.prepare import prepare
 from hf_ft.data.table import Table
-from hf_ft.data.tokens import CHECKED_ROWS
 from hf_ft.errors import DataError
+from hf_ft.inputs.token_cache import CHECKED_ROWS
 from hf_ft.model.freeze import freeze
 from hf_ft.recipe.read import load_recipe
 from hf_ft.run import new_task
 from hf_ft.tasks.text_classification import TextClassification
-from hf_ft.train.build import build_tuner
-from hf_ft.train.cached import CachedRows
-from hf_ft.train.frontier import use_frontier
+from hf_ft.train.assemble import build_tuner
 
 
 def rows(label, *, pair=False):

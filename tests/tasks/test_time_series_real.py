@@ -9,7 +9,7 @@ import pytest
 
 from hf_ft.data.sources import read_source
 from hf_ft.data.splits import make_splits
-from hf_ft.evaluate.forecast_baselines import last_value, seasonal_naive
+from hf_ft.inputs.series.forecast_baselines import last_value, seasonal_naive
 from hf_ft.recipe.read import load_recipe
 from hf_ft.run import new_task
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 from anything import Anything
 
-from hf_ft.data.examples import EncodedRows
+from hf_ft.data.dataset import EncodedRows
 from hf_ft.errors import RecipeError
 from hf_ft.run import finetune
 from hf_ft.train import precision
+from hf_ft.train.paired_timing import Turns
 from hf_ft.train.precision import choose_compile, choose_precision, measured_gain, settle_precision
-from hf_ft.train.turns import Turns
 
 
 @pytest.fixture

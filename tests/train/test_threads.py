@@ -13,7 +13,7 @@ from hf_ft.model.freeze import freeze
 from hf_ft.recipe.read import load_recipe
 from hf_ft.run import new_task
 from hf_ft.train import threads
-from hf_ft.train.build import build_tuner
+from hf_ft.train.assemble import build_tuner
 from hf_ft.train.threads import choose_threads, settle_threads
 
 

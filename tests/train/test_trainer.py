@@ -13,8 +13,8 @@ from hf_ft.errors import RecipeError, TrainError
 from hf_ft.model.freeze import freeze
 from hf_ft.recipe.read import load_recipe
 from hf_ft.run import new_task
-from hf_ft.train.build import build_tuner
-from hf_ft.train.selftest import check_loss_division, check_metrics, probe_step
+from hf_ft.train.assemble import build_tuner
+from hf_ft.train.preflight import check_loss_division, check_metrics, probe_step
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,186 @@
+"""Seeded draws of rows: in class proportions, by whole groups, by time."""
+
+from __future__ import annotations
+
+import warnings
+from collections import Counter
+from collections.abc import Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING, TypeAlias
+
+from hf_ft.errors import DataError
+from hf_ft.text_utils import listing
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    # Positions kept and positions drawn.
+    Draw: TypeAlias = tuple[np.ndarray, np.ndarray]
+
+# Whole groups are drawn in parts of at most this many: the wanted share is rounded to such a fraction.
+_MOST_FOLDS = 20
+
+
+def draw_rows(total: int, rows: int, classes: Sequence[str] | None, seed: int, key: str) -> Draw:
+    """Draw rows at random, in the proportions of the classes.
+
+    A class with a single row cannot be in two parts: that row is kept.
+
+    Args:
+        total: number of rows to draw from.
+        rows: number to draw.
+        classes: the class of each row, or None for a plain draw.
+        seed: decides the draw.
+        key: the recipe key behind the draw, for messages.
+
+    Returns:
+        Positions kept, positions drawn; both ascending.
+
+    Raises:
+        DataError: one side would be too small to hold every class.
+    """
+    import numpy as np
+    from sklearn.model_selection import train_test_split
+
+    everything = np.arange(total)
+    if classes is None:
+        _, drawn = train_test_split(everything, test_size=rows, random_state=seed)
+        return np.setdiff1d(everything, drawn), np.sort(drawn)
+    counts = Counter(classes)
+    pool = everything[[counts[name] > 1 for name in classes]]
+    several = sum(count > 1 for count in counts.values())
+    if not several or rows < several or len(pool) - rows < several:
+        raise DataError(
+            f"{key}: {rows} of {total} rows cannot hold each of {several} classes on both sides; ask for at "
+            f"least {several} and at most {len(pool) - several} rows, or set data.split.stratify: false"
+        )
+    strata = [classes[index] for index in pool]
+    _, drawn = train_test_split(pool, test_size=rows, random_state=seed, stratify=strata)
+    return np.setdiff1d(everything, drawn), np.sort(drawn)
+
+
+def draw_distinct(first: np.ndarray, rows: int, classes: Sequence[str] | None, seed: int, key: str) -> Draw:
+    """Draw about `rows` rows as `draw_rows` does, equal ones always together.
+
+    Args:
+        first: position of the first row that equals each row, int [N]; its own where no row before does.
+        rows: number to draw.
+        classes: as for `draw_rows`.
+        seed: decides the draw.
+        key: the recipe key behind the draw, for messages.
+
+    Returns:
+        Positions kept, positions drawn; both ascending.
+    """
+    import numpy as np
+
+    distinct = np.unique(first)
+    if len(distinct) == len(first):
+        return draw_rows(len(first), rows, classes, seed, key)
+    wanted = max(1, round(rows * len(distinct) / len(first)))
+    strata = None if classes is None else [classes[index] for index in distinct]
+    _, drawn = draw_rows(len(distinct), wanted, strata, seed, key)
+    taken = np.isin(first, distinct[drawn])
+    return np.flatnonzero(~taken), np.flatnonzero(taken)
+
+
+def draw_groups(rows: int, groups: Sequence[str], classes: Sequence[str] | None, seed: int, key: str) -> Draw:
+    """Draw whole groups that make about so many rows, keeping class proportions as well as groups allow.
+
+    Args:
+        rows: number to draw; what is drawn differs from it by what whole groups add up to.
+        groups: the group of each row.
+        classes: the class of each row, or None.
+        seed: decides the draw.
+        key: the recipe key behind the draw, for messages.
+
+    Returns:
+        Positions kept, positions drawn; both ascending, no group in both, every class among the kept.
+
+    Raises:
+        DataError: there is one group only, or a class would be drawn whole.
+    """
+    import numpy as np
+    from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
+
+    most = min(_MOST_FOLDS, len(set(groups)))
+    if most < 2:
+        raise DataError(f"{key}: all rows are of one group, so no group can be drawn.")
+    share = Fraction(rows, len(groups)).limit_denominator(most)
+    share = min(max(share, Fraction(1, most)), Fraction(most - 1, most))
+    stratified = classes is not None and max(Counter(classes).values()) >= share.denominator
+    kind = StratifiedGroupKFold if stratified else GroupKFold
+    with warnings.catch_warnings():
+        # A class with fewer rows than folds: the audit says which class a split lacks.
+        warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
+        folds = kind(share.denominator, shuffle=True, random_state=seed)
+        parts = [part for _, part in folds.split(np.zeros(len(groups)), classes, groups)]
+    labels = np.asarray(classes if classes is not None else [""] * len(groups))
+    draws = []
+    for start in range(share.denominator):
+        taken = [parts[(start + step) % share.denominator] for step in range(share.numerator)]
+        drawn = np.sort(np.concatenate(taken))
+        kept = np.setdiff1d(np.arange(len(groups)), drawn)
+        draws.append((kept, drawn))
+    # Any run of folds would do; the first of those in which the fewest classes are absent on a side is taken.
+    kept, drawn = max(draws, key=lambda draw: tuple(len(np.unique(labels[side])) for side in draw))
+    lost = sorted(set(labels) - set(labels[kept]))
+    if lost:
+        raise DataError(f"{key}: whole groups cannot be drawn without taking every row of {listing(lost)}.")
+    return kept, drawn
+
+
+def draw_latest(times: np.ndarray, rows: int) -> Draw:
+    """Draw the last rows in time; rows of one moment stay together, so that no moment is on both sides.
+
+    Args:
+        times: a number per row that grows with time, [N].
+        rows: number to draw; more where the moment at the cut has several rows.
+
+    Returns:
+        Positions kept, positions drawn; both in time order.
+
+    Raises:
+        DataError: nothing would be left to keep.
+    """
+    import numpy as np
+
+    order = np.argsort(times, kind="stable")
+    in_order = times[order]
+    cut = int(np.searchsorted(in_order, in_order[len(order) - rows], side="left"))
+    if cut == 0:
+        raise DataError("data.split.by: time: too few different timestamps to cut the rows in two.")
+    return order[:cut], order[cut:]
+
+
+def sample(total: int, rows: int, classes: Sequence[str] | None, seed: int, key: str) -> np.ndarray:
+    """Draw a sample that holds every class at least once and is otherwise in proportion.
+
+    Args:
+        total: number of rows to draw from.
+        rows: number to draw.
+        classes: the class of each row, or None for a plain draw.
+        seed: decides the draw.
+        key: the recipe key behind the draw, for messages.
+
+    Returns:
+        Positions drawn, ascending.
+
+    Raises:
+        DataError: there are more classes than rows asked for.
+    """
+    import numpy as np
+
+    rng = np.random.default_rng(seed)
+    shuffled = rng.permutation(total)
+    if classes is None:
+        return np.sort(shuffled[:rows])
+    names, codes, counts = np.unique(np.asarray(classes)[shuffled], return_inverse=True, return_counts=True)
+    if rows < len(names):
+        raise DataError(f"{key}: {rows} rows cannot hold each of {len(names)} classes; ask for more.")
+    # One row for each class, the rest by largest remainders.
+    shares = (counts - 1) * (rows - len(names)) / max(1, (counts - 1).sum())
+    taken = 1 + np.floor(shares).astype(int)
+    taken[np.argsort(np.floor(shares) - shares, kind="stable")[: rows - taken.sum()]] += 1
+    parts = [shuffled[codes == code][: taken[code]] for code in range(len(names))]
+    return np.sort(np.concatenate(parts))

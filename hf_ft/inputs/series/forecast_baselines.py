@@ -1,0 +1,189 @@
+"""What a forecast has to beat: the last value, the value a season ago, boosted trees on the same lags."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hf_ft.evaluate.forecast_metrics import ForecastMetrics
+from hf_ft.inputs.series.series_table import Series
+from hf_ft.inputs.series.windows import Windows
+
+# Seasons that are looked back for a value: a Monday has no yesterday where weekends are absent.
+MOST_SEASONS = 7
+# The trees' cost is bounded: they learn from at most this many (window, step) pairs, see every lag of a
+# history no longer than this, and are judged on at most this many forecast values.
+TREE_PAIRS = 20_000
+TREE_LAGS = 48
+TREE_FORECASTS = 400_000
+_DAY = 86_400_000_000_000
+
+
+def default_season(step: int) -> int:
+    """Steps in a season: a day of anything that divides it, a week of days, a year of weeks or months."""
+    if step < _DAY:
+        return max(1, round(_DAY / step))
+    if step < 7 * _DAY:
+        return max(1, round(7 * _DAY / step))
+    return max(1, round(365.2425 * _DAY / step))
+
+
+def last_value(windows: Windows) -> np.ndarray:
+    """Forecast that nothing changes, float [N, H, T]."""
+    targets = len(windows.series.channels.target)
+    return np.repeat(windows.last()[:, None, :targets], windows.shape.horizon, axis=1)
+
+
+def seasonal_naive(windows: Windows, season: int) -> tuple[np.ndarray, np.ndarray]:
+    """Forecast the value a season ago, or two, ... up to seven, where that one is absent or not yet known.
+
+    Args:
+        windows: N windows.
+        season: steps.
+
+    Returns:
+        Forecasts float [N, H, T], and which windows have one for every step, bool [N].
+    """
+    series, times = windows.series, windows.target_times()
+    present = series.times[windows.starts + windows.shape.context - 1][:, None]
+    targets = series.values[:, : len(series.channels.target)]
+    found = np.full((*times.shape, targets.shape[1]), np.nan)
+    for back in range(1, MOST_SEASONS + 1 + windows.shape.horizon // season):
+        moment = times - back * season * series.step
+        place = series.find(windows.series_of()[:, None], moment)
+        value = np.where((place >= 0)[..., None], targets[place], np.nan)
+        # Only what was known when the forecast was made.
+        value[moment > present] = np.nan
+        found = np.where(np.isnan(found), value, found)
+    complete: Any = ~np.isnan(found).any(axis=(1, 2))
+    return found, complete
+
+
+def naive_error(series: Series, season: int) -> np.ndarray | None:
+    """Mean absolute error of the value a season ago over the training rows, float [T]; None without one."""
+    rows = np.flatnonzero(series.split == 0)
+    before = series.find(series.series[rows], series.times[rows] - season * series.step)
+    known = before >= 0
+    targets = series.values[:, : len(series.channels.target)]
+    difference = np.abs(targets[rows[known]] - targets[before[known]])
+    if not len(difference) or np.isnan(difference).all(axis=0).any():
+        return None
+    error: np.ndarray = np.nanmean(difference, axis=0)
+    return error if (error > 0).all() else None
+
+
+class Trees:
+    """Gradient-boosted trees on the same lags: one ensemble a target, the step ahead among its features.
+
+    Lags enter as differences from the last value, and what is forecast is the difference from it, so that
+    trees, which cannot extrapolate, follow a level they have not seen.
+
+    Args:
+        train: the training windows; a seeded sample of them is used.
+        season: steps; lags of whole seasons are kept where not every lag is.
+        seed: of the sample.
+    """
+
+    def __init__(self, train: Windows, season: int, seed: int):
+        from sklearn.ensemble import HistGradientBoostingRegressor
+
+        self.lags = choose_lags(train.shape.context, season)
+        self.targets = len(train.series.channels.target)
+        # Lags of other channels too, as long as the features stay few; otherwise their last values.
+        self.all_channels = len(self.lags) * train.series.values.shape[1] <= 2 * TREE_LAGS
+        rng = np.random.default_rng(seed)
+        pairs = len(train) * train.shape.horizon
+        chosen = np.sort(rng.choice(pairs, min(pairs, TREE_PAIRS), replace=False))
+        self.pairs = len(chosen)
+        windows, steps = np.divmod(chosen, train.shape.horizon)
+        unique, inverse = np.unique(windows, return_inverse=True)
+        truth = train.targets(unique)[inverse, steps]
+        self.models = []
+        for target in range(self.targets):
+            features, last = self._features(train, unique, inverse, steps, target)
+            model = HistGradientBoostingRegressor(random_state=seed)
+            self.models.append(model.fit(features, truth[:, target] - last))
+
+    def _features(
+        self, windows: Windows, indices: np.ndarray, repeat: np.ndarray, steps: np.ndarray, target: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Features [pairs, F] of one target and its last value [pairs].
+
+        Args:
+            windows: of one split.
+            indices: the windows needed.
+            repeat: position in `indices` of each pair's window.
+            steps: step ahead of each pair, from 0.
+            target: which target.
+        """
+        history = windows.histories(indices)
+        last = history[:, -1]
+        others = [channel for channel in range(history.shape[2]) if channel != target]
+        lagged = history[:, -self.lags, :] - last[:, None]
+        parts = [last[:, [target]], lagged[:, :, target], last[:, others]]
+        parts += [lagged[:, :, others].reshape(len(history), -1)] if self.all_channels else []
+        fixed = np.hstack(parts)[repeat]
+        ahead = windows.aheads(indices)[repeat, windows.shape.context + steps]
+        return np.hstack([fixed, ahead, steps[:, None]]), last[repeat, target]
+
+    def forecast(self, windows: Windows, indices: np.ndarray) -> np.ndarray:
+        """Forecast these windows, float [len(indices), H, T]."""
+        horizon = windows.shape.horizon
+        repeat, steps = np.divmod(np.arange(len(indices) * horizon), horizon)
+        found = np.empty((len(indices), horizon, self.targets))
+        for target, model in enumerate(self.models):
+            features, last = self._features(windows, indices, repeat, steps, target)
+            found[:, :, target] = (model.predict(features) + last).reshape(len(indices), horizon)
+        return found
+
+
+def choose_lags(context: int, season: int) -> np.ndarray:
+    """Give the lags that the trees see, from 1: all of a short history, else recent and seasonal ones."""
+    if context <= TREE_LAGS:
+        return np.arange(1, context + 1)
+    recent = np.arange(1, TREE_LAGS // 2 + 1)
+    seasonal = np.arange(season, context + 1, season)[: TREE_LAGS // 2]
+    return np.union1d(recent, seasonal)
+
+
+def forecast_baselines(
+    windows: Windows, references: list[Any], metrics: Any, *, season: int, trees: Trees | None
+) -> dict[str, float]:
+    """Score the three baselines on the windows of a split.
+
+    Args:
+        windows: N windows.
+        references: N references.
+        metrics: gives a fresh accumulator.
+        season: steps.
+        trees: fitted on the training windows, or None.
+
+    Returns:
+        metric -> value of the last value; `seasonal_naive_<metric>` and `trees_<metric>` of the others, with
+        `<name>_windows`, the number of windows that it was scored on, where that is not all of them.
+    """
+    found = _score(metrics(), last_value(windows), references)
+    seasonal, known = seasonal_naive(windows, season)
+    if known.any():
+        picked = np.flatnonzero(known)
+        found |= _named("seasonal_naive", metrics(), seasonal[picked], references, picked)
+    if trees is not None:
+        size = max(1, TREE_FORECASTS // (windows.shape.horizon * trees.targets))
+        picked = np.unique(np.linspace(0, len(windows) - 1, min(size, len(windows))).round().astype(np.int64))
+        found |= _named("trees", metrics(), trees.forecast(windows, picked), references, picked)
+        found["trees_fitted_on_steps"] = float(trees.pairs)
+    return found
+
+
+def _named(
+    name: str, metrics: ForecastMetrics, forecast: np.ndarray, references: list[Any], picked: np.ndarray
+) -> dict[str, float]:
+    scores = _score(metrics, forecast, [references[index] for index in picked])
+    part = {} if len(picked) == len(references) else {f"{name}_windows": float(len(picked))}
+    return {f"{name}_{key}": value for key, value in scores.items()} | part
+
+
+def _score(metrics: ForecastMetrics, forecast: np.ndarray, references: list[Any]) -> dict[str, float]:
+    metrics.update([{"value": one} for one in forecast], references)
+    return {name: value for name, value in metrics.compute().items() if isinstance(value, float)}

@@ -1,0 +1,115 @@
+"""From a table that ends with the present to the window that each series is forecast from."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from hf_ft.data.table import Table
+from hf_ft.errors import DataError
+from hf_ft.inputs.series.series_table import Channels, Series, SeriesOptions, fill, read_series
+from hf_ft.inputs.series.timestamps import calendar, hours
+from hf_ft.text_utils import listing
+
+
+def latest_windows(inputs: Any, channels: Channels, options: Any, step: int) -> list[dict[str, Any]]:
+    """Take the last `context_length` steps of each series, and what is known of those after them.
+
+    The present is the last row in which every target has a value; rows after it hold columns that are known
+    ahead.
+
+    Args:
+        inputs: paths of files, a DataFrame, a Dataset, or a list of dicts.
+        channels: the columns that the model was trained on.
+        options: of time-series-forecasting.
+        step: nanoseconds between two rows.
+
+    Returns:
+        One row a series, as `Windows` gives them but without `target`; its id is that of the present row.
+
+    Raises:
+        DataError: columns are absent, the history is too short or broken, or what is known ahead ends too
+            early.
+    """
+    table = _table(inputs, channels)
+    relaxed: SeriesOptions = options.model_copy(update={"missing": "interpolate", "step": f"{step}ns"})
+    series = read_series({"train": table}, relaxed)
+    return [_latest(series, one, options) for one in range(len(series.names))]
+
+
+def _table(inputs: Any, channels: Channels) -> Table:
+    from hf_ft.data.files import read_files
+    from hf_ft.data.sources import as_datasets
+
+    if isinstance(inputs, list) and inputs and not isinstance(inputs[0], dict):
+        rows = read_files([str(path) for path in inputs])
+    else:
+        rows = as_datasets(inputs, "inputs")["train"]
+    roles: dict[str, str | list[str]] = {
+        "timestamp": channels.timestamp,
+        "target": channels.target,
+        "past": channels.past,
+        "known": channels.known,
+    }
+    needed: dict[str, str | list[str]] = {role: columns for role, columns in roles.items() if columns}
+    needed |= {"series_id": channels.series_id} if channels.series_id else {}
+    names = [
+        name for columns in needed.values() for name in ([columns] if isinstance(columns, str) else columns)
+    ]
+    absent = [name for name in names if name not in rows.column_names]
+    if absent:
+        raise DataError(
+            f"the model needs the columns {listing(absent)}; found columns: {listing(rows.column_names)}"
+        )
+    return Table(rows, needed, [str(number) for number in range(len(rows))])
+
+
+def _latest(series: Series, number: int, options: Any) -> dict[str, Any]:
+    low, high = series.bounds(number)
+    targets, name = len(series.channels.target), series.names[number] or "the series"
+    observed = np.flatnonzero(~np.isnan(series.values[low:high, :targets]).any(axis=1))
+    present = low + int(observed[-1]) + 1 if len(observed) else low
+    context, horizon = options.context_length, options.horizon
+    if present - low < context:
+        raise DataError(f"{name}: {present - low} steps with values were given, the model needs {context}")
+    start = present - context
+    broken = np.flatnonzero(series.breaks[start + 1 : present])
+    if len(broken):
+        raise DataError(
+            f"{name}: steps are missing before row {series.ids[start + 1 + broken[-1]]}, within the last "
+            f"{context} that the model reads; fill them"
+        )
+    history = _complete(series.values[start:present], name, options)
+    known = len(series.channels.known)
+    times = series.times[present - 1] + series.step * np.arange(1, horizon + 1)
+    if known:
+        if high - present < horizon:
+            raise DataError(
+                f"{name}: {listing(series.channels.known)} must be given for {horizon} steps after the last "
+                f"target value, found {high - present}"
+            )
+        times = series.times[present : present + horizon]
+    future = calendar(times, series.channels.calendar, options.time_zone)
+    if known:
+        future = np.hstack([series.ahead[present : present + horizon, :known], future])
+    ahead = _complete(np.vstack([series.ahead[start:present], future]), name, options)
+    return {
+        "id": series.ids[present - 1],
+        "series": series.names[number],
+        "start": int(times[0]),
+        "history": history,
+        "ahead": ahead,
+        "hour": hours(times, options.time_zone),
+    }
+
+
+def _complete(values: np.ndarray, name: str, options: Any) -> np.ndarray:
+    if options.missing == "interpolate" and not np.isnan(values).all(axis=0).any():
+        result: np.ndarray = fill(values[None])[0]
+        return result
+    if np.isnan(values).any():
+        raise DataError(
+            f"{name}: {int(np.isnan(values).sum())} values that the model reads are missing; fill them"
+        )
+    return values

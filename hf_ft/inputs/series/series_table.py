@@ -1,0 +1,294 @@
+"""Time series in memory: the rows of all splits as one array, in the order of time.
+
+Unordered and repeated timestamps, missing steps and missing values are found here and named by row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
+from pydantic import Field
+
+from hf_ft.data.compact_ids import compact
+from hf_ft.errors import DataError
+from hf_ft.inputs.series.step_checks import (
+    check_missing,
+    check_order,
+    check_repeats,
+    find_gaps,
+    find_step,
+    rows_named,
+)
+from hf_ft.inputs.series.timestamps import calendar, calendar_names, hours, parse_timestamps
+from hf_ft.recipe.schema import Section
+from hf_ft.text_utils import listing
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+    from hf_ft.data.table import Table
+
+SPLITS = ("train", "validation", "test")
+
+
+class SeriesOptions(Section):
+    """How the rows of a table are read as steps of one or several time series."""
+
+    timestamp_format: str | None = None
+    """How timestamps are written: a strptime format ('%d/%m/%Y %H:%M'), unix_s or unix_ms; null: ISO 8601."""
+    time_zone: str | None = None
+    """IANA name of the zone whose wall clock is shown; null: timestamps have an offset, or never jump."""
+    step: str | None = None
+    """Time between two rows, such as 5min, 1h or 1D; null: the most frequent difference."""
+    unordered: Literal["error", "sort"] = "error"
+    """What to do with rows that are not in the order of time within their series."""
+    gaps: Literal["error", "split", "ignore"] = "error"
+    """Missing steps: stop; split: no window spans one; ignore: the rows as they stand."""
+    missing: Literal["error", "drop_windows", "interpolate"] = "error"
+    """Missing values: stop; leave out windows with one; or fill a history from itself, never a target."""
+    calendar: list[Literal["hour_of_day", "day_of_week", "day_of_year", "weekend"]] = Field(default=[])
+    """Features of the calendar, known ahead, that the model sees beside the values."""
+
+
+@dataclass(frozen=True)
+class Channels:
+    """The columns of a series, in the order in which a model sees them.
+
+    Args:
+        target: what is forecast.
+        past: further columns, known up to the present.
+        known: further columns, known ahead.
+        calendar: features of the calendar, known ahead.
+        timestamp: the column of the time.
+        series_id: the column that tells the series apart, or None.
+    """
+
+    target: list[str]
+    past: list[str]
+    known: list[str]
+    calendar: list[str]
+    timestamp: str
+    series_id: str | None = None
+
+    @classmethod
+    def of(cls, columns: Mapping[str, str | list[str]], features: Sequence[str]) -> Channels:
+        """Take the columns that play the roles `target`, `past`, `known`, `timestamp` and `series_id`."""
+
+        def several(role: str) -> list[str]:
+            found = columns.get(role, [])
+            return [found] if isinstance(found, str) else list(found)
+
+        parts = {role: several(role) for role in ("target", "past", "known")}
+        names = [name for part in parts.values() for name in part]
+        twice = sorted({name for name in names if names.count(name) > 1})
+        if twice:
+            raise DataError(
+                f"data.columns: {listing(twice)} plays several of the roles target, past and known; a "
+                "target's own past is always seen, so name it as the target alone"
+            )
+        one = several("series_id")
+        return cls(
+            **parts,
+            calendar=list(features),
+            timestamp=several("timestamp")[0],
+            series_id=one[0] if one else None,
+        )
+
+    @property
+    def values(self) -> list[str]:
+        """Columns known up to the present: targets first."""
+        return [*self.target, *self.past]
+
+    @property
+    def ahead(self) -> list[str]:
+        """Columns known ahead, those of the calendar last."""
+        return [*self.known, *calendar_names(self.calendar)]
+
+
+@dataclass
+class Series:
+    """The rows of all splits, sorted by series and time: N steps.
+
+    Args:
+        channels: what the columns are.
+        values: targets and past covariates in original units, float64 [N, C].
+        ahead: known covariates and calendar, float64 [N, K].
+        times: nanoseconds since 1970 in UTC, int64 [N].
+        hours: hour of the day on the wall clock, int8 [N].
+        series: number of the series of each row, the smallest int that holds it [N].
+        names: names of the series.
+        split: position in SPLITS of each row's split, int8 [N].
+        ids: N row ids.
+        step: nanoseconds between two rows.
+        breaks: whether a row does not follow the one before it (another series, or a gap that splits), bool
+            [N].
+        notes: what was found and is allowed by the options.
+    """
+
+    channels: Channels
+    values: np.ndarray
+    ahead: np.ndarray
+    times: np.ndarray
+    hours: np.ndarray
+    series: np.ndarray
+    names: list[str]
+    split: np.ndarray
+    ids: Sequence[str]
+    step: int
+    breaks: np.ndarray
+    notes: list[str] = field(default_factory=list)
+
+    def __len__(self) -> int:
+        return len(self.times)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all arrays."""
+        arrays = (self.values, self.ahead, self.times, self.hours, self.series, self.split, self.breaks)
+        return sum(array.nbytes for array in arrays)
+
+    def bounds(self, series: int) -> tuple[int, int]:
+        """Positions of the first row of a series and of the first one after it."""
+        low, high = np.searchsorted(self.series, [series, series + 1])
+        return int(low), int(high)
+
+    def find(self, series: np.ndarray, times: np.ndarray) -> np.ndarray:
+        """Give the position of the row of each series at each moment, or -1, in the shape of `times`."""
+        found = np.full(times.shape, -1, dtype=np.int64)
+        for one in np.unique(series):
+            low, high = self.bounds(int(one))
+            inside = np.broadcast_to(series == one, times.shape)
+            wanted = times[inside]
+            place = np.minimum(low + np.searchsorted(self.times[low:high], wanted), high - 1)
+            found[inside] = np.where(self.times[place] == wanted, place, -1)
+        return found
+
+
+def read_series(tables: Mapping[str, Table], options: SeriesOptions) -> Series:
+    """Read the tables of all splits as one set of series, and check them.
+
+    Args:
+        tables: split -> rows, with the roles `timestamp` and `target`, and perhaps `past`, `known`,
+            `series_id`.
+        options: the format of timestamps, and what is allowed.
+
+    Raises:
+        DataError: timestamps or values are unreadable, unordered, repeated or missing; the message names
+            rows, and the option that allows it where there is one.
+    """
+    import pandas
+
+    first = next(iter(tables.values()))
+    channels = Channels.of(first.columns, options.calendar)
+    columns = [channels.timestamp, *channels.values, *channels.known]
+    columns += [channels.series_id] if channels.series_id else []
+    frames = {name: table.dataset.select_columns(columns).to_pandas() for name, table in tables.items()}
+    frame = pandas.concat(frames.values(), ignore_index=True)
+    ids = [row_id for table in tables.values() for row_id in table.ids]
+    split = np.concatenate([np.full(len(one), SPLITS.index(name), np.int8) for name, one in frames.items()])
+    series, names = number_series(frame, channels.series_id, ids)
+    times = parse_timestamps(
+        frame[channels.timestamp], ids, options.timestamp_format, options.time_zone, series
+    )
+    check_order(times, series + len(names) * split.astype(np.int64), ids, options)
+
+    order = np.lexsort((times, series))
+    times, series, split, ids = times[order], series[order], split[order], [ids[row] for row in order]
+    values = numbers(frame, channels.values, order, ids)
+    known = numbers(frame, channels.known, order, ids)
+    check_repeats(times, series, ids, options)
+    step = find_step(times, series, options.step)
+    breaks, notes = find_gaps(times, series, split, ids, step, options)
+    notes += check_missing(np.hstack([values, known]), [*channels.values, *channels.known], ids, options)
+    return Series(
+        channels,
+        values,
+        np.hstack([known, calendar(times, channels.calendar, options.time_zone)]),
+        times,
+        hours(times, options.time_zone),
+        series.astype(np.min_scalar_type(len(names))),
+        names,
+        split,
+        compact(ids),
+        step,
+        breaks,
+        notes,
+    )
+
+
+def table_times(table: Table, options: SeriesOptions) -> np.ndarray:
+    """Give the moment of each row of a table, int64 [N], in the order of its rows; checks that order."""
+    channels = Channels.of(table.columns, ())
+    columns = [channels.timestamp, *([channels.series_id] if channels.series_id else [])]
+    frame = table.dataset.select_columns(columns).to_pandas()
+    series, _ = number_series(frame, channels.series_id, table.ids)
+    times = parse_timestamps(
+        frame[channels.timestamp], table.ids, options.timestamp_format, options.time_zone, series
+    )
+    check_order(times, series, table.ids, options)
+    return times
+
+
+def number_series(frame: DataFrame, column: str | None, ids: Sequence[str]) -> tuple[np.ndarray, list[str]]:
+    """Number the series in the order in which they first appear: numbers int64 [N], names."""
+    import pandas
+
+    if column is None:
+        return np.zeros(len(frame), dtype=np.int64), [""]
+    codes, names = pandas.factorize(frame[column])
+    missing = np.flatnonzero(codes < 0)
+    if len(missing):
+        raise DataError(f"{len(missing)} rows have no {column!r}: {rows_named(missing, ids)}")
+    return codes.astype(np.int64), [str(name) for name in names]
+
+
+def numbers(frame: DataFrame, columns: Sequence[str], order: np.ndarray, ids: Sequence[str]) -> np.ndarray:
+    """Give columns as float64 [N, len(columns)] in this order of rows; NaN where a value is missing."""
+    import pandas
+
+    found = np.empty((len(frame), len(columns)))
+    for position, name in enumerate(columns):
+        column = frame[name].iloc[order].reset_index(drop=True)
+        number = pandas.to_numeric(column, errors="coerce")
+        text = np.flatnonzero((number.isna() & column.notna()).to_numpy())
+        if len(text):
+            raise DataError(
+                f"column {name!r}: expected numbers, found {column[text[0]]!r} in row {ids[text[0]]} "
+                f"({len(text)} of {len(column)} rows). Correct the values, or leave the column out of "
+                "data.columns"
+            )
+        found[:, position] = number.to_numpy(dtype=np.float64, na_value=np.nan)
+    endless = np.argwhere(np.isinf(found))
+    if len(endless):
+        row, column = endless[0]
+        raise DataError(f"column {columns[column]!r}: row {ids[row]} is infinite ({len(endless)} values are)")
+    return found
+
+
+def fill(history: np.ndarray) -> np.ndarray:
+    """Fill missing values of windows from the windows themselves.
+
+    Between two values along a straight line; before the first and after the last one with that value. Nothing
+    outside of the window is used, so no value from after the present can leak into a history.
+
+    Args:
+        history: float [B, steps, channels]; each channel has at least one value.
+
+    Returns:
+        A filled copy, or the array itself where nothing is missing.
+    """
+    holes = np.isnan(history)
+    if not holes.any():
+        return history
+    filled: Any = history.copy()
+    steps = np.arange(history.shape[1])
+    for window, channel in np.argwhere(holes.any(axis=1)):
+        empty = holes[window, :, channel]
+        filled[window, empty, channel] = np.interp(
+            steps[empty], steps[~empty], history[window, ~empty, channel]
+        )
+    result: np.ndarray = filled
+    return result

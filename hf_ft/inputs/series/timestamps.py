@@ -1,0 +1,213 @@
+"""Timestamps: text to moments in UTC without guessing, daylight saving included; features of the calendar."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hf_ft.errors import DataError
+from hf_ft.text_utils import listing
+
+if TYPE_CHECKING:
+    from pandas import DatetimeIndex, Series
+
+# Nanoseconds since 1970 in UTC are what a moment is from here on.
+SECOND = 1_000_000_000
+DAY = 86_400 * SECOND
+EPOCHS = {"unix_s": SECOND, "unix_ms": SECOND // 1000}
+# An offset from UTC at the end of a text with a time of day: Z, +01:00, -0500.
+_OFFSET = re.compile(r"\d[T ]\d.*(Z|[+-]\d{2}:?\d{2})$")
+
+# name -> period in days, or None for a flag. A periodic feature is the sine and cosine of its place in it.
+CALENDAR = {"hour_of_day": 1.0, "day_of_week": 7.0, "day_of_year": 365.2425, "weekend": None}
+
+
+def parse_timestamps(
+    values: Sequence[Any], ids: Sequence[str], written: str | None, time_zone: str | None, series: np.ndarray
+) -> np.ndarray:
+    """Turn timestamps into moments.
+
+    Text without an offset is the wall clock of `time_zone`, or, without one, of a clock that never jumps. On
+    the night on which a zone's clock goes back, the order of the rows tells the first pass of the repeated
+    hour from the second.
+
+    Args:
+        values: text, datetimes, or numbers since 1970; N of them.
+        ids: N row ids, for messages.
+        written: `task.timestamp_format`: a strptime format, `unix_s`, `unix_ms`; None: ISO 8601.
+        time_zone: IANA name.
+        series: which series each row belongs to, int [N]; the repeated hour is told apart within a series.
+
+    Returns:
+        Nanoseconds since 1970 in UTC, int64 [N].
+
+    Raises:
+        DataError: a timestamp is missing, is not of this format, or does not exist in this zone; names the
+            rows.
+    """
+    import pandas
+
+    column = pandas.Series(list(values))
+    missing = np.flatnonzero(column.isna())
+    if len(missing):
+        raise DataError(f"{len(missing)} rows have no timestamp: {_rows(missing, ids)}")
+    if pandas.api.types.is_numeric_dtype(column):
+        return _numbers(column, ids, written)
+    if pandas.api.types.is_datetime64_any_dtype(column):
+        moments = column
+    else:
+        moments = _texts(column.astype(str), ids, written)
+    if moments.dt.tz is not None:
+        return _nanoseconds(moments.dt.tz_convert("UTC").dt.tz_localize(None))
+    if time_zone is None:
+        return _nanoseconds(moments)
+    found = np.empty(len(moments), dtype=np.int64)
+    for one in np.unique(series):
+        rows = np.flatnonzero(series == one)
+        found[rows] = _localise(moments.iloc[rows], [ids[int(row)] for row in rows], time_zone)
+    return found
+
+
+def _numbers(column: Series, ids: Sequence[str], written: str | None) -> np.ndarray:
+    if written not in EPOCHS:
+        raise DataError(
+            f"the timestamps are numbers ({column.iloc[0]} in row {ids[0]}); set task.timestamp_format: "
+            "unix_s or unix_ms where they count seconds or milliseconds since 1970"
+        )
+    result: np.ndarray = np.round(column.to_numpy(dtype=np.float64) * EPOCHS[written]).astype(np.int64)
+    return result
+
+
+def _texts(column: Series, ids: Sequence[str], written: str | None) -> Series:
+    import pandas
+
+    if written in EPOCHS:
+        raise DataError(
+            f"task.timestamp_format is {written}, but row {ids[0]} holds the text {column.iloc[0]!r}"
+        )
+    offset = column.map(lambda text: bool(_OFFSET.search(text.strip()))).to_numpy()
+    if offset.any() and not offset.all():
+        raise DataError(
+            f"some timestamps have an offset from UTC and others do not: {column[offset].iloc[0]!r} in row "
+            f"{ids[int(np.argmax(offset))]}, {column[~offset].iloc[0]!r} in row {ids[int(np.argmin(offset))]}"
+        )
+    aware = bool(offset.all()) or (written is not None and "%z" in written)
+    moments = pandas.to_datetime(column, format=written or "ISO8601", errors="coerce", utc=aware)
+    wrong = np.flatnonzero(moments.isna())
+    if len(wrong):
+        expected = f"the format {written!r}" if written else "ISO 8601 (2016-01-31 23:55)"
+        raise DataError(
+            f"{len(wrong)} of {len(column)} timestamps are not of {expected}: {column.iloc[wrong[0]]!r} in "
+            f"row {ids[wrong[0]]}. Set task.timestamp_format, for instance '%d/%m/%Y %H:%M' where the day "
+            "comes first"
+        )
+    return moments
+
+
+def _localise(moments: Series, ids: Sequence[str], time_zone: str) -> np.ndarray:
+    clock = moments.dt.tz_localize(zone(time_zone), ambiguous="NaT", nonexistent="shift_forward")
+    twice = np.flatnonzero(clock.isna())
+    existing = moments.dt.tz_localize(
+        time_zone, ambiguous=np.ones(len(moments), dtype=bool), nonexistent="NaT"
+    )
+    absent = np.flatnonzero(existing.isna())
+    if len(absent):
+        raise DataError(
+            f"task.time_zone: {len(absent)} rows have a time that {time_zone} skips when its clock goes "
+            f"forward: {moments.iloc[absent[0]]} in row {ids[absent[0]]}. The data are in another zone, or "
+            "in a clock without daylight saving: correct task.time_zone, or remove it"
+        )
+    try:
+        known = moments.dt.tz_localize(time_zone, ambiguous="infer")
+    except ValueError as error:
+        raise DataError(
+            f"task.time_zone: {len(twice)} rows lie in the hour that {time_zone} has twice, and their order "
+            f"does not tell which: {moments.iloc[twice[0]]} in row {ids[twice[0]]}. Write the timestamps in "
+            "UTC or with an offset"
+        ) from error
+    return _nanoseconds(known.dt.tz_convert("UTC").dt.tz_localize(None))
+
+
+def zone(name: str) -> Any:
+    """Give a time zone by its IANA name.
+
+    Raises:
+        DataError: there is none; the message names the nearest ones.
+    """
+    import zoneinfo
+
+    from hf_ft.text_utils import hint
+
+    try:
+        return zoneinfo.ZoneInfo(name)
+    except (zoneinfo.ZoneInfoNotFoundError, ValueError) as error:
+        raise DataError(
+            f"task.time_zone: there is no zone {name!r}{hint(name, sorted(zoneinfo.available_timezones()))} "
+            "Expected an IANA name such as Europe/Berlin"
+        ) from error
+
+
+def _nanoseconds(moments: Series) -> np.ndarray:
+    result: np.ndarray = moments.to_numpy().astype("datetime64[ns]").astype(np.int64)
+    return result
+
+
+def wall_clock(times: np.ndarray, time_zone: str | None) -> DatetimeIndex:
+    """Give moments as the wall clock of a zone shows them (UTC where none is named)."""
+    import pandas
+
+    moments = pandas.DatetimeIndex(np.asarray(times, dtype="datetime64[ns]"))
+    if time_zone is None:
+        return moments
+    return moments.tz_localize("UTC").tz_convert(zone(time_zone)).tz_localize(None)
+
+
+def hours(times: np.ndarray, time_zone: str | None) -> np.ndarray:
+    """Give the hour of the day of each moment on the wall clock, int8 [N]."""
+    result: np.ndarray = wall_clock(times, time_zone).hour.to_numpy().astype(np.int8)
+    return result
+
+
+def calendar_names(features: Sequence[str]) -> list[str]:
+    """Name the columns that `calendar` makes of these features."""
+    return [
+        name
+        for feature in features
+        for name in ([feature] if CALENDAR[feature] is None else [f"{feature}_sin", f"{feature}_cos"])
+    ]
+
+
+def calendar(times: np.ndarray, features: Sequence[str], time_zone: str | None) -> np.ndarray:
+    """Describe moments by the calendar of the wall clock.
+
+    Args:
+        times: nanoseconds since 1970 in UTC, int64 [N].
+        features: names in CALENDAR.
+        time_zone: whose wall clock.
+
+    Returns:
+        Values from -1 to 1, float64 [N, columns], in the order of `calendar_names`.
+    """
+    clock = wall_clock(times, time_zone)
+    fraction = (clock.hour * 3600 + clock.minute * 60 + clock.second).to_numpy() / 86_400
+    days = {
+        "hour_of_day": fraction,
+        "day_of_week": clock.dayofweek.to_numpy() + fraction,
+        "day_of_year": clock.dayofyear.to_numpy() - 1 + fraction,
+    }
+    columns = []
+    for feature in features:
+        period = CALENDAR[feature]
+        if period is None:
+            columns.append((clock.dayofweek >= 5).astype(np.float64))
+        else:
+            angle = 2 * np.pi * days[feature] / period
+            columns += [np.sin(angle), np.cos(angle)]
+    return np.stack(columns, axis=1) if columns else np.empty((len(times), 0))
+
+
+def _rows(positions: np.ndarray, ids: Sequence[str]) -> str:
+    return listing([ids[position] for position in positions], 5)

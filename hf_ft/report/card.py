@@ -1,0 +1,180 @@
+"""The model card: what a stranger must know to use a published model and to judge its figures.
+
+It is written from the run folder alone, so that a run can be published at any time after it ended. The
+metadata at its top are huggingface_hub's; nothing is in them that the run does not know.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PureWindowsPath
+from typing import TYPE_CHECKING, Any
+
+from hf_ft.errors import PublishError
+from hf_ft.report.report import show, show_name
+
+if TYPE_CHECKING:
+    from huggingface_hub import EvalResult, ModelCard
+
+    from hf_ft.recipe.schema import Recipe
+    from hf_ft.task import Task
+
+# What a card is written from, beside the model.
+FILES = ("recipe.yaml", "data.json", "results.json", "environment.json", "verify.json")
+# Classes that are shown one by one without a click.
+FEW_CLASSES = 12
+
+
+@dataclass(frozen=True)
+class Result:
+    """A metric of the split that is reported.
+
+    Args:
+        name: of the metric.
+        value: as measured.
+        interval: (low, high), or None.
+        baseline: the trivial answer's value on the same rows, or None.
+    """
+
+    name: str
+    value: float
+    interval: Sequence[float] | None
+    baseline: float | None
+
+
+def model_card(run_folder: Path, repo: str, kept: Mapping[str, Any] | None = None) -> ModelCard:
+    """Write the card of a finished run.
+
+    Args:
+        run_folder: the run.
+        repo: namespace/name that the lines of code load from.
+        kept: metadata that the owner has set on the Hub and no run knows, such as `license`.
+
+    Raises:
+        PublishError: the folder does not hold a whole run.
+    """
+    from huggingface_hub import ModelCard, ModelCardData
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    from hf_ft.model.predictor import load_task
+    from hf_ft.recipe.read import load_recipe
+
+    missing = [name for name in FILES if not (run_folder / name).is_file()]
+    if missing:
+        raise PublishError(f"{run_folder}: no {', '.join(missing)}; expected the folder of a finished run")
+    recipe = load_recipe(run_folder / "recipe.yaml")
+    data, results, environment, checks = (
+        json.loads((run_folder / name).read_text(encoding="utf-8")) for name in FILES[1:]
+    )
+    task, source = load_task(run_folder / "model")
+    head, measured = results["headline"], _measured(results, task)
+    base = None if recipe.model.from_scratch or not source.get("commit") else source["name"]
+    metadata = ModelCardData(
+        model_name=recipe.name,
+        library_name=_library(run_folder / "model"),
+        pipeline_tag=task.pipeline_tag,
+        base_model=base,
+        datasets=data["hub"] or None,
+        tags=["hf_ft", *([] if task.pipeline_tag else [task.name])],
+        eval_results=[_eval_result(one, recipe, task, data["hub"], head["split"]) for one in measured],
+        **(kept or {}),
+    )
+    template = Environment(
+        loader=PackageLoader("hf_ft.report"), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    ).get_template("model_card.md.j2")
+    content = template.render(
+        card_data=metadata.to_yaml(),
+        repo=repo,
+        recipe=recipe,
+        recipe_text=_without_paths(recipe),
+        task=task,
+        summary=task.summary.partition(" (")[0],
+        start=base or _last_part(recipe.model.name),
+        start_on_hub=base is not None,
+        merged=(run_folder / "adapter").is_dir(),
+        data=data,
+        head=head,
+        results=measured,
+        per_class=results["splits"][head["split"]]["metrics"].get("per_class", []),
+        notes=results["splits"][head["split"]]["metrics"].get("notes", []),
+        few_classes=FEW_CLASSES,
+        environment=environment,
+        checks=checks,
+        show=show,
+        show_name=show_name,
+        cell=cell,
+        fence=fence,
+    )
+    return ModelCard(content)
+
+
+def cell(text: Any) -> str:
+    """Escape a stranger's text (a label, a column name): it neither ends a table's cell nor is markup."""
+    return re.sub(r"([\\`*{}\[\]<>()#+!|~$&])", r"\\\1", " ".join(str(text).split()))
+
+
+def fence(text: str) -> str:
+    """Give a line of backticks that is longer than any in the text."""
+    return "`" * max(3, 1 + max(map(len, re.findall(r"`+", text)), default=0))
+
+
+def _measured(results: Mapping[str, Any], task: Task) -> list[Result]:
+    head = results["headline"]
+    split = results["splits"][head["split"]]
+    names = dict.fromkeys([head["metric"], *task.headline_metrics])
+    return [
+        Result(name, split["metrics"][name], split["intervals"].get(name), split["baseline"].get(name))
+        for name in names
+        if split["metrics"].get(name) is not None
+    ]
+
+
+def _eval_result(result: Result, recipe: Recipe, task: Task, hub: Sequence[str], split: str) -> EvalResult:
+    from huggingface_hub import EvalResult
+
+    one = hub[0] if len(hub) == 1 else None
+    return EvalResult(
+        task_type=task.pipeline_tag or task.name,
+        dataset_type=one or "custom",
+        dataset_name=one or recipe.name,
+        dataset_config=recipe.data.config if one else None,
+        dataset_revision=recipe.data.revision if one else None,
+        dataset_split=split,
+        metric_type=result.name,
+        metric_name=show_name(result.name),
+        metric_value=result.value,
+    )
+
+
+def _library(model_folder: Path) -> str | None:
+    """Name transformers where the model's class is one of its own."""
+    import transformers
+
+    config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
+    names = config.get("architectures") or []
+    return "transformers" if any(hasattr(transformers, name) for name in names) else None
+
+
+def _without_paths(recipe: Recipe) -> str:
+    """Give the recipe as YAML, without telling the world where its files lie on this machine."""
+    from hf_ft.recipe.read import load_recipe
+
+    values = _shortened({key: v for key, v in recipe.resolved().items() if key != "output_dir"})
+    return load_recipe(values).to_yaml()
+
+
+def _shortened(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _shortened(inner) for key, inner in value.items()}
+    if isinstance(value, list):
+        return [_shortened(inner) for inner in value]
+    return _last_part(value) if isinstance(value, str) else value
+
+
+def _last_part(name: str) -> str:
+    """Give the last part of a path of this machine; anything else as it is."""
+    local = Path(name).is_absolute() or PureWindowsPath(name).is_absolute() or name.startswith(("~", ".."))
+    return PureWindowsPath(name).name if local else name

@@ -1,0 +1,231 @@
+"""The run folder: which one to use, where to go on, and what is written into it."""
+
+from __future__ import annotations
+
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hf_ft.errors import RecipeError
+from hf_ft.storage.atomic import new_file, write_json, write_text
+from hf_ft.train import checkpoints
+
+if TYPE_CHECKING:
+    from accelerate import PartialState
+
+    from hf_ft.data.prepare import Prepared
+    from hf_ft.recipe.schema import Recipe
+    from hf_ft.task import Evaluation, Task
+
+PACKAGES = (
+    "hf_ft",
+    "torch",
+    "torchvision",
+    "transformers",
+    "datasets",
+    "accelerate",
+    "evaluate",
+    "peft",
+    "timm",
+    "numpy",
+)
+# What may differ between a checkpoint's recipe and the one that resumes from it.
+SAFE = ("name", "output_dir", "evaluate", "publish", "train.logging_steps", "train.report_to")
+
+
+@dataclass
+class RunFolder:
+    """Where a run writes.
+
+    Args:
+        path: the folder.
+        checkpoint: where training goes on, or None.
+        notes: what was decided, and why.
+    """
+
+    path: Path
+    checkpoint: Path | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def open_folder(recipe: Recipe, resume: str, processes: PartialState) -> RunFolder:
+    """Choose the run folder on the main process, make it, and tell the others."""
+    from accelerate.utils import broadcast_object_list
+
+    chosen: list[Any] = [None]
+    if processes.is_main_process:
+        chosen = [choose_folder(recipe, resume)]
+        (chosen[0].path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        write_text(chosen[0].path / "recipe.yaml", recipe.to_yaml())
+    return broadcast_object_list(chosen)[0]
+
+
+def choose_folder(recipe: Recipe, resume: str) -> RunFolder:
+    """Choose the run folder. Nothing that is there is ever overwritten.
+
+    A folder with an unfinished run of the same recipe is resumed from its newest whole checkpoint; next to a
+    finished run, or with `resume="never"`, a numbered folder is made.
+
+    Args:
+        recipe: the resolved recipe.
+        resume: `auto`; `never`; or `must`, which refuses to start from nothing.
+
+    Raises:
+        RecipeError: an unfinished run is there, but of another recipe; the message lists what differs.
+    """
+    path = Path(recipe.output_dir)
+    runs = _runs_of(recipe, path)
+    newest = runs[-1] if runs else path
+    notes: list[str] = []
+    if runs and resume != "never" and not (newest / "verify.json").exists():
+        checkpoint, notes = checkpoints.newest(newest / "checkpoints")
+        if checkpoint is not None:
+            _same_recipe(recipe, checkpoint)
+            return RunFolder(newest, checkpoint, [*notes, f"resume from {checkpoint}"])
+        if not notes and (newest / "recipe.yaml").read_text() == recipe.to_yaml():
+            return RunFolder(newest)
+    if resume == "must":
+        reasons = "".join(f"; {note}" for note in notes)
+        raise RecipeError(
+            f"{newest}: there is no whole checkpoint of an unfinished run to resume from{reasons}"
+        )
+    fresh, number = path, 1
+    while fresh.exists():
+        number += 1
+        fresh = path.with_name(f"{path.name}-{number}")
+    kept = [f"{newest} is kept; this run goes to {fresh}"] if fresh != path else []
+    return RunFolder(fresh, None, [*notes, *kept])
+
+
+def _runs_of(recipe: Recipe, path: Path) -> list[Path]:
+    """Give the folders of earlier runs of this recipe, oldest first: `runs/x`, `runs/x-2`, ...
+
+    A folder of that form belongs to it only if the recipe inside has the same name.
+    """
+    from hf_ft.recipe.yaml_text import read_yaml
+
+    found = []
+    for folder in path.parent.glob("*") if path.parent.is_dir() else ():
+        numbered = re.fullmatch(rf"{re.escape(path.name)}(?:-(\d+))?", folder.name)
+        file = folder / "recipe.yaml"
+        if numbered and file.is_file():
+            content = read_yaml(file.read_text(), str(file)).value
+            if isinstance(content, dict) and content.get("name") == recipe.name:
+                found.append((int(numbered[1] or 1), folder))
+    return [folder for _, folder in sorted(found)]
+
+
+def _same_recipe(recipe: Recipe, checkpoint: Path) -> None:
+    """Refuse to go on with half-changed settings (tf#22580)."""
+    from hf_ft.recipe.read import load_recipe
+
+    then, now = _flat(load_recipe(checkpoint / "recipe.yaml").resolved()), _flat(recipe.resolved())
+    differing = [
+        f"  {key}: {then.get(key, 'absent')} then, {now.get(key, 'absent')} now"
+        for key in sorted(then.keys() | now.keys())
+        if then.get(key) != now.get(key)
+        and not any(key == safe or key.startswith(f"{safe}.") for safe in SAFE)
+    ]
+    if differing:
+        raise RecipeError(
+            f"{checkpoint.parent.parent} holds an unfinished run of another recipe:\n"
+            + "\n".join(differing)
+            + "\nUndo the change, write another output_dir, or start anew with resume=never"
+        )
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(value, dict) or not value:
+        return {path: value}
+    return {
+        key: leaf
+        for name, inner in value.items()
+        for key, leaf in _flat(inner, f"{path}.{name}" if path else str(name)).items()
+    }
+
+
+def environment() -> dict[str, Any]:
+    """Give versions, hardware, command and commit of this run."""
+    import torch
+
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    device = torch.accelerator.current_accelerator() if torch.accelerator.is_available() else None
+    return {
+        "packages": found,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "device": str(device or "cpu"),
+        "devices": torch.accelerator.device_count() if device else 0,
+        "threads": torch.get_num_threads(),
+        "arguments": sys.argv[1:],
+        "commit_of_working_folder": _commit(),
+    }
+
+
+def _commit() -> str | None:
+    if shutil.which("git") is None:
+        return None
+    asked = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return asked.stdout.strip() or None
+
+
+def write_origin(folder: Path, data: Prepared) -> None:
+    """Write what the run is made from, data.json and environment.json, so that one that crashes keeps it."""
+    data.write(folder)
+    write_json(folder / "environment.json", environment(), indent=2)
+
+
+def write_run(
+    folder: Path, recipe: Recipe, task: Task, data: Prepared, evaluations: dict[str, Evaluation], metric: str
+) -> dict[str, Any]:
+    """Write results.json and predictions.parquet; give the results."""
+    final = evaluations[data.final_split]
+    results = {
+        "headline": {
+            "split": final.split,
+            "rows": len(final.ids),
+            "metric": metric,
+            "value": final.metrics[metric],
+            "interval": final.intervals.get(metric),
+            "confidence": recipe.evaluate.confidence,
+            "interval_over": "rows" if data.groups(task, final.split) is None else "groups of rows",
+            "baseline": final.baseline.get(metric),
+        },
+        "splits": {
+            split: {
+                "rows": len(evaluation.ids),
+                "metrics": evaluation.metrics,
+                "intervals": evaluation.intervals,
+                "baseline": evaluation.baseline,
+            }
+            for split, evaluation in evaluations.items()
+        },
+    }
+    write_json(folder / "results.json", results, indent=2)
+    write_predictions(folder, task, final)
+    return results
+
+
+def write_predictions(folder: Path, task: Task, evaluation: Evaluation) -> None:
+    """Write predictions.parquet: one row per evaluated example, with its id, truth, prediction and loss."""
+    import pandas
+
+    rows = []
+    for index, (row_id, result) in enumerate(zip(evaluation.ids, evaluation.results, strict=True)):
+        decoded = {key: value for key, value in task.decode(result).items() if key != "scores"}
+        truth = task.decode_reference(evaluation.references[index])
+        loss = {} if evaluation.losses is None else {"loss": evaluation.losses[index]}
+        rows.append({"id": row_id, "truth": truth, **decoded, **loss})
+    with new_file(folder / "predictions.parquet") as fresh:
+        pandas.DataFrame(rows).to_parquet(fresh)

@@ -1,0 +1,184 @@
+"""Hash of the source code behind a cached value, so that edited code never finds it (ds#3297).
+
+Which of hf_ft's modules count is not a list kept by hand, which a moved file would drop out of unseen:
+it follows from the import statements of the modules that do the work, those inside functions included.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.metadata
+import inspect
+import sys
+import sysconfig
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from hf_ft.task import Task
+
+PACKAGE = Path(__file__).parents[1]
+# What makes items and batches of rows, whatever the task.
+ENCODING = ("hf_ft.data.dataset", "hf_ft.inputs.decoded_rows", "hf_ft.data.device")
+# Packages that read and decode rows; a new version may read them differently.
+READERS = ("datasets", "numpy", "pillow")
+# Packages that activations and decoded media come out of.
+COMPUTING = ("torch", "torchvision", "transformers", "timm", "peft", "tokenizers", "pillow", "numpy")
+
+
+def task_source_hash(task: Task) -> str:
+    """Hash everything but the row itself that decides what a task makes of a row.
+
+    That is: the task's class, its options, the versions of the packages that read, and all source code that
+    the task and the encoding import.
+    """
+    kind = type(task)
+    foreign = {module for module in _modules_of(kind) if not in_package(module.__name__)}
+    return hash_of(
+        [
+            f"{kind.__module__}:{kind.__qualname__}",
+            repr(task.options),
+            *versions(READERS),
+            package_source_hash(task_modules(task)),
+            *_texts(_files(foreign)),
+        ]
+    )
+
+
+def task_modules(task: Task) -> list[str]:
+    """List the modules of hf_ft that read and encode the rows of a task; what they import belongs to them."""
+    # A model class of hf_ft is named, not imported.
+    built_by = getattr(task, "auto_class", "").partition(":")[0]
+    names = [*(module.__name__ for module in _modules_of(type(task))), built_by]
+    return [*(name for name in names if in_package(name)), *ENCODING]
+
+
+def package_source_hash(roots: Sequence[str], package: Path = PACKAGE) -> str:
+    """Hash the source of modules of hf_ft and of every module of hf_ft that they import, at any depth.
+
+    Args:
+        roots: module names, such as `hf_ft.data.dataset`.
+        package: folder of the package.
+    """
+    return hash_of(_texts(package_sources(roots, package)))
+
+
+def package_sources(roots: Sequence[str], package: Path = PACKAGE) -> list[Path]:
+    """List the files of modules of hf_ft and of all that they import from hf_ft, at any depth, sorted.
+
+    Args:
+        roots: module names, such as `hf_ft.data.dataset`.
+        package: folder of the package.
+    """
+    found: set[Path] = set()
+    waiting = [_file_of(root, package) for root in roots]
+    while waiting:
+        file = waiting.pop()
+        if file in found:
+            continue
+        found.add(file)
+        waiting += [_file_of(name, package) for name in _imports(file.read_text(encoding="utf-8"))]
+    return sorted(found)
+
+
+def user_source_hash(kinds: Iterable[type]) -> str:
+    """Hash the source of classes that are not installed: a user's own, or of a repository on the Hub."""
+    kinds = set(kinds)
+    modules = {module for kind in kinds if (module := inspect.getmodule(kind)) and _is_own(module)}
+    # Of a script that runs, or a notebook, there is only the class itself.
+    started = sorted(_source(kind) for kind in kinds if kind.__module__ == "__main__")
+    return hash_of([*_texts(_files(modules)), *started])
+
+
+def versions(packages: Iterable[str]) -> list[str]:
+    """Give `name version` of each package; `name absent` where it is not installed."""
+    return [f"{name} {_version(name)}" for name in packages]
+
+
+def hash_of(parts: Sequence[str]) -> str:
+    """Hash texts, in their order, to 24 hexadecimal digits."""
+    text = "\0".join(parts).encode("utf-8", "surrogatepass")
+    return hashlib.blake2b(text, digest_size=12).hexdigest()
+
+
+def in_package(module: str) -> bool:
+    """Tell whether a module name is one of hf_ft's."""
+    return module == PACKAGE.name or module.startswith(f"{PACKAGE.name}.")
+
+
+def _modules_of(kind: type) -> list[ModuleType]:
+    return [module for base in kind.__mro__ if base is not object and (module := inspect.getmodule(base))]
+
+
+def _file_of(module: str, package: Path) -> Path:
+    """Give the file of a module of hf_ft, or of the module that holds this name."""
+    path = package.joinpath(*module.split(".")[1:])
+    for candidate in (path.with_suffix(".py"), path / "__init__.py", path.parent.with_suffix(".py")):
+        if candidate.is_file():
+            return candidate
+    if (path.parent / "__init__.py").is_file():
+        return path.parent / "__init__.py"
+    raise FileNotFoundError(f"{module}: no such module below {package}")
+
+
+@functools.lru_cache(maxsize=512)
+def _imports(source: str) -> tuple[str, ...]:
+    """List what a source imports from hf_ft, as names of modules or of things inside them."""
+    found: list[str] = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found += [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            # `from hf_ft.train import checkpoints` names a module, `from hf_ft.errors import DataError` none.
+            found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
+    return tuple(name for name in found if in_package(name))
+
+
+def _texts(files: Iterable[Path]) -> list[str]:
+    return [path.read_text(encoding="utf-8") for path in sorted(set(files))]
+
+
+def _files(modules: set[ModuleType]) -> list[Path]:
+    """Give the files of modules, and of those of a user's own that they take something from."""
+    found: set[ModuleType] = set()
+    waiting = [module for module in modules if module.__name__ != "__main__"]
+    while waiting:
+        module = waiting.pop()
+        if module in found:
+            continue
+        found.add(module)
+        for value in list(vars(module).values()):
+            origin = value if isinstance(value, ModuleType) else sys.modules.get(_home(value))
+            if origin is not None and _is_own(origin):
+                waiting.append(origin)
+    return [Path(str(module.__file__)) for module in found if getattr(module, "__file__", None)]
+
+
+def _is_own(module: ModuleType) -> bool:
+    """Tell whether a module is a file of a user's own; installed ones, and hf_ft, have versions."""
+    installed = [sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
+    file = str(getattr(module, "__file__", None) or "")
+    return file.endswith(".py") and not file.startswith((*installed, str(PACKAGE)))
+
+
+def _home(value: Any) -> str:
+    name = getattr(value, "__module__", None)
+    return name if isinstance(name, str) and name != "__main__" else ""
+
+
+def _source(kind: type) -> str:
+    try:
+        return inspect.getsource(kind)
+    except (OSError, TypeError):
+        return kind.__qualname__
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return "absent"

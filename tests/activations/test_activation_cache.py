@@ -1,0 +1,680 @@
+"""The frontier: training from kept activations is the same training, and a wrong cache is never used."""
+
+import importlib
+import itertools
+from types import SimpleNamespace
+
+import pytest
+import tiny
+import torch
+from anything import Anything
+from filelock import FileLock
+from torch.utils import _pytree as pytree
+from transformers import BertConfig, BertForSequenceClassification, set_seed
+from transformers.modeling_outputs import SequenceClassifierOutput
+
+from hf_ft.activations.activation_cache import use_frontier
+from hf_ft.activations.cached_rows import CachedRows
+from hf_ft.data.prepare import prepare
+from hf_ft.errors import DataError
+from hf_ft.evaluate.loop import evaluate_rows
+from hf_ft.model.freeze import freeze
+from hf_ft.recipe.read import load_recipe
+from hf_ft.run import new_task
+from hf_ft.storage.row_store import RowStore
+from hf_ft.train.assemble import build_tuner
+from hf_ft.train.precision import settle_evaluation
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_FT_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "frontier"
+
+
+@pytest.fixture
+def tuner(tmp_path):
+    """Build a trainer of a small model, and say what was decided about its frontier."""
+    numbers = itertools.count()
+
+    def build(family, strategy, *, sections=None, rows=40, keep=True, **train):
+        folder = tmp_path / f"run{next(numbers)}"
+        folder.mkdir()
+        recipe = load_recipe(
+            {
+                "task": {"name": "anything:Anything", "family": family},
+                "data": {"source": "py:anything:rows", "split": {"validation": 10}},
+                "model": {"name": "tiny"},
+                "freeze": strategy,
+                "train": {
+                    "num_train_epochs": 3,
+                    "global_batch_size": 8,
+                    "learning_rate": 0.01,
+                    "logging_steps": 1,
+                    "disable_tqdm": True,
+                    # Equal to 1e-5 is a promise of full precision; auto takes bf16 where it is fast.
+                    "precision": "fp32",
+                    **train,
+                },
+                **(sections or {}),
+            }
+        )
+        task = new_task(recipe)
+        data = prepare(recipe, task, cache=tmp_path / "audit")
+        set_seed(recipe.seed)
+        loaded = task.load(recipe.model)
+        frozen = freeze(loaded.model, recipe.freeze, loaded.new)
+        made, _ = build_tuner(recipe, task, frozen, data, folder)
+        return made, use_frontier(made, recipe, data, frozen.frozen_fingerprint(), keep=keep)
+
+    return build
+
+
+OFF = {"cache": {"frontier": "off"}}
+STRATEGIES = {
+    "head": {"strategy": "head"},
+    "last": {"strategy": "last", "n": 1},
+}
+
+
+def losses(tuner):
+    return [line["loss"] for line in tuner.state.log_history if "loss" in line]
+
+
+def measured(tuner):
+    return [line["eval_loss"] for line in tuner.state.log_history if "eval_loss" in line]
+
+
+def weights(tuner):
+    return torch.cat([parameter.detach().flatten() for parameter in tuner.model.parameters()])
+
+
+SLOW = ("dinov2", "swin", "convnext", "vit (timm)")
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    "family",
+    [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in tiny.FAMILIES],
+)
+def test_training_from_the_frontier_is_the_same_training(tuner, family, strategy):
+    # A bias before a batch norm has no gradient but rounding, and AdamW would make a step of it.
+    optimizer = {"optim": "sgd"} if "timm" in family else {}
+    kept, note = tuner(family, STRATEGIES[strategy], **optimizer)
+    assert note.startswith("starts at"), note
+    assert isinstance(kept.train_dataset, CachedRows)
+    # Each is trained at once: what comes between moves the random state that dropout is drawn from.
+    kept.train()
+    whole, _ = tuner(family, STRATEGIES[strategy], sections=OFF, **optimizer)
+    whole.train()
+    assert len(losses(whole)) == 12 and len(set(losses(whole))) > 6
+    assert losses(kept) == pytest.approx(losses(whole), abs=1e-5)
+    assert measured(kept) == pytest.approx(measured(whole), abs=1e-5)
+    assert float((weights(kept) - weights(whole)).abs().max()) < 1e-5
+
+
+def _lite0():
+    """EfficientNet-Lite0 with the weights of ImageNet, for pictures of 64 pixels."""
+    from hf_ft.model.load import load_model
+    from hf_ft.recipe.schema import ModelSection
+
+    section = ModelSection(name="sample:efficientnet-lite0")
+    model = load_model("AutoModelForImageClassification", section, tiny._labels()).model
+    model.config.pretrained_cfg["input_size"] = (3, 64, 64)
+    return model
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_real_weights(tuner, monkeypatch, strategy):
+    monkeypatch.setitem(tiny.FAMILIES, "lite0", _lite0)
+    kept, note = tuner("lite0", STRATEGIES[strategy], optim="sgd", num_train_epochs=2)
+    assert note.startswith("starts at"), note
+    kept.train()
+    whole, _ = tuner("lite0", STRATEGIES[strategy], sections=OFF, optim="sgd", num_train_epochs=2)
+    whole.train()
+    assert losses(kept) == pytest.approx(losses(whole), abs=1e-5)
+    assert measured(kept) == pytest.approx(measured(whole), abs=1e-5)
+    assert float((weights(kept) - weights(whole)).abs().max()) < 1e-5
+
+
+def _more(kind):
+    """Families beyond those of `tiny`, each with an oddity: shared layers, relative places."""
+    import transformers as tf
+
+    labels = tiny._labels()
+    text = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 3, "num_attention_heads": 2, **labels}
+    positions = {"intermediate_size": 64, "max_position_embeddings": 40}
+    image = {"image_size": tiny.SIDE, **labels}
+    models = {
+        "gpt2": lambda: tf.GPT2ForSequenceClassification(
+            tf.GPT2Config(
+                vocab_size=60, n_embd=32, n_layer=3, n_head=2, n_positions=40, pad_token_id=0, **labels
+            )
+        ),
+        "distilbert": lambda: tf.DistilBertForSequenceClassification(
+            tf.DistilBertConfig(vocab_size=60, dim=32, n_layers=3, n_heads=2, hidden_dim=64, **labels)
+        ),
+        "albert": lambda: tf.AlbertForSequenceClassification(
+            tf.AlbertConfig(**text, **positions, embedding_size=16)
+        ),
+        "modernbert": lambda: tf.ModernBertForSequenceClassification(
+            tf.ModernBertConfig(**text, **positions, pad_token_id=0, bos_token_id=1, eos_token_id=2)
+        ),
+        "deberta": lambda: tf.DebertaV2ForSequenceClassification(
+            tf.DebertaV2Config(**text, **positions, relative_attention=True, pos_att_type=["p2c", "c2p"])
+        ),
+        "mobilenet": lambda: tiny.calibrated(
+            tf.MobileNetV2ForImageClassification(tf.MobileNetV2Config(depth_multiplier=0.35, **image))
+        ),
+        "patchtsmixer": lambda: tf.PatchTSMixerForRegression(
+            tf.PatchTSMixerConfig(
+                context_length=16, patch_length=4, patch_stride=4, num_input_channels=2, d_model=16,
+                num_layers=3, num_targets=1, scaling=None,
+            )
+        ),
+    }  # fmt: skip
+    return models[kind]().eval()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize(
+    "family", ["gpt2", "distilbert", "albert", "modernbert", "deberta", "mobilenet", "patchtsmixer"]
+)
+def test_models_with_an_oddity(tuner, monkeypatch, family, strategy):
+    monkeypatch.setitem(tiny.FAMILIES, family, lambda: _more(family))
+    kept, note = tuner(family, STRATEGIES[strategy], optim="sgd")
+    if (family, strategy) == ("albert", "last"):
+        assert "not used: only 0.7% of a step's work lies before" in note  # all its blocks are one
+        return
+    assert note.startswith("starts at"), note
+    kept.train()
+    whole, _ = tuner(family, STRATEGIES[strategy], sections=OFF, optim="sgd")
+    whole.train()
+    assert losses(kept) == pytest.approx(losses(whole), rel=1e-5, abs=1e-5)
+    assert float((weights(kept) - weights(whole)).abs().max()) < 1e-5
+
+
+def test_an_adapter_in_the_last_block_starts_there(tuner):
+    lora = {"strategy": "lora", "r": 2, "target_modules": r".*layer\.2\.attention.*(query|value)"}
+    kept, note = tuner("bert", lora)
+    assert "layer.2" in note, note
+    kept.train()
+    whole, _ = tuner("bert", lora, sections=OFF)
+    whole.train()
+    assert losses(kept) == pytest.approx(losses(whole), abs=1e-5)
+    assert float((weights(kept) - weights(whole)).abs().max()) < 1e-5
+
+
+def test_kept_rows_do_not_go_through_workers(tuner):
+    """A batch names the network that its slots belong to: a worker would hand over a copy of it."""
+    kept, _ = tuner("vit", STRATEGIES["head"], dataloader_num_workers=2)
+    assert kept.get_train_dataloader().num_workers == 0
+    kept.train()
+    alone, _ = tuner("vit", STRATEGIES["head"])
+    alone.train()
+    assert losses(kept) == losses(alone)
+
+
+def test_a_second_run_finds_what_the_first_computed(tuner, monkeypatch):
+    first, note = tuner("vit", STRATEGIES["head"])
+    assert "40 of 40 rows computed now" in note
+    ran = []
+    kept_layer = type(first.model.vit.layers[0])
+    forward = kept_layer.forward
+    monkeypatch.setattr(
+        kept_layer, "forward", lambda self, x, *a, **k: (ran.append(len(x)), forward(self, x, *a, **k))[1]
+    )
+    second, note = tuner("vit", STRATEGIES["head"], learning_rate=0.5)
+    assert "all found" in note
+    ran.clear()
+    second.train()
+    assert ran == []
+    assert all(isinstance(rows, CachedRows) for rows in (second.train_dataset, second.eval_dataset))
+
+
+def test_other_weights_or_rows_are_not_mistaken_for_the_kept_ones(tuner, monkeypatch):
+    tuner("vit", STRATEGIES["head"])
+    _, note = tuner("vit", STRATEGIES["head"], sections={"seed": 18})
+    assert "computed now" in note  # another split: other rows
+    build = tiny.FAMILIES["vit"]
+
+    def changed():
+        model = build()
+        model.vit.layers[0].attention.q_proj.weight.data.mul_(1.01)
+        return model
+
+    monkeypatch.setitem(tiny.FAMILIES, "vit", changed)
+    _, note = tuner("vit", STRATEGIES["head"])
+    assert "40 of 40 rows computed now" in note
+
+
+def test_a_damaged_file_is_noticed_when_it_is_found_and_when_it_is_read(tuner, cache):
+    first, _ = tuner("vit", STRATEGIES["head"])
+    files = sorted(cache.glob("*/slot 0.bin"))
+    assert len(files) == 2
+
+    def damage():
+        for file in files:
+            content = bytearray(file.read_bytes())
+            file.write_bytes(bytes(255 - byte for byte in content))
+
+    damage()
+    _, note = tuner("vit", STRATEGIES["head"])
+    assert "40 of 40 rows computed now, because those that were there were of another model" in note
+    damage()
+    first.train_dataset.store._checked[:] = False
+    with pytest.raises(DataError, match="is not what was written there"):
+        first.train()
+
+
+def test_activations_of_another_network_are_noticed_although_the_key_fits(tuner, cache):
+    """The control: kept values that are intact but wrong (x 1.5)."""
+    tuner("vit", STRATEGIES["head"])
+    made, _ = tuner("vit", STRATEGIES["head"])
+    for rows in (made.train_dataset, made.eval_dataset):
+        store = rows.store
+        for row in range(len(store)):
+            values = [value[0] for value in store.read([row]).values()]
+            store.write(row, [1.5 * values[0], *values[1:]])
+    _, note = tuner("vit", STRATEGIES["head"])
+    assert "were of another model" in note
+
+
+@pytest.mark.parametrize("change", [4, -1])
+def test_rows_that_have_become_longer_or_shorter_are_computed_again(tuner, monkeypatch, change):
+    """Nothing in the key tells of it, as of a helper that a user's task calls: the lengths are kept too."""
+    monkeypatch.setattr(Anything, "_length", lambda self, row: 4 + row["number"] % 5)
+    tuner("bert", STRATEGIES["last"])
+    monkeypatch.setattr(Anything, "_length", lambda self, row: 4 + row["number"] % 5 + change)
+    kept, note = tuner("bert", STRATEGIES["last"])
+    assert "40 of 40 rows computed now, because those that were there were of another model" in note
+    kept.train()
+    whole, _ = tuner("bert", STRATEGIES["last"], sections=OFF)
+    whole.train()
+    assert losses(kept) == pytest.approx(losses(whole), abs=1e-5)
+
+
+def test_training_rows_of_one_length_do_not_pass_for_rows_of_a_fixed_shape(tuner, monkeypatch):
+    train = tuner("bert", STRATEGIES["last"], sections=OFF)[0].train_dataset
+    numbers = {row["number"] for row in train.rows}
+    monkeypatch.setattr(
+        Anything, "_length", lambda self, row: 8 if row["number"] in numbers else 4 + row["number"] % 9
+    )
+    kept, note = tuner("bert", STRATEGIES["last"])
+    assert note.startswith("starts at"), note
+    kept.train()
+    whole, _ = tuner("bert", STRATEGIES["last"], sections=OFF)
+    whole.train()
+    assert measured(kept) == pytest.approx(measured(whole), abs=1e-5)
+
+
+@pytest.mark.parametrize("name", ["proof.json", "lengths.json"])
+def test_an_unreadable_note_is_as_good_as_none(tuner, cache, name):
+    tuner("vit", STRATEGIES["head"])
+    for file in cache.glob(f"*/{name}"):
+        file.write_text("")
+    _, note = tuner("vit", STRATEGIES["head"])
+    assert note.startswith("starts at")
+
+
+def test_a_full_disk_costs_time_and_not_the_run(tuner, monkeypatch):
+    def full(descriptor, start, size):
+        raise OSError(28, "No space left on device")
+
+    # The proof needs a little room, and has it; what is kept does not.
+    monkeypatch.setattr("hf_ft.activations.activation_cache.prove", lambda *arguments: 0.9)
+    monkeypatch.setattr("os.posix_fallocate", full)
+    made, note = tuner("vit", STRATEGIES["head"])
+    assert note.startswith("not used: [Errno 28] No space left on device")
+    made.train()
+    assert len(losses(made)) == 12
+
+
+def test_an_interrupted_fill_goes_on(tuner, monkeypatch):
+    write, monkey = RowStore.write, {"rows": 0}
+
+    def dies(store, row, values):
+        if len(store) > 6:
+            monkey["rows"] += 1
+            if monkey["rows"] > 20:
+                raise KeyboardInterrupt
+        write(store, row, values)
+
+    monkeypatch.setattr("hf_ft.data.samplers.MOST_ROWS", 8)
+    monkeypatch.setattr(RowStore, "write", dies)
+    with pytest.raises(KeyboardInterrupt):
+        tuner("vit", STRATEGIES["head"])
+    monkeypatch.setattr(RowStore, "write", write)
+    _, note = tuner("vit", STRATEGIES["head"])
+    assert "20 of 40 rows computed now" in note
+
+
+@pytest.mark.parametrize("began_kept", [True, False])
+def test_a_resumed_mixed_run_evaluates_in_the_precision_it_began_with(tuner, tmp_path, began_kept):
+    """Whether rows are kept hangs on the room on a disk; figures of two precisions cannot be compared."""
+    kept, _ = tuner("resnet", STRATEGIES["head"], precision="bf16")
+    whole, _ = tuner("resnet", STRATEGIES["head"], sections=OFF, precision="bf16")
+    assert kept.exact and not whole.exact
+    first, resumed = (kept, whole) if began_kept else (whole, kept)
+    settle_evaluation(first, tmp_path)
+    before = first.evaluate_rows(first.eval_dataset).metrics["loss"]
+    settle_evaluation(resumed, tmp_path)
+    assert resumed.exact == began_kept
+    assert not isinstance(resumed.eval_dataset, CachedRows)
+    assert resumed.evaluate_rows(resumed.eval_dataset).metrics["loss"] == pytest.approx(before, abs=1e-6)
+
+
+def test_random_rows_are_kept_as_views(tuner, cache):
+    noise = {"augment": {"noise": 0.5}}
+    _, note = tuner("patchtst", STRATEGIES["last"], sections=noise)
+    assert "cache: {views: 4}" in note and "in each of 3 epochs" in note
+    kept, note = tuner("patchtst", STRATEGIES["last"], sections={**noise, "cache": {"views": 2}})
+    assert note.startswith("starts at") and "70 of 70 rows computed now" in note
+    kept.train()
+    views = {**noise, "cache": {"views": 2, "frontier": "off"}}
+    whole, _ = tuner("patchtst", STRATEGIES["last"], sections=views)
+    whole.train()
+    assert losses(kept) == pytest.approx(losses(whole), abs=1e-5)
+    again = [whole.train_dataset[(epoch, 0, True)]["past_values"] for epoch in range(3)]
+    assert torch.equal(again[0], again[2]) and not torch.equal(again[0], again[1])
+
+
+@pytest.mark.parametrize(
+    ("strategy", "sections", "train", "reason"),
+    [
+        ("full", {}, {}, "none, every weight learns"),
+        ("head", OFF, {}, "off (cache.frontier)"),
+        ("head", {"cache": {"max_gb": 1e-9}}, {}, "cache.max_gb is 1e-09"),
+        ("head", {}, {"activation_checkpointing": True}, "not used with train.activation_checkpointing"),
+    ],
+)
+def test_where_nothing_is_kept_the_reason_is_told(tuner, strategy, sections, train, reason):
+    made, note = tuner("vit", {"strategy": strategy}, sections=sections, **train)
+    assert reason in note
+    assert not isinstance(made.train_dataset, CachedRows)
+
+
+def test_random_numbers_inside_a_frozen_part_are_refused(tuner, monkeypatch):
+    """timm's drop_rate is a function and no module: only the proof can see it."""
+    build = tiny.FAMILIES["efficientnet (timm)"]
+
+    def dropping():
+        model = build()
+        model.timm_model.drop_rate = 0.5
+        return model
+
+    monkeypatch.setitem(tiny.FAMILIES, "efficientnet (timm)", dropping)
+    _, note = tuner("efficientnet (timm)", STRATEGIES["head"])
+    assert note.startswith("not used: timm_model.classifier: it draws random numbers")
+
+
+def test_a_network_without_features_is_refused(tuner, monkeypatch):
+    """A random timm network in eval mode gives about 1e-22: no test of equality could fail on it."""
+
+    def dead():
+        model = tiny.timm()
+        with torch.no_grad():
+            model.timm_model.conv_head.weight.zero_()
+            model.timm_model.bn2.bias.zero_()
+            model.timm_model.bn2.running_mean.zero_()
+        return model
+
+    monkeypatch.setitem(tiny.FAMILIES, "efficientnet (timm)", dead)
+    _, note = tuner("efficientnet (timm)", STRATEGIES["head"])
+    assert "a wrong activation would not be noticed" in note
+
+
+def test_a_search_leaves_the_model_as_it_was(tuner):
+    made, _ = tuner("efficientnet (timm)", STRATEGIES["last"])
+    other, _ = tuner("efficientnet (timm)", STRATEGIES["last"], sections=OFF)
+    pairs = zip(made.model.state_dict().values(), other.model.state_dict().values(), strict=True)
+    assert all(torch.equal(one, two) for one, two in pairs)
+    assert made.model.training == other.model.training
+    assert not any("forward" in vars(module) for module in made.model.modules())
+
+
+def test_mixed_precision_keeps_half_the_bits_and_ends_in_full(tuner):
+    kept, note = tuner("vit", STRATEGIES["last"], precision="bf16")
+    assert note.startswith("starts at"), note
+    kept.train()
+    final = kept.evaluate_finished(kept.eval_dataset)
+    whole, _ = tuner("vit", STRATEGIES["last"], sections=OFF, precision="bf16")
+    whole.train()
+    assert losses(kept) == pytest.approx(losses(whole), abs=2e-2)
+    plain = whole.evaluate_finished(whole.eval_dataset)
+    assert final.metrics["loss"] == pytest.approx(plain.metrics["loss"], abs=2e-2)
+
+
+def test_evaluation_from_the_frontier_of_a_mixed_run_is_in_full_precision(tuner):
+    """What picks the best checkpoint is what the saved model gives: no second pass in full precision."""
+    kept, _ = tuner("resnet", STRATEGIES["head"], precision="bf16")
+    dtypes = {
+        rows.train: {field.dtype for field in rows.store.fields if field.name.startswith("slot")}
+        for rows in (kept.train_dataset, kept.eval_dataset)
+    }
+    assert dtypes == {True: {torch.bfloat16}, False: {torch.float32}}
+    kept.train()
+    best = min(measured(kept))
+    final = kept.evaluate_finished(kept.eval_dataset)
+    assert final is kept.last_evaluation
+    model = kept.finished_model()
+    exact = evaluate_rows(kept.task, model, kept.eval_dataset.encoded)
+    assert final.metrics["loss"] == pytest.approx(exact.metrics["loss"], abs=1e-6)
+    assert best <= exact.metrics["loss"] + 1e-6
+
+
+# Networks of a user's own
+
+
+class Own(BertForSequenceClassification):
+    """A body whose last layer learns, between an embedding that is frozen and what a test makes of it."""
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.bert = torch.nn.Identity()
+        self.first = First(torch.nn.Embedding(60, 32))
+        self.body = torch.nn.Sequential(torch.nn.Linear(32, 32), torch.nn.GELU(), torch.nn.Linear(32, 32))
+        self.experts = torch.nn.Embedding(2, 32)
+
+
+class First(torch.nn.Module):
+    """Gives the embeddings, how long they are, and which expert each row belongs to."""
+
+    def __init__(self, inner):
+        super().__init__()
+        self.inner = inner
+        self.wide = torch.nn.Sequential(torch.nn.Linear(32, 128), torch.nn.GELU(), torch.nn.Linear(128, 32))
+
+    def forward(self, ids):
+        hidden = self.wide(self.inner(ids))
+        return hidden, ids.shape[1], (ids[:, 0] % 7 == 1).long()
+
+
+class UsesLength(Own):
+    def forward(self, input_ids=None, attention_mask=None, **rest):
+        hidden, length, _ = self.first(input_ids)
+        hidden = self.body(hidden) * attention_mask[..., None]
+        return SequenceClassifierOutput(logits=self.classifier(5 * hidden.sum(1) / length))
+
+
+class UsesExperts(Own):
+    def forward(self, input_ids=None, attention_mask=None, **rest):
+        hidden, _, expert = self.first(input_ids)
+        hidden = self.body(hidden) * attention_mask[..., None]
+        return SequenceClassifierOutput(logits=self.classifier(hidden.sum(1) + self.experts(expert)))
+
+
+class InPlace(Own):
+    def forward(self, input_ids=None, attention_mask=None, **rest):
+        hidden = self.body(self.first(input_ids)[0])
+        hidden *= attention_mask[..., None]
+        return SequenceClassifierOutput(logits=self.classifier(hidden.sum(1)))
+
+
+class ReadsNumbers(Own):
+    def forward(self, input_ids=None, attention_mask=None, **rest):
+        hidden = self.body(self.first(input_ids)[0])
+        return SequenceClassifierOutput(
+            logits=self.classifier((hidden * attention_mask[..., None]).sum(1) / (1 + int(0 * hidden.max())))
+        )
+
+
+class DropsRarely(Own):
+    def forward(self, input_ids=None, attention_mask=None, **rest):
+        hidden = self.body(self.first(input_ids)[0])
+        if torch.rand(()) < 1e-9:
+            hidden = 0 * hidden
+        return SequenceClassifierOutput(logits=self.classifier((hidden * attention_mask[..., None]).sum(1)))
+
+
+@pytest.fixture
+def own(monkeypatch):
+    """Let a family be one of these networks."""
+
+    def make(kind):
+        def build():
+            torch.manual_seed(0)
+            sizes = {"vocab_size": 60, "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+            config = BertConfig(**sizes, num_labels=3, hidden_dropout_prob=0.0)
+            return kind(config).eval()
+
+        monkeypatch.setitem(tiny.FAMILIES, "own", build)
+        return "own"
+
+    return make
+
+
+BEHIND_FIRST = {"strategy": "patterns", "patterns": ["body*", "experts*", "classifier*"]}
+BEHIND_BODY = {"strategy": "patterns", "patterns": ["classifier*"]}
+
+
+@pytest.mark.parametrize("kind", [UsesLength, UsesExperts])
+def test_outputs_that_are_no_activations_are_kept_or_refused(tuner, own, kind):
+    """Lengths as numbers of Python, and whole numbers that are 0 in the rows of the proof."""
+    family = own(kind)
+    kept, note = tuner(family, BEHIND_FIRST)
+    whole, _ = tuner(family, BEHIND_FIRST, sections=OFF)
+    assert note.startswith("starts at body" if kind is UsesExperts else "not used: ")
+    for one in (kept, whole):
+        one.train()
+    assert losses(kept) == pytest.approx(losses(whole), abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", [InPlace, ReadsNumbers, DropsRarely])
+def test_a_network_that_cannot_start_at_a_frontier_trains_all_the_same(tuner, own, kind):
+    family = own(kind)
+    made, note = tuner(family, BEHIND_BODY)
+    assert note.startswith(("not used: ", "starts at body.")), note
+    if kind is DropsRarely:
+        assert "draws random numbers" in note
+    whole, _ = tuner(family, BEHIND_BODY, sections=OFF)
+    for one in (made, whole):
+        one.train()
+    assert losses(made) == pytest.approx(losses(whole), abs=1e-5)
+
+
+def test_the_code_of_a_network_of_ones_own_is_part_of_the_key(tuner, monkeypatch, tmp_path):
+    source = (
+        "import torch\nfrom transformers import BertForSequenceClassification\n\n\n"
+        "class Mine(BertForSequenceClassification):\n    pass\n"
+    )
+    module = tmp_path / "own_network_of_a_test.py"
+    module.write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    build = tiny.FAMILIES["bert"]
+
+    def mine():
+        model = build()
+        model.__class__ = importlib.import_module(module.stem).Mine
+        return model
+
+    monkeypatch.setitem(tiny.FAMILIES, "bert", mine)
+    _, note = tuner("bert", STRATEGIES["head"])
+    assert "computed now" in note
+    _, note = tuner("bert", STRATEGIES["head"])
+    assert "all found" in note
+    module.write_text(source + "    factor = 2\n")
+    _, note = tuner("bert", STRATEGIES["head"])
+    assert "40 of 40 rows computed now" in note
+
+
+def test_looking_deletes_nothing(tuner, cache, monkeypatch):
+    """`hf-ft check` only says what would be kept, also where other stores would have to make room."""
+    tuner("vit", STRATEGIES["head"])
+    before = sorted(cache.iterdir())
+    for section in ({"max_gb": 1e-9}, {"max_gb": 1e-4}):
+        made, note = tuner("resnet", STRATEGIES["head"], sections={"cache": {**section}}, keep=False)
+        assert "would" in note or "not used" in note or "starts at" in note
+        assert made.kept is None and sorted(cache.iterdir()) == before
+
+
+def test_damage_outside_the_rows_that_are_looked_at_is_computed_again(tuner, cache):
+    first, _ = tuner("vit", STRATEGIES["head"])
+    first.train()
+    for file in cache.glob("*/slot 0.bin"):
+        content = bytearray(file.read_bytes())
+        content[len(content) * 9 // 10] ^= 255  # neither row is one that is computed again to compare it
+        file.write_bytes(bytes(content))
+    second, note = tuner("vit", STRATEGIES["head"])
+    assert "2 of 40 rows computed now" in note
+    second.train()
+    assert losses(second) == losses(first)
+
+
+def test_mixed_training_reads_what_it_was_proved_with(tuner):
+    """Half precision up to the cut in the whole pass, and so from kept rows too."""
+    kept, _ = tuner("resnet", STRATEGIES["head"], precision="bf16")
+    cut = kept.model.get_submodule(kept.train_dataset.frontier.plan.cut)
+    seen, forward = set(), cut.forward
+
+    def watched(*args, **kwargs):
+        seen.add((kept.model.training, pytree.tree_leaves((args, kwargs))[0].dtype))
+        return forward(*args, **kwargs)
+
+    # Not a hook: the one that swaps the values in comes after those that are there already.
+    cut.forward = watched
+    kept.train()
+    kept.evaluate_finished(kept.eval_dataset)
+    assert seen == {(True, torch.bfloat16), (False, torch.float32)}
+
+
+@pytest.mark.parametrize("family", ["bert", "vit"])
+def test_a_second_mixed_run_finds_what_the_first_computed(tuner, family):
+    """Behind a norm slots are fp32, of what was rounded to bf16 and depends on what shares the batch."""
+    tuner(family, STRATEGIES["last"], precision="bf16")
+    _, note = tuner(family, STRATEGIES["last"], precision="bf16")
+    assert "all found" in note
+
+
+@pytest.mark.parametrize("content", ["", "null", "5", "[]", "{}", "[null]", '"abc"'])
+def test_notes_of_the_wrong_kind_are_as_good_as_none(tuner, tmp_path, monkeypatch, content):
+    first, _ = tuner("bert", STRATEGIES["head"])
+    first.train()
+    files = [path for folder in (tmp_path / "cache", tmp_path / "audit") for path in folder.rglob("*.json")]
+    assert {path.name[:5] for path in files} >= {"proof", "lengt", "known", "audit"}
+    for file in files:
+        file.write_text(content)
+    again, note = tuner("bert", STRATEGIES["head"])
+    assert note.startswith("starts at")
+    again.train()
+    assert losses(again) == pytest.approx(losses(first), abs=1e-6)
+
+
+def test_machines_that_share_a_disk_do_not_wait_for_each_other(tuner, cache, monkeypatch):
+    """Each fills a store of its own: one that waits for the lock of another would miss a barrier of all."""
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
+    made, _ = tuner("vit", STRATEGIES["head"])
+    second = SimpleNamespace(
+        process_index=1,
+        num_processes=2,
+        local_process_index=0,
+        is_local_main_process=True,
+        wait_for_everyone=lambda: None,
+    )
+    keeper, folder = made.kept.keepers[True], made.kept.folders["train"]
+    with FileLock(f"{folder}.lock"):
+        found, computed = keeper.keep(made.train_dataset.encoded, folder, second, progress=False)
+    assert found.store.folder.name == f"{folder.name}-machine-1" and computed == len(found)
+    again, computed = keeper.keep(made.train_dataset.encoded, folder, second, progress=False)
+    assert computed == 0 and again.store.folder == found.store.folder

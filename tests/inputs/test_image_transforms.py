@@ -1,0 +1,236 @@
+import io
+import random
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageDraw, ImageOps
+
+from hf_ft.errors import DataError, RecipeError
+from hf_ft.inputs.image_transforms import (
+    POLICIES,
+    augmentation,
+    content_digest,
+    cutmix,
+    mixup,
+    open_image,
+    perceptual_hash,
+)
+
+
+def picture(seed=0, size=(48, 40)):
+    rng = random.Random(seed)
+    image = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(image)
+    for _ in range(6):
+        x, y = rng.randrange(size[0]), rng.randrange(size[1])
+        color = tuple(rng.randrange(256) for _ in range(3))
+        draw.ellipse([x - 9, y - 9, x + 9, y + 9], fill=color)
+    return image
+
+
+def stored(image, kind="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, format=kind, **options)
+    return {"bytes": file.getvalue(), "path": f"x.{kind.lower()}"}
+
+
+def pixel(value, place=(0, 0)):
+    return open_image(value, "r1").getpixel(place)
+
+
+def test_every_way_to_hold_a_picture_gives_the_same_pixels(tmp_path):
+    image = picture()
+    image.save(tmp_path / "a.png")
+    digest = content_digest(image)
+    array = np.asarray(image)
+    path = str(tmp_path / "a.png")
+    for value in (
+        image,
+        array,
+        array / 255.0,
+        path,
+        {"bytes": None, "path": path},
+        stored(image),
+        stored(image, "BMP"),
+    ):
+        assert content_digest(open_image(value, "r1")) == digest
+
+
+def test_transparency_is_laid_on_white():
+    """The colour behind transparent pixels is whatever an editor left there."""
+    clear = Image.new("RGBA", (4, 4), (0, 0, 0, 0))
+    half = Image.new("RGBA", (4, 4), (0, 0, 0, 128))
+    assert pixel(stored(clear)) == (255, 255, 255)
+    assert pixel(stored(half)) == (127, 127, 127)
+    palette = Image.new("P", (4, 4), 0)
+    palette.putpalette([255, 0, 0, 0, 255, 0])
+    assert pixel(stored(palette)) == (255, 0, 0)
+    assert pixel(stored(palette, transparency=0)) == (255, 255, 255)
+
+
+def test_grey_and_other_modes():
+    assert pixel(stored(Image.new("L", (4, 4), 77))) == (77, 77, 77)
+    assert pixel(stored(Image.new("1", (4, 4), 1))) == (255, 255, 255)
+    assert pixel(stored(Image.new("CMYK", (8, 8), (0, 255, 255, 0)), "TIFF")) == (255, 0, 0)
+
+
+def test_sixteen_bits_are_scaled_and_not_clipped():
+    """Pillow's own conversion clips 16-bit grey to white."""
+    array = np.array([[0, 256, 32768, 65535]], dtype=np.uint16)
+    image = open_image(stored(Image.fromarray(array)), "r1")
+    assert [image.getpixel((x, 0))[0] for x in range(4)] == [0, 1, 128, 255]
+    assert content_digest(open_image(array, "r1")) == content_digest(image)
+    wide = Image.fromarray(np.array([[0, 70000]], dtype=np.int32))
+    with pytest.raises(DataError, match="16-bit values"):
+        open_image(wide, "r1")
+
+
+def test_rotation_of_the_camera_is_applied():
+    image = picture(size=(40, 20))
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    turned = open_image(stored(image, "PNG", exif=exif), "r1")
+    assert turned.size == (20, 40)
+    assert content_digest(turned) == content_digest(image.rotate(-90, expand=True))
+
+
+def test_a_picture_that_is_as_it_should_be_is_not_copied():
+    image = picture()
+    assert open_image(image, "r1") is image
+    clear = Image.new("RGB", (4, 4), (7, 8, 9))
+    clear.info["transparency"] = (7, 8, 9)
+    assert open_image(clear, "r1").getpixel((0, 0)) == (255, 255, 255)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_rotation_is_applied_as_pillow_does(orientation):
+    image = picture(size=(40, 20))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    before = stored(image, "JPEG", exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(io.BytesIO(before["bytes"])))
+    assert content_digest(open_image(before, "r1")) == content_digest(expected)
+    turned = Image.open(io.BytesIO(before["bytes"]))
+    open_image(turned, "r1")
+    assert turned.size == (40, 20), "a picture that is handed over is not changed"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        None,
+        {"bytes": None, "path": None},
+        {"bytes": b"", "path": "empty.png"},
+        {"bytes": b"\x89PNG\r\n\x1a\nno more", "path": "head.png"},
+        {"bytes": None, "path": "not/there.png"},
+        "not/there.png",
+        np.zeros((4, 4, 2), np.uint8),
+        np.zeros((0, 4), np.uint8),
+        np.full((4, 4), 2.0),
+        np.zeros((4, 4), np.int64),
+        3,
+    ],
+)
+def test_what_is_no_picture_names_row_and_file(value):
+    with pytest.raises(DataError, match="row r1") as caught:
+        open_image(value, "r1")
+    path = value.get("path") if isinstance(value, dict) else value if isinstance(value, str) else None
+    assert path is None or path in str(caught.value)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", ["PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "PPM"])
+def test_damaged_files_give_an_error_of_ours_or_pixels(kind):
+    """ds#6470: whatever is wrong with a file, the audit must be able to name it."""
+    whole = stored(picture(), kind)["bytes"]
+    rng = random.Random(1)
+    refused = 0
+    for trial in range(150):
+        damaged = bytearray(whole)
+        if trial % 2:
+            del damaged[rng.randrange(len(damaged)) :]
+        else:
+            for _ in range(rng.randrange(1, 20)):
+                damaged[rng.randrange(len(damaged))] = rng.randrange(256)
+        try:
+            open_image({"bytes": bytes(damaged), "path": "x"}, "r1")
+        except DataError:
+            refused += 1
+    assert refused > 20
+
+
+def test_perceptual_hash_is_near_for_copies_and_far_for_others():
+    image = picture(3, (200, 160))
+    copies = [
+        image.resize((100, 80)),
+        open_image(stored(image, "JPEG", quality=60), "r1"),
+        Image.eval(image, lambda value: min(255, int(value * 0.9 + 10))),
+    ]
+    base = perceptual_hash(image)
+    assert 0 <= base < 2**64
+    assert all((base ^ perceptual_hash(copy)).bit_count() <= 3 for copy in copies)
+    others = [(base ^ perceptual_hash(picture(seed, (200, 160)))).bit_count() for seed in range(4, 14)]
+    assert min(others) > 10
+
+
+# Augmentation
+
+
+@pytest.mark.parametrize("policy", [policy for policy in POLICIES if policy != "none"])
+def test_augmentation_depends_on_its_generator_alone(policy):
+    """tf#39215: a resumed run must see the same pixels."""
+    change, image = augmentation(policy), picture()
+
+    def digests(seed):
+        rng = np.random.default_rng((seed, 0, 5))
+        return [content_digest(change(image, rng)) for _ in range(5)]
+
+    torch.manual_seed(1)
+    first = digests(7)
+    torch.manual_seed(2)
+    state = torch.random.get_rng_state()
+    assert digests(7) == first
+    assert torch.equal(torch.random.get_rng_state(), state)
+    assert digests(8) != first
+    assert len(set(first)) > 1
+
+
+def test_no_policy_changes_nothing_and_flip_mirrors_half():
+    image = picture()
+    assert augmentation("none")(image, np.random.default_rng(0)) is image
+    rng = np.random.default_rng(0)
+    mirrored = content_digest(image.transpose(Image.Transpose.FLIP_LEFT_RIGHT))
+    seen = [content_digest(augmentation("none", flip="horizontal")(image, rng)) for _ in range(40)]
+    assert 10 < seen.count(mirrored) < 30 and seen.count(mirrored) + seen.count(content_digest(image)) == 40
+
+
+def test_light_never_mirrors_unless_told():
+    """A mirrored arrow is another sign."""
+    image = Image.new("RGB", (64, 64), "white")
+    ImageDraw.Draw(image).rectangle([0, 0, 31, 63], fill="black")
+    rng = np.random.default_rng(0)
+    for _ in range(30):
+        left, right = np.split(np.asarray(augmentation("light")(image, rng)).mean(axis=(0, 2)), 2)
+        assert left.mean() < right.mean()
+
+
+def test_unknown_policy():
+    with pytest.raises(RecipeError, match="no 'lite'; did you mean 'light'"):
+        augmentation("lite")
+
+
+def test_mixup_and_cutmix_weigh_labels_by_what_is_seen():
+    a, b = torch.zeros(3, 16, 12), torch.ones(3, 16, 12)
+    one, two = torch.tensor([1.0, 0.0]), torch.tensor([0.0, 1.0])
+    shares = []
+    for mix in (mixup, cutmix):
+        for seed in range(30):
+            pixels, label = mix(a, b, one, two, 1.0, np.random.default_rng(seed))
+            again, _ = mix(a, b, one, two, 1.0, np.random.default_rng(seed))
+            assert torch.equal(pixels, again)
+            assert pixels.mean().item() == pytest.approx(label[1].item(), abs=1e-5)
+            assert label.sum().item() == pytest.approx(1)
+            shares.append(round(label[1].item(), 3))
+        assert a.sum() == 0
+    assert len(set(shares)) > 30

@@ -1,0 +1,238 @@
+"""Rows are tokenised once, and again whenever anything that tokens depend on has changed."""
+
+import multiprocessing
+import os
+
+import numpy as np
+import pytest
+import tiny
+
+from hf_ft.errors import DataError
+from hf_ft.inputs import token_cache as tokens
+from hf_ft.inputs.token_cache import CHECKED_ROWS, KeptTokens, keep_tokens
+from hf_ft.storage.row_store import mark_use, size_of
+
+TEXTS = ["red light", "go left", "stop", "slow road a sign", "green", "fast fast fast go right", "a"]
+PAIRS = TEXTS[::-1]
+
+
+@pytest.fixture(autouse=True)
+def cache(monkeypatch, tmp_path):
+    """An empty cache folder."""
+    monkeypatch.setenv("HF_FT_CACHE", str(tmp_path))
+    return tmp_path
+
+
+@pytest.fixture
+def made(monkeypatch):
+    """Keep tokens; gives them, and whether all rows were tokenised."""
+    written = []
+    write = tokens._write
+    monkeypatch.setattr(tokens, "_write", lambda *given: written.append(write(*given)))
+
+    def call(tokenizer, texts, pairs=None, most=16):
+        before = len(written)
+        return keep_tokens(tokenizer, texts, pairs, most), len(written) > before
+
+    return call
+
+
+def expected(tokenizer, texts, pairs, most, rows):
+    """What transformers makes of these rows."""
+    parts = [[column[row] for row in rows] for column in (texts, pairs) if column is not None]
+    return tokenizer(*parts, truncation=True, max_length=most, padding=True, return_tensors="pt")
+
+
+@pytest.mark.parametrize("pairs", [None, PAIRS], ids=["text", "pair"])
+@pytest.mark.parametrize("side", ["left", "right"])
+@pytest.mark.parametrize("most", [5, 16])
+@pytest.mark.parametrize(
+    "names",
+    [["input_ids", "token_type_ids", "attention_mask"], ["input_ids", "attention_mask"], ["input_ids"]],
+)
+def test_a_batch_is_what_the_tokenizer_makes_of_its_rows(pairs, side, most, names):
+    tokenizer = tiny.tokenizer()
+    tokenizer.padding_side, tokenizer.model_input_names = side, names
+    tokenizer.truncation_side = "left" if side == "right" else "right"
+    # Zero is what an array is empty with, so that a forgotten fill would not show.
+    tokenizer.pad_token = "[MASK]"
+    kept = keep_tokens(tokenizer, TEXTS, pairs, most)
+    for rows in ([0, 3, 5], [2], [6, 6, 1, 4], range(7)):
+        batch = kept.batch(np.array(rows), tokenizer)
+        whole = expected(tokenizer, TEXTS, pairs, most, rows)
+        assert batch.keys() == whole.keys() == set(names)
+        for name in names:
+            assert batch[name].dtype == whole[name].dtype and batch[name].tolist() == whole[name].tolist()
+    whole = tokenizer(TEXTS, pairs)["input_ids"]
+    assert kept.lengths.tolist() == [len(ids) for ids in whole] and kept.lengths.max() > 5
+    assert kept.flat["input_ids"].dtype == np.uint8
+    assert ("token_type_ids" in kept.flat) == ("token_type_ids" in names and pairs is not None)
+
+
+def test_the_smallest_type_holds_every_token():
+    tokenizer = tiny.tokenizer()
+    tokenizer.add_tokens([f"word{number}" for number in range(300)])
+    texts = ["word299", "word0"]
+    kept = keep_tokens(tokenizer, texts, None, 16)
+    assert kept.flat["input_ids"].dtype == np.uint16 and kept.flat["input_ids"].max() > 299
+    assert kept.batch(np.arange(2), tokenizer)["input_ids"].tolist() == tokenizer(texts)["input_ids"]
+
+
+def test_chunks_change_nothing(monkeypatch, made):
+    whole = made(tiny.tokenizer(), TEXTS, PAIRS)[0]
+    flat = {name: values.copy() for name, values in whole.flat.items()}
+    monkeypatch.setattr(tokens, "CHUNK_CHARACTERS", 20)
+    monkeypatch.setenv("HF_FT_CACHE", os.environ["HF_FT_CACHE"] + "/other")
+    assert len(list(tokens._chunks(TEXTS, PAIRS))) > 3
+    parts = made(tiny.tokenizer(), TEXTS, PAIRS)[0]
+    assert parts.folder != whole.folder and parts.lengths.tolist() == whole.lengths.tolist()
+    assert flat.keys() == parts.flat.keys() and all((flat[name] == parts.flat[name]).all() for name in flat)
+
+
+def test_the_same_rows_are_tokenised_once(made, monkeypatch):
+    first, anew = made(tiny.tokenizer(), TEXTS)
+    assert anew
+    tokenizer = tiny.tokenizer()
+    # The settings of the last call live in the tokenizer, and do not make it another one.
+    tokenizer(TEXTS, truncation=True, max_length=4, padding=True)
+    seen = []
+    call = type(tokenizer).__call__
+    monkeypatch.setattr(
+        type(tokenizer),
+        "__call__",
+        lambda self, texts, **options: seen.append(len(texts)) or call(self, texts, **options),
+    )
+    again, anew = made(tokenizer, TEXTS)
+    assert not anew and again.folder == first.folder
+    assert again.lengths.tolist() == first.lengths.tolist() and sum(seen) == CHECKED_ROWS < len(TEXTS)
+
+
+def test_other_texts_and_other_tokenizers_are_tokenised_anew(made):
+    """ds#3297: an old result for what has changed."""
+    texts, pairs = ["one two", "three"], ["four", "five"]
+    made(tiny.tokenizer(), texts, pairs)
+    assert made(tiny.tokenizer(), texts)[1]
+    assert made(tiny.tokenizer(), [*texts, *pairs])[1]
+    assert made(tiny.tokenizer(), ["one", "twothree"])[1]
+    assert made(tiny.tokenizer(), ["one two", ""], ["three", "fourfive"])[1]
+    assert made(tiny.tokenizer(), ["three", "one two"], pairs)[1]
+    assert made(tiny.tokenizer(), texts, pairs, most=15)[1]
+    assert not made(tiny.tokenizer(), texts, pairs)[1]
+    changes = {"truncation_side": "left", "split_special_tokens": True, "model_input_names": ["input_ids"]}
+    for name, value in changes.items():
+        other = tiny.tokenizer()
+        setattr(other, name, value)
+        assert made(other, texts, pairs)[1], name
+    other = tiny.tokenizer()
+    other.add_tokens(["threethree"])
+    assert made(other, texts, pairs)[1]
+
+
+def damage(path, place=-1):
+    """Change one byte of a file without changing its size."""
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("name", ["input_ids.bin", "token_type_ids.bin", "lengths.bin"])
+def test_what_is_damaged_cut_or_missing_is_made_anew(made, name):
+    """A wrong token must never be trained on in silence."""
+    first, _ = made(tiny.tokenizer(), TEXTS, PAIRS)
+    batch = first.batch(np.arange(7), tiny.tokenizer())
+    file = first.folder / name
+    for harm in (
+        lambda: damage(file),
+        lambda: file.write_bytes(file.read_bytes()[:-8]),
+        lambda: file.write_bytes(b""),
+        lambda: file.unlink(),
+        lambda: damage(first.folder / "checksums.json", place=3),
+        lambda: (first.folder / "checksums.json").write_bytes(b"\xff\xfe"),
+        lambda: (first.folder / "checksums.json").unlink(),
+    ):
+        harm()
+        with pytest.raises((DataError, OSError, ValueError)):
+            KeptTokens(first.folder)
+        again, anew = made(tiny.tokenizer(), TEXTS, PAIRS)
+        assert anew
+        assert all((again.batch(np.arange(7), tiny.tokenizer())[key] == batch[key]).all() for key in batch)
+    assert not made(tiny.tokenizer(), TEXTS, PAIRS)[1]
+
+
+def test_tokens_that_the_name_does_not_tell_from_others_are_found_by_trying(made, monkeypatch):
+    """A tokenizer whose own code has changed, for one, has the file that it had."""
+    folder = made(tiny.tokenizer(), TEXTS)[0].folder
+    other = tiny.tokenizer()
+    other.add_tokens(["red light"])
+    monkeypatch.setattr(tokens, "_name", lambda *given: folder.name)
+    assert made(other, TEXTS)[1]
+    assert not made(other, TEXTS)[1]
+
+
+def test_what_a_killed_process_left_is_made_anew(made):
+    def killed(*given):
+        raise KeyboardInterrupt
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tokens, "write_json", killed)
+        with pytest.raises(KeyboardInterrupt):
+            made(tiny.tokenizer(), TEXTS)
+    assert len(list((tokens.cache_folder() / "tokens").glob("*/input_ids.bin"))) == 1
+    assert made(tiny.tokenizer(), TEXTS)[1]
+    assert not made(tiny.tokenizer(), TEXTS)[1]
+
+
+def _keep(queue):
+    """In a process of its own: keep the tokens and tell whether they were made."""
+    kept = []
+    write = tokens._write
+    tokens._write = lambda *given: kept.append(write(*given))
+    found = keep_tokens(tiny.tokenizer(), TEXTS, None, 16)
+    queue.put((len(kept), found.flat["input_ids"].tolist()))
+
+
+def test_of_two_processes_one_tokenises_and_the_other_finds(monkeypatch):
+    context = multiprocessing.get_context("fork")
+    queue = context.Queue()
+    processes = [context.Process(target=_keep, args=(queue,)) for _ in range(2)]
+    for process in processes:
+        process.start()
+    found = [queue.get(timeout=60) for _ in processes]
+    for process in processes:
+        process.join()
+    assert sorted(made for made, _ in found) == [0, 1] and found[0][1] == found[1][1]
+
+
+def test_tokens_that_were_unused_the_longest_make_room(made, monkeypatch):
+    folders = []
+    for number, text in enumerate(["red", "green", "blue"]):
+        folders.append(made(tiny.tokenizer(), [text] * 100)[0].folder)
+        os.utime(folders[-1] / "use", (number, number))
+    unfinished = folders[0].with_name("killed")
+    mark_use(unfinished, {})
+    os.utime(unfinished / "use", (0, 0))
+    # Finding them again is use.
+    made(tiny.tokenizer(), ["red"] * 100)
+    monkeypatch.setattr(tokens, "MOST_BYTES", 3.5 * size_of(folders[0]))
+    last = keep_tokens(tiny.tokenizer(), ["stop"] * 100, None, 16, in_use=[folders[2]]).folder
+    assert [folder.is_dir() for folder in (*folders, last, unfinished)] == [True, False, True, True, False]
+    # What the run itself reads stays, however little room there is.
+    monkeypatch.setattr(tokens, "MOST_BYTES", 1)
+    own = keep_tokens(tiny.tokenizer(), ["go"] * 100, None, 16, in_use=[last]).folder
+    assert [folder.is_dir() for folder in (*folders, last, own)] == [False, False, False, True, True]
+
+
+def test_a_folder_that_cannot_be_used_is_named(monkeypatch, tmp_path):
+    monkeypatch.setenv("HF_FT_CACHE", str(tmp_path))
+    (tmp_path / "tokens").write_text("not a folder")
+    with pytest.raises(DataError, match=r"tokens are kept there, and HF_FT_CACHE can name another folder"):
+        keep_tokens(tiny.tokenizer(), TEXTS, None, 16)
+
+
+def test_a_full_disk_is_named(monkeypatch):
+    def full(*given):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(tokens, "_write", full)
+    with pytest.raises(DataError, match=r"No space left on device; tokens are kept there, and HF_FT_CACHE"):
+        keep_tokens(tiny.tokenizer(), TEXTS, None, 16)

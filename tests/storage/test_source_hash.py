@@ -1,0 +1,140 @@
+"""The hash of the code behind a cached value: no module that does the work may be missing from it."""
+
+import shutil
+import sys
+import threading
+
+import numpy as np
+import pytest
+import series_tables
+import tiny
+import torch
+from PIL import Image
+
+from hf_ft.activations.cache_key import FORWARD
+from hf_ft.data.device import to_device
+from hf_ft.data.prepare import prepare
+from hf_ft.model.forward import forward
+from hf_ft.model.freeze import freeze
+from hf_ft.recipe.read import load_recipe
+from hf_ft.run import new_task
+from hf_ft.storage.source_hash import (
+    ENCODING,
+    PACKAGE,
+    package_source_hash,
+    package_sources,
+    task_modules,
+    task_source_hash,
+)
+
+# A body with random weights cannot be frozen.
+SCRATCH = {"model": {"name": "patchtst", "from_scratch": True}, "freeze": "full"}
+
+
+def images(folder):
+    for number in range(12):
+        pixels = np.random.default_rng(number).integers(0, 255, (40, 30, 3), dtype=np.uint8)
+        (folder / "abc"[number % 3]).mkdir(exist_ok=True)
+        Image.fromarray(pixels).save(folder / "abc"[number % 3] / f"{number}.png")
+    model = tiny.saved(tiny.vit(), folder.parent / "vit", tiny.image_processor())
+    augment = {"policy": "light", "flip": "horizontal", "crop": 0.8, "mixup": 0.2}
+    return {"task": "image-classification", "model": {"name": model}, "augment": augment}, str(folder)
+
+
+def texts(folder):
+    model = tiny.saved(tiny.bert(), folder.parent / "bert", tiny.tokenizer())
+    rows = [
+        {"text": f"{word} light " * (1 + n % 3), "label": word} for n in range(8) for word in tiny.WORDS[:3]
+    ]
+    return {"task": "text-classification", "model": {"name": model}}, rows
+
+
+def series(folder):
+    rng = np.random.default_rng(0)
+    rows = [{"values": rng.normal(size=16).tolist(), "y": float(number % 5)} for number in range(20)]
+    task = {"name": "time-series-regression", "trees": False}
+    return {"task": task, **SCRATCH}, rows
+
+
+def windows(folder):
+    task = {"name": "time-series-forecasting", "context_length": 24, "horizon": 4, "trees": False}
+    return {"task": task, **SCRATCH}, series_tables.frame(300)
+
+
+@pytest.mark.parametrize("make", [images, texts, series, windows])
+def test_no_module_that_encodes_or_computes_is_missing(make, tmp_path, monkeypatch):
+    """Every function that runs between a raw row and an activation lies in a file that is hashed."""
+    monkeypatch.setenv("HF_FT_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "data").mkdir()
+    sections, data = make(tmp_path / "data")
+    source, rows = (data, None) if isinstance(data, str) else ("in memory", data)
+    split = {"validation": 0.3, **({"by": "time"} if make is windows else {})}
+    recipe = load_recipe({"freeze": "head", **sections, "data": {"source": source, "split": split}})
+    task = new_task(recipe)
+    ready = prepare(recipe, task, data=rows, cache=tmp_path / "audit")
+    loaded = task.load(recipe.model)
+    model = freeze(loaded.model, recipe.freeze, loaded.new).model
+    splits = {training: ready.encoded(task, "train", train=training) for training in (True, False)}
+    seen = set()
+
+    def note(frame, event, argument):
+        if event == "call":
+            seen.add(frame.f_code.co_filename)
+
+    threading.setprofile(note)
+    sys.setprofile(note)
+    try:
+        for training, encoded in splits.items():
+            task.inspect(encoded.rows[0])
+            batch = encoded.collate(encoded.__getitems__([(0, row, True) for row in range(3)]))
+            model.train(training)
+            with torch.no_grad():
+                forward(task, model, to_device(task, batch, torch.device("cpu")))
+        if task.media_role is not None:
+            task.media([encoded.rows[0]], ready=True)
+            task.media_numbers(encoded.rows[0])
+    finally:
+        sys.setprofile(None)
+        threading.setprofile(None)
+    ran = {file for file in seen if file.startswith(f"{PACKAGE}/")}
+    hashed = {str(file) for file in package_sources([*task_modules(task), *FORWARD])}
+    assert len(ran) > 8 and ran <= hashed, sorted(ran - hashed)
+
+
+def test_editing_any_module_changes_the_hash(tmp_path):
+    package = tmp_path / "hf_ft"
+    shutil.copytree(PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__"))
+    roots = ["hf_ft.tasks.image_classification", *ENCODING, *FORWARD]
+    before, files = package_source_hash(roots, package), package_sources(roots, package)
+    assert len(files) > 30
+    for file in files:
+        text = file.read_text()
+        file.write_text(f"{text}\n# edited\n")
+        assert package_source_hash(roots, package) != before, file
+        file.write_text(text)
+    assert package_source_hash(roots, package) == before
+
+
+def test_a_module_that_is_only_imported_inside_a_function_counts(tmp_path):
+    package = tmp_path / "hf_ft"
+    (package / "room").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    (package / "room/__init__.py").write_text("")
+    (package / "first.py").write_text("def work():\n    from hf_ft.room import second\n    return second\n")
+    (package / "room/second.py").write_text("import hf_ft.third\n")
+    (package / "third.py").write_text("")
+    (package / "unrelated.py").write_text("")
+    names = {file.name for file in package_sources(["hf_ft.first"], package)}
+    assert names == {"__init__.py", "first.py", "second.py", "third.py"}
+
+
+def test_a_root_that_is_not_there_is_an_error(tmp_path):
+    """A module that moved must not drop out of the key without a word."""
+    with pytest.raises(FileNotFoundError, match=r"hf_ft\.nowhere\.at_all"):
+        package_sources(["hf_ft.nowhere.at_all"])
+
+
+def test_options_are_part_of_the_hash():
+    from toy import ToyOptions, ToyTask
+
+    assert task_source_hash(ToyTask(ToyOptions(size=8))) != task_source_hash(ToyTask(ToyOptions(size=9)))
