@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Iterator
+from typing import Any
 
 
 class HfFtError(Exception):
@@ -20,6 +21,18 @@ class RecipeError(HfFtError):
 
 class DataError(HfFtError):
     """The data cannot be read, mapped, split or trusted."""
+
+
+class AuditError(DataError):
+    """The audit found rows that cannot be trained on.
+
+    Args:
+        findings: all that the audit found; `findings.errors` has at least one line.
+    """
+
+    def __init__(self, findings: Any):
+        super().__init__("\n".join(findings.errors))
+        self.findings = findings
 
 
 class ModelError(HfFtError):

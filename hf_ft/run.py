@@ -19,13 +19,17 @@ import typer
 
 from hf_ft.errors import exit_codes
 from hf_ft.recipe.read import load_recipe
-from hf_ft.registry import get_task
 
 if TYPE_CHECKING:
+    from rich.table import Table
+
     from hf_ft.data.audit import Findings
     from hf_ft.model.predictor import Predictor
     from hf_ft.recipe.schema import Recipe
-    from hf_ft.task import Task
+    from hf_ft.report.console import Console
+    from hf_ft.task import Evaluation, Task
+    from hf_ft.train.assemble import Setup
+    from hf_ft.verify import Item
 
 
 @dataclass
@@ -129,115 +133,100 @@ def finetune(
     """
     recipe = load_recipe(recipe)
 
-    from transformers import set_seed
-
-    from hf_ft.activations.activation_cache import use_frontier
-    from hf_ft.data.prepare import prepare
-    from hf_ft.evaluate.final import calibrate, with_interval_and_baseline
-    from hf_ft.inputs.decoded_cache import keep_decoded
-    from hf_ft.model.allocator import keep_freed_memory
-    from hf_ft.model.freeze import freeze
     from hf_ft.model.save import save_model
-    from hf_ft.report import hub, report
-    from hf_ft.report import run_folder as folder
-    from hf_ft.report.console import Story
-    from hf_ft.report.report_content import report_content
-    from hf_ft.storage.atomic import write_json
-    from hf_ft.train.assemble import build_tuner, main_metric
+    from hf_ft.report import hub, run_folder
+    from hf_ft.report.console import Console
+    from hf_ft.train.assemble import assemble
     from hf_ft.train.distributed import start_processes
-    from hf_ft.train.precision import settle_evaluation
-    from hf_ft.train.preflight import check_loss_division, check_metrics, probe_step
-    from hf_ft.train.profiler import ProfiledTuner
-    from hf_ft.train.threads import settle_threads
-    from hf_ft.verify import check_contents, gate
+    from hf_ft.train.preflight import preflight
+    from hf_ft.verify import gate
 
     processes = start_processes()
-    story = Story(speaks=verbose and processes.is_main_process)
-    story.room("recipe")
+    console = Console(speaks=verbose and processes.is_main_process)
+    console.room("recipe")
     publishing = hub.check_publish(recipe.publish, processes)
-    run_folder = folder.open_folder(recipe, resume, processes)
-    path = run_folder.path
-    story.lines([f"{recipe.name} -> {path}", *run_folder.notes, *recipe.warnings, *publishing])
+    folder = run_folder.open_folder(recipe, resume, processes)
+    path, checkpoint = folder.path, folder.checkpoint
+    console.lines([f"{recipe.name} -> {path}", *folder.notes, *recipe.warnings, *publishing])
 
-    story.room("data")
-    task = new_task(recipe)
-    with processes.main_process_first():
-        data_ready = prepare(recipe, task, data=data)
-    story.table(data_ready.findings.table())
-    data_ready.findings.raise_for_errors()
-    metric, greater = main_metric(recipe, task)
-
-    story.room("model")
-    # Before the model is made: the new head is drawn from this seed (tf#11965).
-    set_seed(recipe.seed)
-    loaded = task.load(recipe.model)
-    frozen = freeze(loaded.model, recipe.freeze, loaded.new)
-    data_ready.info["notes"] += task.notes(data_ready.rows)
-    story.lines([*loaded.notes, *data_ready.info["notes"]])
-    story.table(frozen.table())
-
-    story.room("train")
-    memory = keep_freed_memory(recipe.train.allocator, processes.device.type)
-    kept = keep_decoded(data_ready, task, recipe.cache, processes)
-    tuner, notes = build_tuner(recipe, task, frozen, data_ready, path, callbacks, profile=profile)
-    notes |= {"allocator": memory, **kept}
-    before = frozen.frozen_fingerprint()
-    notes["frontier"] = use_frontier(tuner, recipe, data_ready, before)
-    settle_evaluation(tuner, path)
-    resumed = run_folder.checkpoint is not None
-    notes["threads"] = settle_threads(tuner, recipe.train.threads, run_folder.path, resumed=resumed)
-    story.facts(notes)
-    self_test = check_loss_division(tuner)
-    story.lines([self_test, probe_step(tuner)])
-    check_metrics(tuner)
+    setup = assemble(
+        recipe,
+        path,
+        data=data,
+        resumed=checkpoint is not None,
+        callbacks=callbacks,
+        profile=profile,
+        console=console,
+    )
+    checks = preflight(setup.trainer)
+    console.lines(checks.lines)
     if processes.is_main_process:
-        folder.write_origin(path, data_ready)
-    tuner.train(resume_from_checkpoint=str(run_folder.checkpoint) if run_folder.checkpoint else None)
+        run_folder.write_origin(path, setup.data)
+    setup.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+    if setup.profile is not None:
+        console.table(setup.profile.table())
 
-    spent = tuner.profile if isinstance(tuner, ProfiledTuner) else None
-    if spent is not None:
-        story.table(spent.table())
+    console.room("evaluate")
+    model = setup.trainer.finished_model()
+    evaluations = _evaluate(setup, console)
 
-    story.room("evaluate")
-    model = tuner.finished_model()
-    evaluations = {"validation": tuner.evaluate_finished(data_ready.encoded(task, "validation"))}
-    # Before test is looked at: what turns scores into answers is chosen on validation.
-    story.lines(calibrate(task, evaluations["validation"]))
-    if "test" in data_ready.rows:
-        evaluations["test"] = tuner.evaluate_finished(data_ready.encoded(task, "test"))
-    for evaluation in evaluations.values():
-        with_interval_and_baseline(evaluation, task, recipe.evaluate, metric=metric, data=data_ready)
-
-    items, results = [], {}
+    results: dict[str, Any] = {}
     if processes.is_main_process:
-        story.room("save")
-        save_model(frozen, task, path / "model", loaded.source)
-        results = folder.write_run(path, recipe, task, data_ready, evaluations, metric)
+        console.room("save")
+        save_model(setup.frozen, setup.task, path / "model", setup.loaded.source)
+        results = run_folder.write_run(path, setup, evaluations)
 
-        story.room("verify")
-        items = gate(path, task, frozen, data_ready, evaluations, metric, self_test, before)
-        story.lines(f"{item.name:<12} {item.detail}" for item in items)
+        console.room("verify")
+        items = gate(path, setup, evaluations, checks.self_test)
+        console.lines(f"{item.name:<12} {item.detail}" for item in items)
 
-        story.room("report")
-        final = evaluations[data_ready.final_split]
-        seconds = {**story.seconds, **(spent.stages if spent else {})}
-        content = report_content(
-            path, recipe, task, data_ready, final, metric, greater, frozen, items, seconds, notes
-        )
-        report.write_report(path, content)
-        write_json(path / "timing.json", story.finish(), indent=2)
-        if spent is not None:
-            write_json(path / "profile.json", spent.to_json(), indent=2)
-        # The report repeats much of the recipe: what is kept is looked at once more.
-        check_contents(path)
-        story.table(report.result_table(content))
+        console.room("report")
+        console.table(_report(path, setup, evaluations, items, console))
 
         if recipe.publish.repo is not None:
-            story.room("publish")
-            story.lines(hub.publish(path, recipe.publish))
-        story.lines([f"done: {path}"])
+            console.room("publish")
+            console.lines(hub.publish(path, recipe.publish))
+        console.lines([f"done: {path}"])
     processes.wait_for_everyone()
-    return Run(recipe, task, model, results, path)
+    return Run(recipe, setup.task, model, results, path)
+
+
+def _evaluate(setup: Setup, console: Console) -> dict[str, Evaluation]:
+    """Measure the finished model on validation and test, with intervals, beside a trivial answer."""
+    from hf_ft.evaluate.final import calibrate, with_interval_and_baseline
+
+    evaluations = {"validation": setup.trainer.evaluate_finished("validation")}
+    # Before test is looked at: what turns scores into answers is chosen on validation.
+    console.lines(calibrate(setup.task, evaluations["validation"]))
+    if "test" in setup.rows:
+        evaluations["test"] = setup.trainer.evaluate_finished("test")
+    for evaluation in evaluations.values():
+        with_interval_and_baseline(
+            evaluation, setup.task, setup.recipe.evaluate, metric=setup.metric, data=setup.data
+        )
+    return evaluations
+
+
+def _report(
+    path: Path, setup: Setup, evaluations: dict[str, Evaluation], items: list[Item], console: Console
+) -> Table:
+    """Write the report and the times of the run; give the table of results."""
+    from hf_ft.report.report import result_table, write_report
+    from hf_ft.report.report_content import report_content
+    from hf_ft.storage.atomic import write_json
+    from hf_ft.verify import check_contents
+
+    stages: dict[str, float] = {}
+    if setup.profile is not None:
+        stages = setup.profile.stages
+        write_json(path / "profile.json", setup.profile.to_json(), indent=2)
+    final = evaluations[setup.data.final_split]
+    content = report_content(path, setup, final, items, {**console.seconds, **stages})
+    write_report(path, content)
+    write_json(path / "timing.json", console.finish(), indent=2)
+    # The report repeats much of the recipe: what is kept is looked at once more.
+    check_contents(path)
+    return result_table(content)
 
 
 @_machine_given_back()
@@ -256,44 +245,24 @@ def check(recipe: Recipe | str | Path | dict[str, Any], *, data: Any = None) -> 
     """
     recipe = load_recipe(recipe)
 
-    from transformers import set_seed
-
-    from hf_ft.activations.activation_cache import use_frontier
-    from hf_ft.data.prepare import prepare
-    from hf_ft.inputs.decoded_cache import keep_decoded
-    from hf_ft.model.freeze import freeze
+    from hf_ft.errors import AuditError
     from hf_ft.report import hub
-    from hf_ft.train.assemble import build_tuner
+    from hf_ft.train.assemble import assemble
     from hf_ft.train.distributed import start_processes
-    from hf_ft.train.preflight import check_loss_division, check_metrics, probe_step
-    from hf_ft.train.threads import settle_threads
+    from hf_ft.train.preflight import preflight
 
     publishing = hub.check_publish(recipe.publish, start_processes())
-    task = new_task(recipe)
-    data_ready = prepare(recipe, task, data=data)
-    findings = data_ready.findings
-    if findings.errors:
-        return findings
-    set_seed(recipe.seed)
-    loaded = task.load(recipe.model)
-    frozen = freeze(loaded.model, recipe.freeze, loaded.new)
-    kept = keep_decoded(data_ready, task, recipe.cache, start_processes(), keep=False)
     with tempfile.TemporaryDirectory() as scratch:
-        tuner, notes = build_tuner(recipe, task, frozen, data_ready, Path(scratch))
-        notes["threads"] = settle_threads(tuner, recipe.train.threads, Path(scratch), resumed=False)
-        fingerprint = frozen.frozen_fingerprint()
-        notes["frontier"] = use_frontier(tuner, recipe, data_ready, fingerprint, keep=False)
-        findings.notes += [*publishing, *loaded.notes, *task.notes(data_ready.rows)]
-        findings.notes += [f"{subject}: {text}" for subject, text in {**notes, **kept}.items()]
-        findings.notes += [str(check_loss_division(tuner)), str(probe_step(tuner))]
-        check_metrics(tuner)
+        try:
+            setup = assemble(recipe, Path(scratch), data=data, keep=False)
+        except AuditError as error:
+            return error.findings
+        checks = preflight(setup.trainer)
+    findings = setup.data.findings
+    findings.notes += [*publishing, *setup.loaded.notes, *setup.data.info["notes"]]
+    findings.notes += [f"{subject}: {choice}" for subject, choice in setup.decisions.items()]
+    findings.notes += checks.lines
     return findings
-
-
-def new_task(recipe: Recipe) -> Task:
-    """Make the task of a recipe, with the options that the recipe gives it."""
-    task_class = get_task(recipe.task.name)
-    return task_class(recipe.task, recipe.augment, recipe.loss, recipe.evaluate.extra)
 
 
 def run(

@@ -32,7 +32,7 @@ Batch = dict[str, Any]
 # whether the row counts [B] (False where a row only fills up the last batch of a process).
 ENGINE_KEYS = ("row", "real")
 # The key under which a batch carries the cached activations of its rows, from which the forward pass starts.
-PREFIX = "prefix"
+ACTIVATIONS = "activations"
 
 
 class Rows(Protocol):

@@ -29,9 +29,8 @@ from hf_ft.errors import VerifyError
 from hf_ft.storage.atomic import write_json, write_text
 
 if TYPE_CHECKING:
-    from hf_ft.data.prepare import Prepared
-    from hf_ft.model.freeze import Frozen
     from hf_ft.task import Evaluation, Row, Task
+    from hf_ft.train.assemble import Setup
     from hf_ft.train.preflight import SelfTest
 
 ITEMS = ("reload", "frozen", "counted", "loss", "labels", "contents", "provenance")
@@ -69,38 +68,30 @@ class Item:
 
 
 def gate(
-    folder: Path,
-    task: Task,
-    frozen: Frozen,
-    data: Prepared,
-    evaluations: Mapping[str, Evaluation],
-    metric: str,
-    self_test: SelfTest,
-    frozen_before: str,
+    folder: Path, setup: Setup, evaluations: Mapping[str, Evaluation], self_test: SelfTest
 ) -> list[Item]:
     """Check all seven items of a finished run.
 
     Args:
         folder: the run folder, complete but for verify.json and the report.
-        task: the fitted task.
-        frozen: the trained model, with what did not learn.
-        data: the rows.
+        setup: the run, its model trained.
         evaluations: split -> evaluation of the live model.
-        metric: name of the main metric.
         self_test: the verdict on the loss, from the start of the run.
-        frozen_before: fingerprint of everything frozen, from before training.
 
     Raises:
         VerifyError: names every item that failed.
     """
+    task, data, frozen = setup.task, setup.data, setup.frozen
     write_checksums(folder)
     final = evaluations[data.final_split]
     rows = data.rows[data.final_split]
     step = max(1, -(-len(rows) // MOST_ROWS))
     sample = [rows[index] for index in range(0, len(rows), step)]
     checks = {
-        "reload": lambda: check_reload(task, folder / "model", sample, final, metric),
-        "frozen": lambda: check_frozen(frozen_before, frozen.frozen_fingerprint(), len(frozen.frozen)),
+        "reload": lambda: check_reload(task, folder / "model", sample, final, setup.metric),
+        "frozen": lambda: check_frozen(
+            setup.frozen_fingerprint, frozen.frozen_fingerprint(), len(frozen.frozen)
+        ),
         "counted": lambda: check_counted(
             evaluations.values(), {name: part.ids for name, part in data.rows.items()}
         ),

@@ -128,7 +128,7 @@ def test_two_processes_give_what_one_gives(kind, tmp_path, monkeypatch):
     assert "over 2 process(es)" in (two / "verify.json").read_text()
     assert "over 1 process(es)" in (one / "verify.json").read_text()
     assert len(logged(one)) > 6
-    assert len(list((tmp_path / "cache" / "frontier").glob("*/slot 0.bin"))) == 2 * (kind is frozen)
+    assert len(list((tmp_path / "cache" / "activations").glob("*/slot 0.bin"))) == 2 * (kind is frozen)
     assert len(list((tmp_path / "cache" / "decoded").glob("*/media.bin"))) == 2 * (kind is decoded)
     assert logged(two) == pytest.approx(logged(one), abs=1e-5)
     weights = load_file(one / "model" / "model.safetensors")

@@ -21,7 +21,7 @@ from curve import Curve
 import hf_ft.run
 import hf_ft.train.assemble
 from hf_ft import load_recipe
-from hf_ft.train import preflight as selftest
+from hf_ft.train import preflight
 
 
 class Timed:
@@ -43,8 +43,8 @@ def main() -> None:
     recipe = load_recipe(recipe_file, overrides)
     curve = Curve(recipe.evaluate.metric or "accuracy")
     # The self-test belongs to the gate (its item d), though it runs in the room `train`: it has its own line.
-    tests = [Timed(selftest.check_loss_division), Timed(selftest.probe_step)]
-    selftest.check_loss_division, selftest.probe_step = tests
+    tests = [Timed(preflight.check_loss_division), Timed(preflight.probe_step)]
+    preflight.check_loss_division, preflight.probe_step = tests
 
     begun = time.perf_counter()
     run = hf_ft.run.finetune(recipe, resume="never", callbacks=[curve])
@@ -64,7 +64,7 @@ def main() -> None:
         epochs=curve.epochs,
         learning=sum(weight.numel() for weight in run.model.parameters() if weight.requires_grad),
         metric=headline["value"],
-        precision=json.loads((run.folder / "precision.json").read_text())["name"],
+        precision=json.loads((run.folder / "decisions.json").read_text())["precision"]["value"],
         interval=headline["interval"],
         curve=[(seconds - tested, value) for seconds, value in clock.curve(curve.points)],
     )

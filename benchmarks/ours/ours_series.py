@@ -14,10 +14,9 @@ import pandas
 from clock import Clock
 
 from hf_ft import load_recipe
+from hf_ft.data.dataset import EncodedRows
 from hf_ft.data.prepare import prepare
-from hf_ft.model.freeze import freeze
-from hf_ft.run import new_task
-from hf_ft.train.assemble import build_tuner
+from hf_ft.train.assemble import assemble, new_task
 
 
 def main() -> None:
@@ -25,17 +24,13 @@ def main() -> None:
     clock = Clock()
     recipe = load_recipe(recipe_file, overrides)
     with clock.phase("read"):
-        task = new_task(recipe)
-        data = prepare(recipe, task)
-        loaded = task.load(recipe.model)
-        frozen = freeze(loaded.model, recipe.freeze, loaded.new)
         with tempfile.TemporaryDirectory() as scratch:
-            tuner, _ = build_tuner(recipe, task, frozen, data, Path(scratch))
-        loader = tuner.get_train_dataloader()
+            trainer = assemble(recipe, Path(scratch)).trainer
+        loader = trainer.get_train_dataloader()
     seen = 0
     with clock.phase("windows"):
         for epoch in range(int(recipe.train.num_train_epochs)):
-            tuner.sampler.epoch = epoch
+            trainer.sampler.epoch = epoch
             for batch in loader:
                 seen += len(batch["past_values"])
 
@@ -51,7 +46,8 @@ def held_to_series(recipe) -> float:
     task = new_task(recipe)
     tracemalloc.start()
     data = prepare(recipe, task)
-    data.encoded(task, "train", train=True).__getitems__([(0, 0, True)])
+    rows = EncodedRows(task, data.rows["train"], split="train", seed=recipe.seed, train=True)
+    rows.__getitems__([(0, 0, True)])
     held, _ = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     assert len(data.rows["train"]) > 0

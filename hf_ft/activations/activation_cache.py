@@ -1,9 +1,9 @@
-"""Never compute a frozen activation twice: decide whether to start at the frontier, and from which."""
+"""The activation cache: no frozen activation is computed twice where that proves to be the same training."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,86 +13,78 @@ from accelerate.utils import broadcast_object_list
 from filelock import FileLock
 
 from hf_ft.activations.cache_key import network_key, store_key
-from hf_ft.activations.cached_rows import CachedRows, Keeper
-from hf_ft.activations.cut_search import NoFrontierError, trial
-from hf_ft.activations.proof import PROBE_ROWS, candidates, for_evaluation, prove
+from hf_ft.activations.cached_rows import ActivationWriter, CachedRows
+from hf_ft.activations.cut_search import NoCutError, trial
+from hf_ft.activations.proof import PROBE_ROWS, candidates, prove
+from hf_ft.data.dataset import EncodedRows
 from hf_ft.errors import TrainError
-from hf_ft.model.preserved_state import left_as_it_was
+from hf_ft.model.preserved_state import preserved_state
 from hf_ft.storage.atomic import read_json, write_json
 from hf_ft.storage.cache_folder import cache_folder
-from hf_ft.storage.row_store import bytes_of, make_room
+from hf_ft.storage.eviction import make_room
+from hf_ft.storage.row_store import bytes_of
 
 if TYPE_CHECKING:
-    from hf_ft.data.dataset import EncodedRows
-    from hf_ft.data.prepare import Prepared
-    from hf_ft.recipe.schema import Recipe
-    from hf_ft.train.trainer import FineTuner
+    from hf_ft.model.passes import Passes
+    from hf_ft.recipe.schema import CacheSection
 
 # Below this share of a step's work, reading would cost what computing does.
 LEAST_SHARE = 0.1
-
-
-@dataclass
-class Kept:
-    """The rows of a run whose frozen activations are kept.
-
-    Args:
-        keepers: whether rows are trained on -> what computes and keeps them.
-        tables: split -> its raw rows, whole.
-        folders: split -> folder of its rows.
-        processes: the Accelerator.
-        progress: whether to show bars.
-        rows: (split, whether they are trained on) -> rows, once they are kept.
-        computed: rows that had to be computed.
-        failure: why no more rows can be kept, or None.
-    """
-
-    keepers: dict[bool, Keeper]
-    tables: Mapping[str, Any]
-    folders: dict[str, Path]
-    processes: Any
-    progress: bool
-    rows: dict[tuple[str, bool], CachedRows] = field(default_factory=dict)
-    computed: int = 0
-    failure: str | None = None
-
-    def __call__(self, rows: EncodedRows) -> EncodedRows:
-        """Give the kept rows of a split; computed first where they are not there yet."""
-        if isinstance(rows, CachedRows) or rows.chance != (rows.views is not None):
-            return rows
-        # A few rows of a split are not the split.
-        if rows.rows is not self.tables.get(rows.split):
-            return rows
-        which = rows.split, rows.train
-        if which not in self.rows and self.failure is None:
-            self._keep(rows)
-        return self.rows.get(which, rows)
-
-    def _keep(self, rows: EncodedRows) -> None:
-        folder = self.folders[rows.split]
-        try:
-            keeper = self.keepers[rows.train]
-            found, computed = keeper.keep(rows, folder, self.processes, progress=self.progress)
-        except OSError as error:
-            # Without a disk a run only takes longer; but one process of several must not go on alone.
-            if self.processes.num_processes > 1:
-                raise TrainError(f"{folder}: {error}; write cache: {{frontier: off}}") from error
-            self.failure = str(error)
-        else:
-            self.rows[rows.split, rows.train] = found
-            self.computed += computed
+AGAIN = "the frozen part is computed again in each epoch"
 
 
 @dataclass(frozen=True)
-class Decision:
-    """What is kept of a run's rows.
+class ActivationCache:
+    """What is cached of a run's rows.
+
+    Args:
+        reason: what was decided, and why.
+        rows: split -> rows to train on or to evaluate; cached where they are cached, else as they were given.
+        writer: computes activations of training rows; None where the cache is not used.
+        computed: rows that had to be computed now.
+    """
+
+    reason: str
+    rows: Mapping[str, EncodedRows]
+    writer: ActivationWriter | None = None
+    computed: int = 0
+
+    @property
+    def is_used(self) -> bool:
+        """Whether training starts at a cut."""
+        return self.writer is not None
+
+    def few(self, rows: EncodedRows, chosen: Sequence[int], folder: Path) -> EncodedRows:
+        """Give some training rows in the form in which they are trained on.
+
+        A check has nothing cached, and measures on the same batches as a run that trains.
+
+        Args:
+            rows: training rows, encoded from their inputs.
+            chosen: which of them.
+            folder: an empty one, for their activations.
+        """
+        few = EncodedRows(
+            rows.task,
+            rows.rows.select([int(row) for row in chosen]),
+            split=rows.split,
+            seed=rows.seed,
+            train=rows.train,
+            views=rows.views,
+        )
+        return few if self.writer is None else self.writer.few(few, [range(len(few))], folder)
+
+
+@dataclass(frozen=True)
+class _Decision:
+    """Which candidate is taken, and where its activations are stored.
 
     Args:
         number: which of the candidates.
         share: the part of a training step's work that is no longer done, 0 to 1.
         folders: split -> folder of its rows.
         size: bytes of all of them.
-        stale: whether something was there that did not fit.
+        stale: whether something was stored there that did not fit.
     """
 
     number: int
@@ -102,90 +94,126 @@ class Decision:
     stale: bool
 
 
-class _Found:
-    """Candidates in their order, each tried when it is first asked for: the first is mostly taken."""
+@dataclass
+class _Candidates:
+    """Candidates in their order, each tried when it is first asked for: mostly the first is taken.
 
-    def __init__(self, candidates: Iterator[tuple[Keeper, Keeper]]):
-        self._candidates, self._seen = candidates, list[tuple[Keeper, Keeper]]()
+    A candidate is the writer of training rows and that of the rows that are evaluated.
+    """
 
-    def __iter__(self) -> Iterator[tuple[Keeper, Keeper]]:
-        yield from self._seen
-        for one in self._candidates:
-            self._seen.append(one)
-            yield one
+    source: Iterator[ActivationWriter]
+    seen: list[tuple[ActivationWriter, ActivationWriter]] = field(default_factory=list)
 
-    def __getitem__(self, number: int) -> tuple[Keeper, Keeper]:
+    def __iter__(self) -> Iterator[tuple[ActivationWriter, ActivationWriter]]:
+        yield from self.seen
+        for writer in self.source:
+            # What is evaluated is computed in full precision, as the saved model is measured.
+            self.seen.append((writer, writer.in_full() if writer.passes.is_mixed else writer))
+            yield self.seen[-1]
+
+    def __getitem__(self, number: int) -> tuple[ActivationWriter, ActivationWriter]:
         return next(one for place, one in enumerate(self) if place == number)
 
 
-def use_frontier(
-    tuner: FineTuner, recipe: Recipe, data: Prepared, frozen_fingerprint: str, *, keep: bool = True
-) -> str:
-    """Let a trainer start its passes at the frontier, where there is one.
+@dataclass(frozen=True)
+class CacheRequest:
+    """All that the decision about a run's activation cache depends on.
 
     Args:
-        tuner: the trainer, before training.
-        recipe: the resolved recipe.
-        data: the rows.
-        frozen_fingerprint: hash of every frozen tensor of the model.
-        keep: whether to compute and keep activations; otherwise it is only said what would be kept.
-
-    Returns:
-        What was decided, and why.
+        passes: how the model is run in training.
+        rows: split -> rows, encoded from their inputs; `train` as it is trained on.
+        contents: split -> hash of what its raw rows hold.
+        frozen: hash of every frozen tensor of the model.
+        section: the recipe's `cache:`.
+        epochs: passes over the training rows.
+        against: why the cache cannot be used whatever the model is, or None.
+        seed: of the run.
     """
-    reason = why_not(tuner, recipe)
+
+    passes: Passes
+    rows: Mapping[str, EncodedRows]
+    contents: Mapping[str, str]
+    frozen: str
+    section: CacheSection
+    epochs: float
+    against: str | None
+    seed: int
+
+
+def cache_activations(
+    request: CacheRequest, processes: Any, *, keep: bool, progress: bool = False
+) -> ActivationCache:
+    """Decide whether a run's passes start at a cut, and store the activations of its rows.
+
+    Args:
+        request: the run's model and rows.
+        processes: the Accelerator, or PartialState.
+        keep: whether to compute and store activations; otherwise it is only decided.
+        progress: whether to show bars.
+
+    Raises:
+        TrainError: the disk failed on one of several processes, which cannot go on differently.
+    """
+    reason = reason_against(request)
     if reason is not None:
-        return reason
+        return ActivationCache(reason, request.rows)
     found: list[Any] = [None]
-    with left_as_it_was(tuner.model):
-        tuner.model.train()
-        keepers = _Found((keeper, for_evaluation(tuner, keeper)) for keeper in candidates(tuner))
-        # One process decides for all: none may train from kept rows alone.
-        if tuner.accelerator.is_main_process:
+    model: Any = request.passes.model
+    with preserved_state(model):
+        model.train()
+        tried = _Candidates(candidates(request.passes, request.rows["train"]))
+        # One process decides for all: none may train from cached rows alone.
+        if processes.is_main_process:
             try:
                 # Whatever happens here, the other processes wait for an answer.
                 with trial():
-                    found = [_decide(tuner, keepers, recipe, data, frozen_fingerprint, keep=keep)]
-            except NoFrontierError as error:
-                found = [f"not used: {error}; the frozen part is computed again in each epoch"]
+                    found = [_decide(request, tried, keep=keep)]
+            except NoCutError as error:
+                found = [f"not used: {error}; {AGAIN}"]
         broadcast_object_list(found)
         if isinstance(found[0], str):
-            return found[0]
-        decision: Decision = found[0]
-        keeper, evaluated = keepers[decision.number]
-    both = {True: keeper, False: evaluated}
-    tables = {split: data.encoded(tuner.task, split).rows for split in data.rows}
-    kept = Kept(both, tables, decision.folders, tuner.accelerator, not tuner.args.disable_tqdm)
-    if keep:
-        both_kept = kept(tuner.train_dataset), kept(tuner.eval_dataset)
-        if kept.failure is not None:
-            return f"not used: {kept.failure}; the frozen part is computed again in each epoch"
-        tuner.train_dataset, tuner.eval_dataset = both_kept
-        tuner.kept, tuner.exact = kept, True
-    count = sum(len(rows.store) for rows in kept.rows.values())
-    new = f", {kept.computed} of {count} rows computed now" if kept.computed else ", all found"
-    if decision.stale:
-        new += (
-            ", because those that were there were of another model, other code or files as they were before"
-        )
-    return (
-        f"starts at {keeper.frontier.plan.cut}: {decision.share:.1%} of a step's work is done once and kept "
-        f"({decision.size / 1e6:,.1f} MB{new if keep else ''})"
-    )
+            return ActivationCache(found[0], request.rows)
+        decision: _Decision = found[0]
+        writer, evaluated = tried[decision.number]
+        if not keep:
+            return ActivationCache(_described(decision, writer, None), request.rows, writer)
+        cached: dict[str, CachedRows] = {}
+        computed = 0
+        for split, rows in request.rows.items():
+            folder = decision.folders[split]
+            try:
+                own = writer if rows.train else evaluated
+                cached[split], new = own.write(rows, folder, processes, progress=progress)
+            except OSError as error:
+                # Without a disk a run only takes longer; but one process of several must not go on alone.
+                if processes.num_processes > 1:
+                    raise TrainError(f"{folder}: {error}; write cache: {{activations: off}}") from error
+                return ActivationCache(f"not used: {error}; {AGAIN}", request.rows)
+            computed += new
+    total = sum(len(rows.store) for rows in cached.values())
+    return ActivationCache(_described(decision, writer, (computed, total)), cached, writer, computed)
 
 
-def why_not(tuner: FineTuner, recipe: Recipe) -> str | None:
-    """Say why nothing can be kept, as far as the recipe decides it; None where nothing is against it."""
-    rows = tuner.train_dataset
-    epochs = tuner.args.num_train_epochs
-    cost = f"the frozen part is computed again in each of {epochs:g} epochs"
-    if recipe.cache.frontier == "off":
-        return "off (cache.frontier)"
-    if recipe.freeze.strategy == "full":
+def _described(decision: _Decision, writer: ActivationWriter, computed: tuple[int, int] | None) -> str:
+    new = ""
+    if computed is not None:
+        new = f", {computed[0]} of {computed[1]} rows computed now" if computed[0] else ", all found"
+        if decision.stale:
+            new += ", because those that were there were of another model, other code or files as they were"
+    share, size = f"{decision.share:.1%}", f"{decision.size / 1e6:,.1f} MB{new}"
+    return f"starts at {writer.partial.plan.cut}: {share} of a step's work is done once and cached ({size})"
+
+
+def reason_against(request: CacheRequest) -> str | None:
+    """Say why nothing can be cached, as far as recipe and rows decide it; None where neither does."""
+    rows = request.rows["train"]
+    cost = f"the frozen part is computed again in each of {request.epochs:g} epochs"
+    if request.section.activations == "off":
+        return "off (cache.activations)"
+    if all(parameter.requires_grad for parameter in request.passes.model.parameters()):
         return "none, every weight learns"
-    if tuner.args.torch_compile or tuner.args.activation_checkpointing:
-        key = "compile" if tuner.args.torch_compile else "activation_checkpointing"
-        return f"not used with train.{key}"
+    if request.against is not None:
+        return f"not used {request.against}"
     if rows.train and rows.task.mixes:
         return f"not used: mixup and cutmix mix rows before the network; {cost}"
     if rows.chance and not rows.views:
@@ -196,31 +224,14 @@ def why_not(tuner: FineTuner, recipe: Recipe) -> str | None:
 
 
 def _decide(
-    tuner: FineTuner,
-    keepers: Iterable[tuple[Keeper, Keeper]],
-    recipe: Recipe,
-    data: Prepared,
-    fingerprint: str,
-    *,
-    keep: bool,
-) -> Decision | str:
+    request: CacheRequest, tried: Iterable[tuple[ActivationWriter, ActivationWriter]], *, keep: bool
+) -> _Decision | str:
     """Take the first candidate that is proved, now or by a run before; or give the reason against it."""
-    root = cache_folder() / "frontier"
-    parts = {split: data.encoded(tuner.task, split) for split in data.rows}
-    parts["train"] = tuner.train_dataset
     reasons = []
-    for number, (keeper, evaluated) in enumerate(keepers):
-        plan = keeper.frontier.plan
-        keeper_of = {split: keeper if rows.train else evaluated for split, rows in parts.items()}
-        network = {
-            one.precision: network_key(tuner.task, plan, fingerprint, tuner.model, one.precision)
-            for one in (keeper, evaluated)
-        }
-        folders = {
-            split: root / store_key(network[one.precision], parts[split], data.findings.contents[split])
-            for split, one in keeper_of.items()
-        }
-        stale = not all(one.agrees(parts[split], folders[split]) for split, one in keeper_of.items())
+    for number, (writer, evaluated) in enumerate(tried):
+        folders = _folders(request, writer, evaluated)
+        writers = {split: writer if rows.train else evaluated for split, rows in request.rows.items()}
+        stale = not all(writers[split].agrees(rows, folders[split]) for split, rows in request.rows.items())
         # Where a few rows are not what they should be, none of that network can be trusted.
         for folder in folders.values() if stale and keep else ():
             # Another run may be filling it.
@@ -231,29 +242,50 @@ def _decide(
         if share is None or not 0 <= share <= 1:
             try:
                 with trial():
-                    share = prove(tuner, keeper, evaluated)
-            except NoFrontierError as error:
-                reasons.append(f"{plan.cut}: {error}")
+                    share = prove(writer, evaluated, request.rows["train"], request.seed)
+            except NoCutError as error:
+                reasons.append(f"{writer.partial.plan.cut}: {error}")
                 continue
         if share < LEAST_SHARE:
-            return f"not used: only {share:.1%} of a step's work lies before {plan.cut}"
+            return f"not used: only {share:.1%} of a step's work lies before {writer.partial.plan.cut}"
         size = sum(
-            bytes_of(one.fields, _guessed_lengths(parts[split], one)) for split, one in keeper_of.items()
+            bytes_of(writers[split].fields, _guessed_lengths(rows, writers[split]))
+            for split, rows in request.rows.items()
         )
-        full = make_room(root, size, int(recipe.cache.max_gb * 1e9), list(folders.values()), delete=keep)
+        most = int(request.section.max_gb * 1e9)
+        full = make_room(_root(), size, most, list(folders.values()), delete=keep)
         if full is not None:
-            return f"not used: {full}; the frozen part is computed again in each epoch"
+            return f"not used: {full}; {AGAIN}"
         if keep:
             write_json(proof, share)
-        return Decision(number, share, folders, size, stale)
-    # The first is the longest prefix; the others mostly fail as it does.
+        return _Decision(number, share, folders, size, stale)
+    # The first has the longest frozen part; the others mostly fail as it does.
     others = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
     because = reasons[0] if reasons else "what learns depends on all that comes before it"
     return f"not used: {because}{others}"
 
 
-def _guessed_lengths(rows: EncodedRows, keeper: Keeper) -> np.ndarray:
+def _folders(request: CacheRequest, writer: ActivationWriter, evaluated: ActivationWriter) -> dict[str, Path]:
+    """Name the folder of each split after all that its activations depend on."""
+    keys = {
+        one.passes.precision: network_key(one.passes, one.partial.plan, request.frozen)
+        for one in (writer, evaluated)
+    }
+    return {
+        split: _root()
+        / store_key(
+            keys[(writer if rows.train else evaluated).passes.precision], rows, request.contents[split]
+        )
+        for split, rows in request.rows.items()
+    }
+
+
+def _root() -> Path:
+    return cache_folder() / "activations"
+
+
+def _guessed_lengths(rows: EncodedRows, writer: ActivationWriter) -> np.ndarray:
     count = (rows.views or 1) * len(rows)
-    if keeper.ragged is None or rows.lengths is None:
+    if writer.ragged is None or rows.lengths is None:
         return np.zeros(count, np.int64)
     return np.tile(np.asarray(rows.lengths), rows.views or 1)

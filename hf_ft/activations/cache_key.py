@@ -1,4 +1,4 @@
-"""The name of what is kept: a hash of all that frozen activations are known to depend on."""
+"""The key of stored activations: a hash of all that they are known to depend on."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 import json
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
@@ -22,6 +22,7 @@ from hf_ft.storage.source_hash import (
 if TYPE_CHECKING:
     from hf_ft.activations.partial_forward import Plan
     from hf_ft.data.dataset import EncodedRows
+    from hf_ft.model.passes import Passes
     from hf_ft.task import Task
 
 # What decides how a frozen part computes, beside the task's own code.
@@ -31,19 +32,19 @@ FORWARD = (
     "hf_ft.model.freeze",
     "hf_ft.model.memory_format",
     "hf_ft.model.mixed_precision",
+    "hf_ft.model.passes",
 )
 
 
-def network_key(task: Task, plan: Plan, frozen_fingerprint: str, model: Any, precision: str) -> str:
-    """Name all but the rows that kept activations depend on, as one hash.
+def network_key(passes: Passes, plan: Plan, frozen: str) -> str:
+    """Hash all but the rows that stored activations depend on.
 
     Args:
-        task: fitted, and loaded.
-        plan: what is kept.
-        frozen_fingerprint: hash of every frozen tensor of the model.
-        model: for its configuration.
-        precision: name of the number format that the model runs in.
+        passes: how the model is run.
+        plan: what is stored.
+        frozen: hash of every frozen tensor of the model.
     """
+    task, model = passes.task, cast(Any, passes.model)
     return hash_of(
         [
             task_source_hash(task),
@@ -51,9 +52,9 @@ def network_key(task: Task, plan: Plan, frozen_fingerprint: str, model: Any, pre
             json.dumps(task.state(), sort_keys=True, default=str),
             _processor(task),
             plan.signature,
-            frozen_fingerprint,
+            frozen,
             model.config.to_json_string() + _attention(model),
-            precision + _arithmetic(model),
+            passes.precision + _arithmetic(passes.device),
             user_source_hash(type(module) for module in model.modules()),
             *versions(COMPUTING),
             package_source_hash(FORWARD),
@@ -62,11 +63,11 @@ def network_key(task: Task, plan: Plan, frozen_fingerprint: str, model: Any, pre
 
 
 def store_key(network: str, rows: EncodedRows, content: str) -> str:
-    """Name all that the kept activations of a split depend on, as one hash.
+    """Hash all that the stored activations of a split depend on.
 
     Args:
         network: from `network_key`.
-        rows: encoded on the fly.
+        rows: encoded from their inputs.
         content: hash of what the raw rows hold.
     """
     random = repr((rows.task.augment, rows.seed, rows.views)) if rows.chance else "not random"
@@ -79,10 +80,9 @@ def _attention(model: Any) -> str:
     return repr(sorted({str(getattr(config, "_attn_implementation", None)) for config in configs}))
 
 
-def _arithmetic(model: Any) -> str:
+def _arithmetic(device: torch.device) -> str:
     """Name where a model computes, and whether products are rounded there."""
-    device = next(model.parameters()).device.type
-    return f" on {device}, {torch.get_float32_matmul_precision()}, {torch.backends.cudnn.allow_tf32}"
+    return f" on {device.type}, {torch.get_float32_matmul_precision()}, {torch.backends.cudnn.allow_tf32}"
 
 
 def _processor(task: Task) -> str:

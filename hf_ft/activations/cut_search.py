@@ -20,7 +20,7 @@ from torch.utils import _pytree as pytree
 from hf_ft.activations.partial_forward import (
     Axis,
     Forgotten,
-    Frontier,
+    PartialForward,
     Plan,
     ReachedCutError,
     Slot,
@@ -37,8 +37,8 @@ if TYPE_CHECKING:
 Loss = Callable[["Batch"], torch.Tensor]
 
 
-class NoFrontierError(Exception):
-    """Nothing can be kept; the message says why."""
+class NoCutError(Exception):
+    """No cut can be used; the message says why."""
 
 
 @dataclass
@@ -97,7 +97,7 @@ class _Watched:
 def candidate_plans(
     model: nn.Module, loss: Loss, batches: Sequence[Batch], targets: Sequence[str] = ()
 ) -> Iterator[Plan]:
-    """Propose plans, the longest prefix first; each gives a loss that is a number.
+    """Propose plans, the one with the longest frozen part first; each gives a loss that is a number.
 
     Args:
         model: in training mode, what is frozen kept in eval mode.
@@ -107,20 +107,20 @@ def candidate_plans(
         targets: keys of a batch that are for the loss.
 
     Raises:
-        NoFrontierError: nothing that is frozen comes before what learns.
+        NoCutError: nothing that is frozen comes before what learns.
     """
     passes = [_watch(model, loss, batch) for batch in batches]
     if len({tuple(call.name for call in one.calls) for one in passes}) > 1:
-        raise NoFrontierError("the order of its modules depends on the batch")
+        raise NoCutError("the order of its modules depends on the batch")
     first = next((index for index, call in enumerate(passes[0].calls) if call.live), None)
     if first is None:
-        raise NoFrontierError("no module that learns was called")
+        raise NoCutError("no module that learns was called")
     chain = [passes[0].calls[first], *passes[0].calls[first].ancestors]
     cuts = [passes[0].calls.index(call) for call in chain if call.parent is not None]
     sizes = _Sizes.of(batches)
     proposals = []
     for cut in cuts:
-        with suppress(NoFrontierError), trial():
+        with suppress(NoCutError), trial():
             plan = _propose(model, loss, passes, sizes, cut, targets)
             proposals += [] if plan is None else [plan]
     for plan in proposals:
@@ -128,7 +128,7 @@ def candidate_plans(
             yield plan
     for plan in proposals:
         fuller = None
-        with suppress(NoFrontierError), trial():
+        with suppress(NoCutError), trial():
             fuller = _with_leaks(model, loss, plan, passes, sizes)
         if fuller is not None and _is_number(model, loss, fuller, passes[0], sizes):
             yield fuller
@@ -139,15 +139,15 @@ def trial() -> Iterator[None]:
     """Try whether a network can do without what lies before a cut.
 
     Raises:
-        NoFrontierError: it cannot. Networks of any kind fail in any way on NaN, and train all the same.
+        NoCutError: it cannot. Networks of any kind fail in any way on NaN, and train all the same.
     """
     try:
         yield
-    except NoFrontierError:
+    except NoCutError:
         raise
     except Exception as error:
         first_line = str(error).partition("\n")[0]
-        raise NoFrontierError(f"{type(error).__name__}: {first_line}") from error
+        raise NoCutError(f"{type(error).__name__}: {first_line}") from error
 
 
 def is_live(module: Any) -> bool:
@@ -245,13 +245,13 @@ def batch_specs(batches: Sequence[Batch]) -> dict[str, TensorSpec]:
     """Give the rule behind every tensor of a batch.
 
     Raises:
-        NoFrontierError: something in a batch is no tensor, or does not follow rows and length.
+        NoCutError: something in a batch is no tensor, or does not follow rows and length.
     """
     sizes, specs = _Sizes.of(batches), {}
     for key in batches[0]:
         spec = sizes.spec([_seen(batch[key]) for batch in batches])
         if spec is None or not spec.by_row:
-            raise NoFrontierError(f"{key!r} of a batch cannot be cut into rows")
+            raise NoCutError(f"{key!r} of a batch cannot be cut into rows")
         specs[key] = spec
     return specs
 
@@ -325,9 +325,9 @@ def poisoned(plan: Plan, batch: Batch, rows: int, length: int) -> Batch:
 
 
 def _poisoned_inputs(model: nn.Module, loss: Loss, plan: Plan, first: _Watched, sizes: _Sizes) -> list[Any]:
-    frontier = Frontier(model, plan)
+    partial = PartialForward(model, plan)
     try:
-        with torch.no_grad(), frontier.feed(None, sizes.rows[0], sizes.lengths[0]) as feed:
+        with torch.no_grad(), partial.feed(None, sizes.rows[0], sizes.lengths[0]) as feed:
             loss(poisoned(plan, first.batch, sizes.rows[0], sizes.lengths[0]))
     except ReachedCutError:
         pass
@@ -335,7 +335,7 @@ def _poisoned_inputs(model: nn.Module, loss: Loss, plan: Plan, first: _Watched, 
 
 
 def _is_number(model: nn.Module, loss: Loss, plan: Plan, first: _Watched, sizes: _Sizes) -> bool:
-    with suppress(NoFrontierError), trial():
+    with suppress(NoCutError), trial():
         return not _turns_nan(model, loss, plan, first, sizes, None)
     return False
 
@@ -351,11 +351,11 @@ def _turns_nan(
 ) -> bool:
     """Tell whether the loss turns NaN although the slots are filled, with `values` if they are known."""
     rows, length = sizes.rows[0], sizes.lengths[0]
-    frontier = Frontier(model, plan)
+    partial = PartialForward(model, plan)
     if values is None:
-        values = frontier.capture(lambda: loss(dict(first.batch)))
+        values = partial.capture(lambda: loss(dict(first.batch)))
     batch = poisoned(plan, first.batch, rows, length)
-    with torch.no_grad(), frontier.feed(values, rows, length, only):
+    with torch.no_grad(), partial.feed(values, rows, length, only):
         return not bool(torch.isfinite(loss(batch)))
 
 
@@ -365,7 +365,7 @@ def _with_leaks(
     """Keep also what reaches the loss past the cut: skips, the scale of a series, inputs used directly."""
     nothing = replace(plan, dropped={})
     slots = list(plan.slots)
-    values = Frontier(model, plan).capture(lambda: loss(dict(passes[0].batch)))
+    values = PartialForward(model, plan).capture(lambda: loss(dict(passes[0].batch)))
     for name, calls in plan.stubs.items():
         for stub in calls:
             for position, leaf in enumerate(stub.leaves):

@@ -1,10 +1,10 @@
-"""The frontier: the last activations before anything that learns, and a forward pass that starts from them.
+"""A forward pass that starts in the middle of a network, from cached activations of its frozen first part.
 
-What lies before the first thing that learns gives the same activations in every epoch. A `Plan` names the
-module where a pass may start (the *cut*), the tensors it needs there (the *slots*), and the frozen modules
-before it, which are then replaced by *stubs* that cost nothing: they return NaN of the right shape, so that a
-value which was forgotten cannot stay unseen. How a plan is found and proved is in `cuts.py`; who keeps the
-slots of every row is in `hf_ft/activations/cached_rows.py`.
+What lies before the first module that learns gives the same activations in every epoch. A `Plan` names the
+module where a pass may start (the *cut*), the tensors that it needs there (the *slots*), and the frozen
+modules before it. While a pass starts at the cut, these modules are *stubs*: they cost nothing and return NaN
+of the right shape, so that a value which is needed and was not cached turns the loss into NaN. How a plan is
+found is in `cut_search.py`, how it is proved in `proof.py`.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Slot:
-    """A tensor that is kept of every row.
+    """A tensor that is cached of every row.
 
     Args:
         module: name of the module whose input or output it is.
@@ -119,7 +119,7 @@ class Plan:
     Args:
         cut: name of the module that is the first to run.
         stubs: name of a frozen module before the cut -> its calls that are left out, in order.
-        slots: what is kept of every row.
+        slots: what is cached of every row.
         dropped: floating inputs of the model that are no longer needed.
     """
 
@@ -130,7 +130,7 @@ class Plan:
 
     @property
     def signature(self) -> str:
-        """Say what is kept, in a form that is equal in every process."""
+        """Say what is cached, in a form that is equal in every process."""
         return repr((self.cut, self.slots, sorted(self.dropped.items())))
 
 
@@ -150,7 +150,7 @@ class ReachedCutError(Exception):
     """Ends a forward pass at the cut: what lies behind it is not needed."""
 
 
-class Frontier:
+class PartialForward:
     """A model whose forward pass can start at the cut of a plan.
 
     Only inside `feed` is the model another one; outside of it nothing of it is changed.
@@ -193,13 +193,13 @@ class Frontier:
                 if own is not None:
                     module.forward = own
 
-    def forward(self, task: Task, model: Any, batch: Batch, prefix: Prefix) -> Any:
+    def forward(self, task: Task, model: Any, batch: Batch, cached: CachedActivations) -> Any:
         """Run the task's own forward pass from the cut on; `model` may be wrapped (DDP)."""
         device = next(self.model.parameters()).device
-        rows, length = prefix.rows, prefix.length
+        rows, length = cached.rows, cached.length
         for key, spec in self.plan.dropped.items():
             batch[key] = spec.poison(rows, length, device)
-        values = [value.to(device, non_blocking=True) for value in prefix.values]
+        values = [value.to(device, non_blocking=True) for value in cached.values]
         if not (torch.is_autocast_enabled(device.type) or is_mixed(self.model)):
             # What mixed precision left in half the bits meets weights of full precision here.
             values = [value.float() if value.is_floating_point() else value for value in values]
@@ -207,7 +207,7 @@ class Frontier:
             return task.forward(model, batch)
 
     def capture(self, run: Callable[[], Any]) -> list[torch.Tensor]:
-        """Run the prefix and give the tensors of the slots, whole batches as they are.
+        """Run the part before the cut, and give the tensors of the slots for the whole batch.
 
         Args:
             run: calls the model on a batch; ended at the cut.
@@ -287,7 +287,7 @@ class Frontier:
 
 
 class _Feed:
-    """What the passes inside `Frontier.feed` use, and what they leave."""
+    """What the passes inside `PartialForward.feed` use, and what they leave."""
 
     def __init__(self, values: Sequence[torch.Tensor] | None, rows: int, length: int, only: Any):
         self.values, self.rows, self.length, self.only = values, rows, length, only
@@ -297,26 +297,26 @@ class _Feed:
 
 
 @dataclass
-class Prefix:
+class CachedActivations:
     """The slots of a batch's rows.
 
     Args:
-        frontier: where they belong.
+        partial: the pass that they are for.
         values: one tensor for each slot.
         rows: number of rows, B.
         length: steps of the longest row, T; 0 where rows have no length.
     """
 
-    frontier: Frontier
+    partial: PartialForward
     values: list[torch.Tensor]
     rows: int
     length: int
 
     def forward(self, task: Task, model: Any, batch: Batch) -> Any:
         """Run the task's forward pass from the cut on."""
-        return self.frontier.forward(task, model, batch, self)
+        return self.partial.forward(task, model, batch, self)
 
-    def pin_memory(self) -> Prefix:
+    def pin_memory(self) -> CachedActivations:
         """Pin the values, as the loader does with the tensors of a batch."""
         self.values = [value.pin_memory() for value in self.values]
         return self

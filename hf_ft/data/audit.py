@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_ft.data.duplicates import Duplicates, find_duplicates
 from hf_ft.data.labels import count_classes
-from hf_ft.errors import DataError
+from hf_ft.errors import AuditError
 from hf_ft.storage.atomic import read_json, write_json
 from hf_ft.storage.row_hash import FileState, Known, recall, remember, stamp
 from hf_ft.storage.source_hash import task_source_hash
@@ -69,9 +69,9 @@ class Findings:
     notes: list[str] = field(default_factory=list)
 
     def raise_for_errors(self) -> None:
-        """Raise a DataError that lists every error, if there is one."""
+        """Raise an AuditError that lists every error, if there is one."""
         if self.errors:
-            raise DataError("\n".join(self.errors))
+            raise AuditError(self)
 
     def table(self) -> RenderableType:
         """Give the findings for `rich` to print: rows and classes per split, duplicates, warnings, errors."""

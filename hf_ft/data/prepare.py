@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.data.audit import Findings, audit, write_bad
-from hf_ft.data.dataset import EncodedRows
 from hf_ft.data.sources import as_datasets, on_hub, read_source
 from hf_ft.data.splits import make_splits
 from hf_ft.data.table import Table
 from hf_ft.errors import DataError
-from hf_ft.inputs.decoded_rows import DecodedRows
 from hf_ft.storage.atomic import write_json
 from hf_ft.storage.cache_folder import cache_folder
 
@@ -30,15 +28,13 @@ class Prepared:
         rows: split -> raw rows, as `Task.examples` gave them.
         info: how each split came to be, sizes, fingerprints, labels: what data.json holds.
         findings: what the audit found.
-        seed: for the order and the augmentation.
-        decoded: split -> the same rows with their media decoded, where these are kept (`cache.decoded`).
+        seed: of the bootstrap.
     """
 
     rows: dict[str, Any]
     info: dict[str, Any]
     findings: Findings
     seed: int
-    decoded: dict[str, DecodedRows] = field(default_factory=dict)
 
     @property
     def final_split(self) -> str:
@@ -51,13 +47,6 @@ class Prepared:
         if by not in (None, "time") and isinstance(rows, Table) and rows.has(by):
             return rows.column(by)
         return task.groups(rows)
-
-    def encoded(
-        self, task: Task, split: str, *, train: bool = False, views: int | None = None
-    ) -> EncodedRows:
-        """Give a split as a torch data set; with random augmentation only where it is trained on."""
-        rows = self.decoded.get(split, self.rows[split])
-        return EncodedRows(task, rows, split=split, seed=self.seed, train=train, views=views)
 
     def write(self, folder: Path) -> None:
         """Write data.json, and bad.csv where rows were left out."""

@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from filelock import FileLock
 
 from hf_ft.data.table import Table
-from hf_ft.errors import DataError
-from hf_ft.inputs.decoded_rows import DecodedRows, fields_of
-from hf_ft.storage.atomic import read_json, write_json
+from hf_ft.inputs.decoded_rows import DecodedRows, fields_of, stored_values
 from hf_ft.storage.cache_folder import cache_folder
-from hf_ft.storage.row_store import LENGTHS, Field, RowStore, bytes_of, make_room, mark_use
+from hf_ft.storage.eviction import make_room, mark_use
+from hf_ft.storage.row_store import Field, RowStore, bytes_of
 from hf_ft.storage.source_hash import COMPUTING, hash_of, task_source_hash, versions
 from hf_ft.text_utils import listing
 
 if TYPE_CHECKING:
+    import torch
+
     from hf_ft.data.prepare import Prepared
     from hf_ft.recipe.schema import CacheSection
     from hf_ft.task import Task
@@ -40,38 +41,38 @@ class _Plan:
         return bytes_of(self.fields, self.lengths)
 
 
-def keep_decoded(
-    data: Prepared, task: Task, section: CacheSection, processes: Any, *, keep: bool = True
-) -> dict[str, str]:
+def cache_decoded(
+    data: Prepared, task: Task, section: CacheSection, processes: Any, *, keep: bool
+) -> tuple[Mapping[str, Any], str | None]:
     """Let the rows of a run be read decoded, where the recipe asks for it.
 
-    Processes need not agree: rows are the same to the last bit whether they are kept or not.
+    Processes need not agree: rows are the same to the last bit whether they are read decoded or not.
 
     Args:
-        data: the rows; what is kept is put into `data.decoded`.
+        data: the raw rows.
         task: fitted, and loaded.
         section: the recipe's `cache`.
         processes: the Accelerator, or PartialState.
-        keep: whether to keep anything; otherwise it is only said what would be kept.
+        keep: whether to store anything; otherwise it is only decided.
 
     Returns:
-        What was decided, and why; empty where nothing was asked for.
+        Split -> rows to encode, and what was decided and why; None where nothing was asked for.
     """
     if not section.decoded:
-        return {}
+        return data.rows, None
     with processes.local_main_process_first():
         try:
-            said = _decide(data, task, section, first=processes.is_local_main_process, keep=keep)
+            return _decide(data, task, section, first=processes.is_local_main_process, keep=keep)
         except OSError as error:
-            data.decoded.clear()
-            said = f"not used: {error}; pictures are decoded in each epoch"
-    return {"decoded": said}
+            return data.rows, f"not used: {error}; pictures are decoded in each epoch"
 
 
-def _decide(data: Prepared, task: Task, section: CacheSection, *, first: bool, keep: bool) -> str:
+def _decide(
+    data: Prepared, task: Task, section: CacheSection, *, first: bool, keep: bool
+) -> tuple[Mapping[str, Any], str]:
     tables = {split: rows for split, rows in data.rows.items() if isinstance(rows, Table)}
     if task.media_role is None or len(tables) < len(data.rows):
-        return f"not used: {task.name} has nothing to decode"
+        return data.rows, f"not used: {task.name} has nothing to decode"
     root = cache_folder() / "decoded"
     plans = {
         # Before random augmentation there are only the pictures as they are.
@@ -83,14 +84,14 @@ def _decide(data: Prepared, task: Task, section: CacheSection, *, first: bool, k
         # The room is made by one process; the others follow where it has opened the stores.
         full = make_room(root, size, int(section.max_gb * 1e9), folders, delete=keep)
         if full is not None:
-            return f"not used: {full}; pictures are decoded in each epoch"
+            return data.rows, f"not used: {full}; pictures are decoded in each epoch"
     elif not all((folder / "use").is_file() for folder in folders):
-        return "not used by the main process"
-    found = 0
-    for split, plan in plans.items() if keep else ():
-        rows = _opened(task, tables[split], plan, split, first=first)
-        data.decoded[split] = rows
-        found += len(rows.store.filled)
+        return data.rows, "not used by the main process"
+    opened = {
+        split: _opened(task, tables[split], plan, split, first=first)
+        for split, plan in (plans.items() if keep else ())
+    }
+    found = sum(len(rows.store.filled) for rows in opened.values())
     kinds = {True: "as the processor crops and sizes them", False: "as RGB"}
     splits = {
         kind: [split for split, plan in plans.items() if plan.ready == ready] for ready, kind in kinds.items()
@@ -98,7 +99,7 @@ def _decide(data: Prepared, task: Task, section: CacheSection, *, first: bool, k
     parts = [f"{listing(names)} {kind}" for kind, names in splits.items() if names]
     count = sum(len(plan.lengths) for plan in plans.values())
     there = f", {found} of {count} rows found, the others are kept as they are met" if keep else ""
-    return f"{', '.join(parts)} ({size / 1e6:,.1f} MB{there})"
+    return opened or data.rows, f"{', '.join(parts)} ({size / 1e6:,.1f} MB{there})"
 
 
 def _plan(root: Path, task: Task, rows: Table, content: str, random: bool) -> _Plan:
@@ -108,41 +109,30 @@ def _plan(root: Path, task: Task, rows: Table, content: str, random: bool) -> _P
     folder = root / _key(task, rows, content, ready=ready)
     if made is not None:
         return _Plan(folder, fields_of(made[0].shape), np.zeros(len(rows), np.int64), ready)
-    lengths = read_json(folder / LENGTHS, list)
-    if lengths is None or len(lengths) != len(rows):
-        lengths = [task.media_numbers(row) for row in rows]
-    return _Plan(folder, fields_of(None), np.asarray(lengths, np.int64), ready)
+    store = RowStore.open(folder)
+    if store is not None and len(store) == len(rows):
+        return _Plan(folder, fields_of(None), store.lengths, ready)
+    lengths = np.asarray([task.media_numbers(row) for row in rows], np.int64)
+    return _Plan(folder, fields_of(None), lengths, ready)
 
 
 def _opened(task: Task, rows: Table, plan: _Plan, split: str, *, first: bool) -> DecodedRows:
     """Open the store of a split; emptied before if it holds other rows than these."""
+
+    def compute(places: np.ndarray) -> Iterator[list[torch.Tensor] | None]:
+        for place in places:
+            made = task.media([rows[int(place)]], ready=plan.ready)
+            yield None if made is None else stored_values(made[0], ready=plan.ready)
+
     if first:
         plan.folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{plan.folder}.lock"):
-            if plan.folder.is_dir() and not _agrees(DecodedRows(task, rows, _store(plan), ready=plan.ready)):
-                shutil.rmtree(plan.folder)
-            _store(plan).forget_damaged()
+            store = RowStore.open(plan.folder)
+            if store is None or store.fields != plan.fields or not store.agrees(compute):
+                shutil.rmtree(plan.folder, ignore_errors=True)
             mark_use(plan.folder, {"split": split, "rows": len(rows), "ready": plan.ready})
-            if not plan.ready:
-                write_json(plan.folder / LENGTHS, plan.lengths.tolist())
-    return DecodedRows(task, rows, _store(plan), ready=plan.ready)
-
-
-def _store(plan: _Plan) -> RowStore:
-    return RowStore(plan.folder, plan.fields, plan.lengths)
-
-
-def _agrees(rows: DecodedRows) -> bool:
-    """Decode a few of the rows that are there again and tell whether they are what is kept."""
-    for index in rows.store.sample:
-        expected = rows.task.media([rows.rows[int(index)]], ready=rows.ready)
-        try:
-            found = rows.kept(int(index))
-        except (DataError, RuntimeError):
-            return False
-        if expected is None or not torch.equal(expected[0], found):
-            return False
-    return True
+            RowStore(plan.folder, plan.fields, plan.lengths).forget_damaged()
+    return DecodedRows(task, rows, RowStore(plan.folder, plan.fields, plan.lengths), ready=plan.ready)
 
 
 def _key(task: Task, rows: Table, content: str, *, ready: bool) -> str:

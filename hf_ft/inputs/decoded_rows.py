@@ -79,13 +79,11 @@ class DecodedRows:
         return [made[index] if index in made else self.kept(index) for index in indices]
 
     def _keep(self, index: int, media: torch.Tensor) -> None:
-        import torch
-
         place = int(self.places[index])
         if not self.ready:
             # A few formats say in their first bytes another size than they have: these rows are not kept.
             if media.numel() == self.store.lengths[place]:
-                self.store.write(place, [media, torch.tensor(media.shape, dtype=torch.int32)])
+                self.store.write(place, stored_values(media, ready=False))
             return
         expected = self.store.fields[0].shape
         if tuple(media.shape) != expected:
@@ -108,3 +106,10 @@ def fields_of(shape: Sequence[int] | None) -> list[Field]:
     if shape is not None:
         return [Field("media", tuple(shape), torch.uint8)]
     return [Field("media", (0,), torch.uint8, length_axis=0), Field("shape", (3,), torch.int32)]
+
+
+def stored_values(media: torch.Tensor, *, ready: bool) -> list[torch.Tensor]:
+    """Give the values of `fields_of` for one row: its media; with their shape where shapes differ."""
+    import torch
+
+    return [media] if ready else [media.flatten(), torch.tensor(media.shape, dtype=torch.int32)]

@@ -1,18 +1,15 @@
-"""The tokens of every row, made once and kept in flat memory-mapped files.
+"""Token cache: the tokens of every row, made once and read from a row store.
 
-A file holds the ids of all rows one after the other, in the smallest type that holds the vocabulary. The
-folder of a split is named after all that tokens depend on, and is whole once its checksums are written.
+Ids are stored in the smallest type that holds the vocabulary. The folder of a split is named after all that
+tokens depend on.
 """
 
 from __future__ import annotations
 
 import hashlib
 import importlib.metadata
-import json
 import shutil
-import zlib
 from collections.abc import Collection, Iterator, Sequence
-from contextlib import ExitStack
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,9 +18,9 @@ import numpy as np
 from filelock import FileLock
 
 from hf_ft.errors import DataError
-from hf_ft.storage.atomic import write_json
 from hf_ft.storage.cache_folder import cache_folder
-from hf_ft.storage.row_store import make_room, mark_use, size_of
+from hf_ft.storage.eviction import make_room, mark_use, size_of
+from hf_ft.storage.row_store import Field, RowStore
 
 if TYPE_CHECKING:
     import torch
@@ -34,31 +31,24 @@ KNOWN_NAMES = frozenset(("input_ids", "token_type_ids", "attention_mask"))
 CHUNK_CHARACTERS = 2_000_000
 # Bytes that the tokens of all runs take at most, unless those of one run take more.
 MOST_BYTES = 5_000_000_000
-# Rows that are tokenised again where kept ones are found.
-CHECKED_ROWS = 4
-# Part of the name: another way of keeping tokens must not read these.
-_FORMAT = 1
-_SUMS = "checksums.json"
+# Part of the name: another way of storing tokens must not read these.
+_FORMAT = 2
+# Field with the number of tokens of a row before it was cut.
+_WHOLE_LENGTH = "whole_length"
 
 
-class KeptTokens:
-    """The tokens of N rows, read from a folder.
+class CachedTokens:
+    """The tokens of N rows.
 
     Args:
-        folder: as `keep_tokens` filled it.
-
-    Raises:
-        DataError: what is there is not what was written.
+        store: filled for every row.
     """
 
-    def __init__(self, folder: Path):
-        self.folder = folder
-        sums = json.loads((folder / _SUMS).read_text(encoding="utf-8"))
-        arrays = {name: _read(folder / f"{name}.bin", *entry) for name, entry in sums.items()}
-        # Tokens of each row before it was cut, and of what is kept of it, int [N].
-        self.lengths, self.kept = arrays.pop("lengths").reshape(2, -1).astype(np.int64)
-        self.starts = np.cumsum(self.kept) - self.kept
-        self.flat = arrays
+    def __init__(self, store: RowStore):
+        self.store, self.folder = store, store.folder
+        # Tokens of each row before it was cut, and of what is stored of it, int [N].
+        self.lengths = store.flat(_WHOLE_LENGTH)[0].numpy().astype(np.int64)
+        self.kept = store.lengths
 
     def batch(self, rows: np.ndarray, tokenizer: Any) -> dict[str, torch.Tensor]:
         """Give the model's inputs for B rows, padded as the tokenizer pads them to the longest of these.
@@ -69,56 +59,49 @@ class KeptTokens:
 
         Returns:
             The tokenizer's inputs, int64 [B, L] each.
+
+        Raises:
+            DataError: a row is not what was written.
         """
         import torch
 
+        self.store.check(rows)
         lengths = self.kept[rows]
         columns = np.arange(lengths.max())
         before = len(columns) - lengths if tokenizer.padding_side == "left" else np.zeros_like(lengths)
         places = columns - before[:, None]
         mask = (places >= 0) & (places < lengths[:, None])
-        found = (self.starts[rows][:, None] + places)[mask]
         fill = {"input_ids": tokenizer.pad_token_id, "token_type_ids": tokenizer.pad_token_type_id}
+        stored = {field.name for field in self.store.fields}
         batch = {}
         for name in tokenizer.model_input_names:
             values = mask.astype(np.int64)
             if name != "attention_mask":
                 values = np.full(mask.shape, fill[name], np.int64)
-                values[mask] = self._ids(name, found)
+                # Token types that are zero in every row are not stored.
+                values[mask] = self._ids(name, rows, places, mask) if name in stored else 0
             batch[name] = torch.from_numpy(values)
         return batch
 
-    def agrees(self, tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, most: int) -> bool:
-        """Tokenise a few of the rows again and tell whether they are what is kept."""
-        if len(self.kept) != len(texts):
-            return False
-        few = sorted({int(row) for row in np.linspace(0, len(texts) - 1, CHECKED_ROWS)})
-        encoded, lengths = _tokenize(tokenizer, texts, pairs, few, most)
-        places = [np.arange(self.kept[row]) + self.starts[row] for row in few]
-        return self.lengths[few].tolist() == lengths and all(
-            self._ids(name, own).tolist() == ids
-            for name, rows in encoded.items()
-            for own, ids in zip(places, rows, strict=True)
-        )
-
-    def _ids(self, name: str, places: np.ndarray) -> np.ndarray:
-        # Types that are zero in every row are not kept.
-        return self.flat[name][places] if name in self.flat else np.zeros(len(places), np.uint8)
+    def _ids(self, name: str, rows: np.ndarray, places: np.ndarray, mask: np.ndarray) -> np.ndarray:
+        flat, starts = self.store.flat(name)
+        found: np.ndarray = flat.numpy()[(starts[rows][:, None] + places)[mask]]
+        return found
 
 
-def keep_tokens(
+def cache_tokens(
     tokenizer: Any,
     texts: Sequence[str],
     pairs: Sequence[str] | None,
     most: int,
     in_use: Collection[Path] = (),
-) -> KeptTokens:
+) -> CachedTokens:
     """Give the tokens of every row, made once for the same texts and tokenizer, in any run.
 
     Several processes that need the same wait for the first. What is damaged is made anew.
 
     Args:
-        tokenizer: a fast one of transformers; what is in its file is part of what tokens are kept under.
+        tokenizer: a fast one of transformers; what is in its file is part of what tokens are stored under.
         texts: one of each row.
         pairs: the second text of each row, or None.
         most: tokens of a row; what is longer is cut as the tokenizer cuts it.
@@ -131,20 +114,20 @@ def keep_tokens(
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
-            kept = _opened(folder)
-            if kept is None or not kept.agrees(tokenizer, texts, pairs, most):
+            store = _found(folder, tokenizer, texts, pairs, most)
+            if store is None:
                 shutil.rmtree(folder, ignore_errors=True)
-                _write(folder, tokenizer, texts, pairs, most)
-                kept = KeptTokens(folder)
+                mark_use(folder, {"rows": len(texts)})
+                store = _written(folder, tokenizer, texts, pairs, most)
                 own = {folder, *in_use}
                 size = sum(size_of(part) for part in own if part.is_dir())
                 make_room(folder.parent, size, max(size, MOST_BYTES), own)
             mark_use(folder, {"rows": len(texts)})
     except OSError as error:
         raise DataError(
-            f"{folder}: {error}; tokens are kept there, and HF_FT_CACHE can name another folder"
+            f"{folder}: {error}; tokens are stored there, and HF_FT_CACHE can name another folder"
         ) from error
-    return kept
+    return CachedTokens(store)
 
 
 def _name(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, most: int) -> str:
@@ -166,50 +149,62 @@ def _name(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, mos
     return state.hexdigest()
 
 
-def _opened(folder: Path) -> KeptTokens | None:
-    try:
-        return KeptTokens(folder)
-    except (DataError, OSError, ValueError, TypeError, KeyError, AttributeError):
-        # Nothing is there yet, a process was killed before it was whole, or a file is damaged.
-        return None
-
-
-def _read(path: Path, kind: str, total: int) -> np.ndarray:
-    dtype = np.dtype(kind)
-    # Nothing can be mapped of an empty file: not one row has a token.
-    array = np.memmap(path, dtype, "r") if path.stat().st_size else np.zeros(0, dtype)
-    if zlib.crc32(array.data) != total:
-        raise DataError(f"{path}: is not what was written there; delete its folder, and it is made again")
-    return array
-
-
-def _write(
+def _found(
     folder: Path, tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, most: int
-) -> None:
-    mark_use(folder, {"rows": len(texts)})
-    largest = max(tokenizer.get_vocab().values())
-    kinds: dict[str, np.dtype[Any]] = {"input_ids": np.min_scalar_type(largest)}
+) -> RowStore | None:
+    """Open what is stored, if it is whole and what the tokenizer makes of a few rows."""
+    store = RowStore.open(folder)
+    if store is None or len(store) != len(texts):
+        return None
+    store.forget_damaged()
+    fields = [field.name for field in store.fields]
+
+    def compute(rows: np.ndarray) -> Iterator[list[torch.Tensor] | None]:
+        import torch
+
+        encoded, lengths = _tokenize(tokenizer, texts, pairs, rows.tolist(), most)
+        for place in range(len(rows)):
+            values = {name: encoded[name][place] for name in fields if name in encoded}
+            values[_WHOLE_LENGTH] = [lengths[place]]
+            yield [torch.tensor(values[field.name]).to(field.dtype) for field in store.fields]
+
+    return store if not len(store.missing) and store.agrees(compute) else None
+
+
+def _written(
+    folder: Path, tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, most: int
+) -> RowStore:
+    """Tokenise all rows and store them."""
+    import torch
+
+    types = {"input_ids": _smallest(max(tokenizer.get_vocab().values()))}
     if "token_type_ids" in tokenizer.model_input_names:
-        kinds["token_type_ids"] = np.dtype(np.uint8)
-    totals, used = dict.fromkeys(kinds, 0), dict.fromkeys(kinds, False)
-    lengths: list[np.ndarray] = []
-    with ExitStack() as stack:
-        files = {name: stack.enter_context((folder / f"{name}.bin").open("wb")) for name in kinds}
-        for rows in _chunks(texts, pairs):
-            encoded, whole = _tokenize(tokenizer, texts, pairs, rows, most)
-            for name, kind in kinds.items():
-                values = np.fromiter(chain.from_iterable(encoded[name]), kind)
-                files[name].write(values.data)
-                totals[name] = zlib.crc32(values.data, totals[name])
-                used[name] |= bool(values.any())
-            lengths.append(np.array([whole, [len(ids) for ids in encoded["input_ids"]]], np.int64))
-    both = np.concatenate(lengths, axis=1)
-    both.tofile(folder / "lengths.bin")
-    sums = {name: (kind.str, totals[name]) for name, kind in kinds.items()}
-    if not used.get("token_type_ids", True):
-        (folder / "token_type_ids.bin").unlink()
-        del sums["token_type_ids"]
-    write_json(folder / _SUMS, {**sums, "lengths": (both.dtype.str, zlib.crc32(both.data))})
+        types["token_type_ids"] = torch.uint8
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in types}
+    whole, cut = list[int](), list[int]()
+    for rows in _chunks(texts, pairs):
+        encoded, lengths = _tokenize(tokenizer, texts, pairs, rows, most)
+        whole += lengths
+        cut += [len(ids) for ids in encoded["input_ids"]]
+        for name, kind in types.items():
+            numbers = np.dtype(str(kind).removeprefix("torch."))
+            parts[name].append(np.fromiter(chain.from_iterable(encoded[name]), numbers))
+    flat = {name: torch.from_numpy(np.concatenate(values)) for name, values in parts.items()}
+    if "token_type_ids" in flat and not bool(flat["token_type_ids"].any()):
+        del flat["token_type_ids"]
+    fields = [Field(name, (0,), types[name], length_axis=0) for name in flat]
+    store = RowStore(folder, [*fields, Field(_WHOLE_LENGTH, (1,), torch.int32)], np.array(cut, np.int64))
+    store.write_all({**flat, _WHOLE_LENGTH: torch.tensor(whole, dtype=torch.int32)})
+    return store
+
+
+def _smallest(largest: int) -> torch.dtype:
+    """Give the smallest unsigned type that holds a number."""
+    import torch
+
+    return next(
+        kind for kind in (torch.uint8, torch.uint16, torch.uint32) if largest <= torch.iinfo(kind).max
+    )
 
 
 def _chunks(texts: Sequence[str], pairs: Sequence[str] | None) -> Iterator[Sequence[int]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from hf_ft.task import PREFIX
+from hf_ft.task import ACTIVATIONS
 
 if TYPE_CHECKING:
     from hf_ft.task import Batch, Task
@@ -16,7 +16,7 @@ def forward(task: Task, model: Any, batch: Batch) -> Any:
     Args:
         task: its `forward` makes the call.
         model: the model, or what distributes it.
-        batch: under `prefix`, where there is such a key, the cached activations that the pass starts from.
+        batch: under ACTIVATIONS, where it has that key, the cached activations that the pass starts from.
     """
-    prefix = batch.pop(PREFIX, None)
-    return task.forward(model, batch) if prefix is None else prefix.forward(task, model, batch)
+    cached = batch.pop(ACTIVATIONS, None)
+    return task.forward(model, batch) if cached is None else cached.forward(task, model, batch)

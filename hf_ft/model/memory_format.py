@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     import torch
 
 
-def choose_layout(model: torch.nn.Module, setting: str = "auto") -> str | None:
+def choose_memory_format(model: torch.nn.Module, setting: str = "auto") -> str | None:
     """Put a convolutional net into channels_last, its kernels' fastest layout.
 
     Args:
@@ -62,7 +62,7 @@ def fold_batch_norms(model: torch.nn.Module, run: Callable[[], Any]) -> torch.nn
         before, behind = faster.get_submodule(convolution), faster.get_submodule(norm)
         faster.set_submodule(convolution, fuse_conv_bn_eval(before, behind))  # type: ignore[type-var,arg-type]
         faster.set_submodule(norm, _rest(behind))
-    choose_layout(faster)
+    choose_memory_format(faster)
     return faster
 
 

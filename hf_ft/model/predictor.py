@@ -18,7 +18,7 @@ from hf_ft.errors import ModelError
 from hf_ft.model.allocator import memory_kept
 from hf_ft.model.head import check_report
 from hf_ft.model.load import find_class, fingerprint_without, from_pretrained, load_saved, resolve
-from hf_ft.model.memory_format import choose_layout, fold_batch_norms
+from hf_ft.model.memory_format import choose_memory_format, fold_batch_norms
 from hf_ft.model.save import TASK_FILE
 from hf_ft.registry import get_task
 from hf_ft.task import Item, Row, Task
@@ -79,7 +79,7 @@ class Predictor:
         else:
             model = load_saved(task.auto_class, folder)
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        choose_layout(model)
+        choose_memory_format(model)
         return cls(model.to(place).eval(), task, place)
 
     def __call__(self, inputs: Any, batch_size: int | None = None) -> list[dict[str, Any]]:

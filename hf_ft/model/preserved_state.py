@@ -1,4 +1,4 @@
-"""Passes before training that leave no trace in the model or in the random state."""
+"""Run passes of a model before training and give its state back: mode, buffers, and the random state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def left_as_it_was(model: nn.Module) -> Iterator[None]:
+def preserved_state(model: nn.Module) -> Iterator[None]:
     """Give back the mode, the statistics of batch norms and torch's random state, which passes move."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     was_training = model.training

@@ -269,7 +269,7 @@ class PublishSection(Section):
 class CacheSection(Section):
     """What is computed once, kept on disk, and read again in every epoch and run."""
 
-    frontier: Literal["auto", "off"] = "auto"
+    activations: Literal["auto", "off"] = "auto"
     """Activations of frozen layers. auto: where the result is proved to be the same; off: never."""
     views: PositiveInt | None = None
     """Random augmentation: keep this many views of each row, seen in turn; null: new ones every epoch."""

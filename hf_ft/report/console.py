@@ -6,10 +6,10 @@ import time
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from rich.console import Console
+from rich.console import Console as Terminal
 
 
-class Story:
+class Console:
     """Prints headings, lines and tables, and times the rooms.
 
     Args:
@@ -17,7 +17,7 @@ class Story:
     """
 
     def __init__(self, speaks: bool = True):
-        self.console = Console(quiet=not speaks, highlight=False, soft_wrap=True)
+        self.terminal = Terminal(quiet=not speaks, highlight=False, soft_wrap=True)
         self.seconds: dict[str, float] = {}
         self._room, self._start = "", 0.0
 
@@ -25,7 +25,7 @@ class Story:
         """Begin a room: the next part of the flow."""
         self.finish()
         self._room = name
-        self.console.print(f"[bold]{name}[/bold]")
+        self.terminal.print(f"[bold]{name}[/bold]")
 
     def finish(self) -> dict[str, float]:
         """End the present room, and give the seconds of every room so far."""
@@ -39,7 +39,7 @@ class Story:
         """Say things; text is never read as markup, since labels and paths may hold brackets."""
         for text in texts:
             for part in str(text).splitlines():
-                self.console.print(f"  {part}", markup=False)
+                self.terminal.print(f"  {part}", markup=False)
 
     def facts(self, facts: Mapping[str, Any]) -> None:
         """Say things under their subjects."""
@@ -47,4 +47,4 @@ class Story:
 
     def table(self, table: Any) -> None:
         """Print a rich table."""
-        self.console.print(table)
+        self.terminal.print(table)

@@ -11,43 +11,28 @@ from hf_ft.evaluate.figures import learning_curve_figure
 from hf_ft.report.report import Check, Headline, ReportContent, WorstRow
 
 if TYPE_CHECKING:
-    from hf_ft.data.prepare import Prepared
-    from hf_ft.model.freeze import Frozen
     from hf_ft.recipe.schema import Recipe
     from hf_ft.task import Evaluation, Task
+    from hf_ft.train.assemble import Setup
     from hf_ft.verify import Item
 
 WORST_ROWS = 12
 
 
 def report_content(
-    folder: Path,
-    recipe: Recipe,
-    task: Task,
-    data: Prepared,
-    evaluation: Evaluation,
-    metric: str,
-    greater: bool,
-    frozen: Frozen,
-    items: Sequence[Item],
-    seconds: Mapping[str, float],
-    train_notes: Mapping[str, str],
+    folder: Path, setup: Setup, evaluation: Evaluation, items: Sequence[Item], seconds: Mapping[str, float]
 ) -> ReportContent:
     """Put the content of the report together.
 
     Args:
         folder: the run folder, with log.jsonl and environment.json.
-        recipe: the resolved recipe.
-        task: the fitted task.
-        data: the rows and what the audit found.
+        setup: the run.
         evaluation: of the split that is reported.
-        metric: the main metric.
-        greater: whether a greater value of it is better.
-        frozen: the model and what of it learned.
         items: the gate.
         seconds: room -> seconds.
-        train_notes: what was decided for training, by subject.
     """
+    recipe, task, data, frozen = setup.recipe, setup.task, setup.data, setup.frozen
+    metric, greater = setup.metric, setup.greater
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     environment = json.loads((folder / "environment.json").read_text())
     directions = {**task.greater_is_better, metric: greater}
@@ -79,7 +64,7 @@ def report_content(
             "trainable": f"{learning:,} ({learning / total:.1%})",
             **({"batch norms held in eval mode": frozen.norms_in_eval} if frozen.norms_in_eval else {}),
         },
-        train_facts=train_notes,
+        train_facts={subject: str(choice) for subject, choice in setup.decisions.items()},
         metrics=scalars,
         directions=directions,
         per_class=evaluation.metrics.get("per_class", []),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from hf_ft.data.prepare import Prepared
     from hf_ft.recipe.schema import Recipe
     from hf_ft.task import Evaluation, Task
+    from hf_ft.train.assemble import Setup
 
 PACKAGES = (
     "hf_ft",
@@ -186,10 +187,9 @@ def write_origin(folder: Path, data: Prepared) -> None:
     write_json(folder / "environment.json", environment(), indent=2)
 
 
-def write_run(
-    folder: Path, recipe: Recipe, task: Task, data: Prepared, evaluations: dict[str, Evaluation], metric: str
-) -> dict[str, Any]:
+def write_run(folder: Path, setup: Setup, evaluations: dict[str, Evaluation]) -> dict[str, Any]:
     """Write results.json and predictions.parquet; give the results."""
+    task, data, metric = setup.task, setup.data, setup.metric
     final = evaluations[data.final_split]
     results = {
         "headline": {
@@ -198,7 +198,7 @@ def write_run(
             "metric": metric,
             "value": final.metrics[metric],
             "interval": final.intervals.get(metric),
-            "confidence": recipe.evaluate.confidence,
+            "confidence": setup.recipe.evaluate.confidence,
             "interval_over": "rows" if data.groups(task, final.split) is None else "groups of rows",
             "baseline": final.baseline.get(metric),
         },

@@ -1,31 +1,31 @@
-"""Tensors of every row, kept in files: memory-mapped, checked when they are read, filled bit by bit."""
+"""Tensors of every row in memory-mapped files: filled row by row, each with a checksum.
+
+Decoded pictures, tokens and activations are stored this way. A folder describes itself (`store.json`), so
+that it can be opened without knowing what is in it; whether it holds what it should is found by computing a
+few rows again (`RowStore.agrees`).
+"""
 
 from __future__ import annotations
 
-import contextlib
 import os
-import shutil
 import sys
 import zlib
-from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from filelock import FileLock, Timeout
 
 from hf_ft.errors import DataError
-from hf_ft.storage.atomic import write_json
+from hf_ft.storage.atomic import read_json, write_json
 
 if TYPE_CHECKING:
     import torch
 
-
-# File with the lengths of the rows, beside their fields.
-LENGTHS = "lengths.json"
-# Rows that are made again where kept ones are found.
-_CHECKED_ROWS = 4
+_DESCRIPTION, _LENGTHS = "store.json", "lengths.bin"
+# Rows that are computed again where a store is found.
+CHECKED_ROWS = 4
 
 
 @dataclass(frozen=True)
@@ -62,16 +62,28 @@ class Field:
             size + length if axis == self.length_axis else size for axis, size in enumerate(self.shape)
         )
 
+    def to_json(self) -> dict[str, Any]:
+        """Give the field as plain values."""
+        return asdict(self) | {"shape": list(self.shape), "dtype": str(self.dtype).removeprefix("torch.")}
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> Field:
+        """Take back what `to_json` gave."""
+        import torch
+
+        known = {"shape": tuple(value["shape"]), "dtype": getattr(torch, value["dtype"])}
+        return cls(**{**value, **known})
+
 
 class RowStore:
     """A folder with the fields of N rows.
 
-    A row is filled once its data and then its mark are written, so that what was interrupted goes on where
-    it stopped. Every row has a checksum, compared the first time it is read.
+    A row is filled once its data and then its mark are written, so that an interrupted fill goes on where it
+    stopped. Every row has a checksum, compared the first time it is read.
 
     Args:
         folder: made if it is not there.
-        fields: what is kept.
+        fields: what is stored of a row.
         lengths: length of each row, int [N]; zeros where rows have none.
 
     Raises:
@@ -79,17 +91,40 @@ class RowStore:
     """
 
     def __init__(self, folder: Path, fields: Sequence[Field], lengths: np.ndarray):
-        self.folder, self.fields, self.lengths = folder, list(fields), lengths
-        folder.mkdir(parents=True, exist_ok=True)
-        rows = len(lengths)
-        self._starts, self._data = {}, {}
+        import torch
+
+        self.folder, self.fields, self.lengths = folder, list(fields), np.asarray(lengths, np.int64)
+        if read_json(folder / _DESCRIPTION) != self._description:
+            self.lengths.tofile(_made(folder) / _LENGTHS)
+            write_json(folder / _DESCRIPTION, self._description)
+        rows = len(self.lengths)
+        self._starts, self._data = dict[str, np.ndarray](), dict[str, torch.Tensor]()
+        self._bytes = list[tuple[memoryview, np.ndarray]]()
         for field in self.fields:
-            ends = np.cumsum(field.sizes(lengths))
-            self._starts[field.name] = np.concatenate([[0], ends])
-            self._data[field.name] = _mapped(folder / f"{field.name}.bin", int(ends[-1]), field.dtype)
+            starts = np.concatenate([[0], np.cumsum(field.sizes(self.lengths))])
+            data = _mapped(folder / f"{field.name}.bin", int(starts[-1]), field.dtype)
+            self._starts[field.name], self._data[field.name] = starts, data
+            self._bytes.append((data.view(torch.uint8).numpy().data, starts * field.dtype.itemsize))
         self._marks = np.memmap(_allocated(folder / "filled.bin", rows), np.uint8, "r+", shape=(rows,))
         self._sums = np.memmap(_allocated(folder / "checksums.bin", 4 * rows), np.uint32, "r+", shape=(rows,))
         self._checked = np.zeros(rows, bool)
+
+    @classmethod
+    def open(cls, folder: Path) -> RowStore | None:
+        """Open the store in a folder; None where there is none, or its description is damaged."""
+        try:
+            about = read_json(folder / _DESCRIPTION, dict) or {}
+            fields = [Field.from_json(field) for field in about["fields"]]
+            lengths = np.fromfile(folder / _LENGTHS, np.int64)
+            whole = (len(lengths), zlib.crc32(lengths.data)) == (about["rows"], about["lengths"])
+        except (AttributeError, KeyError, OSError, TypeError, ValueError):
+            return None
+        return cls(folder, fields, lengths) if whole else None
+
+    @property
+    def _description(self) -> dict[str, Any]:
+        fields = [field.to_json() for field in self.fields]
+        return {"fields": fields, "rows": len(self.lengths), "lengths": zlib.crc32(self.lengths.data)}
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -111,86 +146,136 @@ class RowStore:
         """Positions of the rows that are filled."""
         return np.flatnonzero(self._marks)
 
-    @property
-    def sample(self) -> np.ndarray:
-        """Positions of a few filled rows, by which it is seen whether the store holds what it should."""
-        return self.filled[:: max(1, len(self.filled) // _CHECKED_ROWS)][:_CHECKED_ROWS]
+    def agrees(
+        self,
+        compute: Callable[[np.ndarray], Iterable[Sequence[torch.Tensor] | None]],
+        close: Callable[[Field, torch.Tensor, torch.Tensor], bool] | None = None,
+    ) -> bool:
+        """Compute a few of the filled rows again, and tell whether they are what is stored.
+
+        The key of a store names all that its values are known to depend on; what it does not know of (a
+        changed class of a user's own, a damaged disk) is found here.
+
+        Args:
+            compute: gives the fields of the rows at these positions, without padding, a list a row; None for
+                a row that is not stored like this.
+            close: tells whether a computed and a stored tensor of a field are the same; default: bit for bit.
+        """
+        chosen = self.filled[:: max(1, len(self.filled) // CHECKED_ROWS)][:CHECKED_ROWS]
+        same = close or _equal
+        try:
+            for row, values in zip(chosen.tolist(), compute(chosen), strict=True):
+                if values is None:
+                    return False
+                stored = self.view(row)
+                if not all(map(same, self.fields, values, stored)):
+                    return False
+        except (DataError, RuntimeError):  # damaged, or of another shape
+            return False
+        return True
 
     def forget_damaged(self) -> None:
-        """Look at every row that is filled, and take those that are not what was written for not filled."""
-        damaged = [row for row in self.filled.tolist() if self._sum(row) != self._sums[row]]
+        """Compare the checksum of every filled row; a row that is damaged is no longer filled."""
+        filled = self.filled
+        damaged = filled[self._sums_of(filled) != self._sums[filled]]
         self._marks[damaged] = 0
 
     def write(self, row: int, values: Sequence[torch.Tensor]) -> None:
         """Fill one row: one tensor for each field, without padding."""
-        total = 0
         for field, value in zip(self.fields, values, strict=True):
             start, stop = self._starts[field.name][row : row + 2]
-            kept = value.permute(1, 2, 0) if field.channels_last else value
-            self._data[field.name][start:stop] = kept.reshape(-1)
-            total = zlib.crc32(_bytes(self._data[field.name][start:stop]), total)
-        self._sums[row] = total
+            stored = value.permute(1, 2, 0) if field.channels_last else value
+            self._data[field.name][start:stop] = stored.reshape(-1)
+        self._sums[row] = self._sums_of(np.array([row]))[0]
         self._marks[row] = 1
         self._checked[row] = True
 
+    def write_all(self, values: Mapping[str, torch.Tensor]) -> None:
+        """Fill all rows at once.
+
+        Args:
+            values: field name -> the numbers of all rows, one row after the other, flat.
+        """
+        for name, flat in values.items():
+            self._data[name][: len(flat)] = flat
+        self._sums[:] = self._sums_of(np.arange(len(self)))
+        self._marks[:] = 1
+        self._checked[:] = True
+
     def read(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Give the fields of these rows, stacked, shorter rows padded.
+        """Give the fields of these rows, stacked, shorter rows padded on the right.
 
         Raises:
             DataError: a row is not what was written.
         """
-        for row in rows:
-            if not self._checked[row]:
-                self._check(row)
-        longest = int(self.lengths[list(rows)].max())
-        return {field.name: self._stack(field, rows, longest) for field in self.fields}
+        chosen = np.asarray(rows, np.int64)
+        self.check(chosen)
+        return {field.name: self._stack(field, chosen) for field in self.fields}
 
     def view(self, row: int) -> list[torch.Tensor]:
-        """Give the fields of one row as they lie in the files, not copied; not to be written to.
+        """Give the fields of one row, not copied; not to be written to.
 
         Raises:
             DataError: the row is not what was written.
         """
-        if not self._checked[row]:
-            self._check(row)
+        self.check(np.array([row]))
         length, found = int(self.lengths[row]), []
         for field in self.fields:
             start, stop = self._starts[field.name][row : row + 2]
-            found.append(self._data[field.name][start:stop].view(field.shape_of(length)))
+            value = self._data[field.name][start:stop]
+            if field.channels_last:
+                channels, *places = field.shape
+                found.append(value.view(*places, channels).permute(2, 0, 1))
+            else:
+                found.append(value.view(field.shape_of(length)))
         return found
 
-    def _stack(self, field: Field, rows: Sequence[int], longest: int) -> torch.Tensor:
+    def flat(self, name: str) -> tuple[torch.Tensor, np.ndarray]:
+        """Give a field of all rows, flat and unchecked, and where each row starts, int [N + 1]."""
+        return self._data[name], self._starts[name]
+
+    def check(self, rows: np.ndarray) -> None:
+        """Compare the checksums of rows that have not been read yet.
+
+        Raises:
+            DataError: a row is not what was written.
+        """
+        fresh = np.unique(rows[~self._checked[rows]])
+        if not len(fresh):
+            return
+        wrong = fresh[(self._marks[fresh] == 0) | (self._sums_of(fresh) != self._sums[fresh])]
+        if len(wrong):
+            raise DataError(
+                f"{self.folder}: row {wrong[0]} is not what was written there; delete this folder, and it is "
+                "computed again"
+            )
+        self._checked[fresh] = True
+
+    def _stack(self, field: Field, rows: np.ndarray) -> torch.Tensor:
         import torch
 
         data, starts = self._data[field.name], self._starts[field.name]
         if field.length_axis is None:
-            width = int(np.prod(field.shape))
-            found = data.view(len(self), width)[torch.as_tensor(rows)]
+            found = data.view(len(self), int(np.prod(field.shape)))[torch.from_numpy(rows)]
             if field.channels_last:
                 channels, *places = field.shape
                 return found.view(len(rows), *places, channels).permute(0, 3, 1, 2)
             return found.view(len(rows), *field.shape)
+        longest = int(self.lengths[rows].max())
         stacked = torch.full((len(rows), *field.shape_of(longest)), field.fill, dtype=field.dtype)
-        for place, row in enumerate(rows):
+        for place, row in enumerate(rows.tolist()):
             own = field.shape_of(int(self.lengths[row]))
             value = data[starts[row] : starts[row + 1]].view(own)
             stacked[place].narrow(field.length_axis, 0, own[field.length_axis]).copy_(value)
         return stacked
 
-    def _check(self, row: int) -> None:
-        if not self._marks[row] or self._sum(row) != self._sums[row]:
-            raise DataError(
-                f"{self.folder}: row {row} is not what was written there; delete this folder, and it is "
-                "computed again"
-            )
-        self._checked[row] = True
-
-    def _sum(self, row: int) -> int:
-        total = 0
-        for field in self.fields:
-            start, stop = self._starts[field.name][row : row + 2]
-            total = zlib.crc32(_bytes(self._data[field.name][start:stop]), total)
-        return total
+    def _sums_of(self, rows: np.ndarray) -> np.ndarray:
+        """Compute the checksum of each row over all of its fields, uint32."""
+        sums = [0] * len(rows)
+        for data, starts in self._bytes:
+            ends = zip(starts[rows].tolist(), starts[rows + 1].tolist(), strict=True)
+            sums = [zlib.crc32(data[a:b], before) for before, (a, b) in zip(sums, ends, strict=True)]
+        return np.array(sums, np.uint32)
 
 
 def bytes_of(fields: Sequence[Field], lengths: np.ndarray) -> int:
@@ -198,57 +283,15 @@ def bytes_of(fields: Sequence[Field], lengths: np.ndarray) -> int:
     return int(sum(int(field.sizes(lengths).sum()) * field.dtype.itemsize for field in fields))
 
 
-def make_room(
-    root: Path, size: int, most: int, own: Collection[Path] = (), *, delete: bool = True
-) -> str | None:
-    """Delete the stores that were used the longest ago until those of a run fit.
+def _equal(field: Field, one: torch.Tensor, other: torch.Tensor) -> bool:
+    import torch
 
-    Args:
-        root: folder of stores, one folder each.
-        size: bytes of the run's own stores once they are whole.
-        most: bytes that all stores may take together.
-        own: the run's stores, whole or not; never deleted.
-        delete: whether to delete anything; otherwise it is only found out whether there would be room.
-
-    Returns:
-        Why there is no room, or None where there is.
-    """
-    if size > most:
-        return f"{size / 1e9:.2g} GB are needed and cache.max_gb is {most / 1e9:g}"
-    root.mkdir(parents=True, exist_ok=True)
-    needed = max(0, size - sum(size_of(folder) for folder in own if folder.is_dir()))
-    others = [folder for folder in root.iterdir() if (folder / "use").is_file() and folder not in own]
-    sizes = {folder: size_of(folder) for folder in sorted(others, key=last_use)}
-    room = shutil.disk_usage(root).free
-    for folder in list(sizes):
-        if sum(sizes.values()) + size <= most and needed < 0.9 * room:
-            break
-        if not delete:
-            room += sizes.pop(folder)
-            continue
-        # A store that is being filled is left alone.
-        with contextlib.suppress(Timeout), FileLock(f"{folder}.lock", timeout=0):
-            shutil.rmtree(folder, ignore_errors=True)
-            room += sizes.pop(folder)
-    if needed >= 0.9 * room:
-        return f"{needed / 1e9:.2f} GB are needed and {room / 1e9:.2f} GB are free on that disk"
-    return None
+    return one.dtype == other.dtype and torch.equal(one, other)
 
 
-def size_of(folder: Path) -> int:
-    """Count the bytes of the files in a folder."""
-    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-
-
-def last_use(folder: Path) -> float:
-    """Give the moment at which a store was last opened."""
-    return (folder / "use").stat().st_mtime
-
-
-def mark_use(folder: Path, description: dict[str, object]) -> None:
-    """Note what a store holds, and that it is used now."""
+def _made(folder: Path) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
-    write_json(folder / "use", description)
+    return folder
 
 
 def _allocated(path: Path, size: int) -> Path:
@@ -267,9 +310,3 @@ def _mapped(path: Path, count: int, dtype: torch.dtype) -> torch.Tensor:
 
     _allocated(path, count * dtype.itemsize)
     return torch.from_file(str(path), shared=True, size=count, dtype=dtype)
-
-
-def _bytes(tensor: torch.Tensor) -> memoryview:
-    import torch
-
-    return tensor.view(torch.uint8).numpy().data

@@ -13,7 +13,7 @@ from hf_ft.errors import DataError, RecipeError
 from hf_ft.evaluate.metrics import CLASSIFICATION_DIRECTIONS, REGRESSION_DIRECTIONS
 from hf_ft.evaluate.multilabel import MULTILABEL_DIRECTIONS
 from hf_ft.inputs.text_rows import joined, problem_of
-from hf_ft.inputs.token_cache import KNOWN_NAMES, KeptTokens, keep_tokens
+from hf_ft.inputs.token_cache import KNOWN_NAMES, CachedTokens, cache_tokens
 from hf_ft.recipe.schema import Fraction, PositiveFloat, Section
 from hf_ft.targets.classes import MultiLabel, SingleLabel
 from hf_ft.targets.numbers import Number
@@ -93,7 +93,7 @@ class TextClassification(TargetTask):
         self.reason = "as the recipe says"
         self.max_length = 0
         # By the fingerprint of the rows: tokens, lengths before cutting, and the values of the labels.
-        self._tokens: dict[str, KeptTokens] = {}
+        self._tokens: dict[str, CachedTokens] = {}
         self._lengths: dict[str, list[int]] = {}
         self._labels: dict[str, list[Any]] = {}
 
@@ -250,7 +250,7 @@ class TextClassification(TargetTask):
             encoded = self._tokenize(texts, pairs, truncation=False)
             return [len(tokens) for tokens in encoded["input_ids"]]
         in_use = [kept.folder for kept in self._tokens.values()]
-        kept = keep_tokens(self.processor, texts, pairs, self.max_length, in_use)
+        kept = cache_tokens(self.processor, texts, pairs, self.max_length, in_use)
         self._tokens[fingerprint] = kept
         lengths: list[int] = kept.lengths.tolist()
         return lengths

@@ -5,17 +5,23 @@ from __future__ import annotations
 import math
 import os
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from hf_ft.data.samplers import GlobalBatchSampler, balanced_weights
+from hf_ft.errors import TrainError
+from hf_ft.train.decisions import Decision
+from hf_ft.train.precision import precision_flags
+
 if TYPE_CHECKING:
     from transformers import TrainingArguments
 
+    from hf_ft.data.dataset import EncodedRows
     from hf_ft.recipe.schema import Recipe
-    from hf_ft.train.precision import Precision
 
 # Rows per process and micro-batch where the recipe sets no bound: more rarely makes a step faster.
 LARGEST_MICRO_BATCH = 64
@@ -57,11 +63,10 @@ def training_arguments(
     recipe: Recipe,
     folder: Path,
     plan: BatchPlan,
-    precision: Precision,
+    decisions: Mapping[str, Decision],
     learning_rate: float,
     metric: str,
     greater: bool,
-    compiled: bool = False,
 ) -> TrainingArguments:
     """Build the Trainer's arguments: the recipe's own, and those that hf_ft sets for a result to trust.
 
@@ -69,11 +74,10 @@ def training_arguments(
         recipe: the resolved recipe.
         folder: where checkpoints go.
         plan: the division of the global batch.
-        precision: as chosen for this hardware.
+        decisions: `precision`, `workers` and `compile` as they were chosen.
         learning_rate: as written in the recipe, or the default for its strategy.
         metric: name of the metric that decides which checkpoint is best.
         greater: whether a greater value of it is better.
-        compiled: whether the model is compiled.
     """
     from transformers import TrainingArguments
 
@@ -105,17 +109,17 @@ def training_arguments(
         # Otherwise early stopping forgets its patience on resume.
         "restore_callback_states_from_checkpoint": True,
         "ddp_find_unused_parameters": False,
-        "torch_compile": compiled,
+        "torch_compile": decisions["compile"].value == "on",
         # Without an accelerator, accelerate believes in one process unless it is told to stay on the CPU.
         "use_cpu": bool(own.get("use_cpu")) or not torch.accelerator.is_available(),
-        **precision.flags,
+        **precision_flags(decisions["precision"].value),
     }
     defaults: dict[str, Any] = {
         "eval_strategy": strategy,
         "report_to": "none",
         "logging_steps": 10,
         "logging_first_step": True,
-        "dataloader_num_workers": choose_workers(plan.processes, use_cpu=bool(own.get("use_cpu")))[0],
+        "dataloader_num_workers": decisions["workers"].value,
         "log_level": "error",
     }
     arguments = TrainingArguments(**{**defaults, **own, **ours})
@@ -125,22 +129,53 @@ def training_arguments(
     return arguments
 
 
-def choose_workers(processes: int, *, use_cpu: bool = False) -> tuple[int, str]:
-    """Give the number of worker processes that encode rows, and the choice with its reason in words.
+def train_sampler(
+    rows: EncodedRows, recipe: Recipe, plan: BatchPlan, *, processes: int, rank: int
+) -> GlobalBatchSampler:
+    """Say which rows make each global batch, and which of them a process takes in which micro-batch.
 
-    None where the CPU trains: its cores are busy, and a worker only takes them away. Workers hand batches
+    Raises:
+        TrainError: classes should be drawn equally often, and there are none.
+    """
+    weights = None
+    if recipe.data.sampler == "balanced":
+        if rows.task.class_role is None:
+            raise TrainError(
+                "data.sampler: balanced needs classes, and the target is a number; write shuffle"
+            )
+        weights = balanced_weights(rows.rows.column(rows.task.class_role))
+    return GlobalBatchSampler(
+        len(rows),
+        global_batch_size=plan.global_batch,
+        accumulation=plan.accumulation,
+        processes=processes,
+        rank=rank,
+        seed=recipe.seed,
+        weights=weights,
+        lengths=rows.lengths,
+        drop_last=bool(recipe.train.arguments.get("dataloader_drop_last")),
+    )
+
+
+def choose_workers(asked: int | None, processes: int, *, use_cpu: bool = False) -> Decision:
+    """Choose the number of worker processes that encode rows.
+
+    Zero where the CPU trains: its cores are busy, and a worker only takes them away. Workers hand batches
     over in shared memory, of which a container often has 64 MB: a worker that finds none left dies with
     "Bus error".
 
     Args:
+        asked: `train.dataloader_num_workers`, or None.
         processes: that train on this machine.
         use_cpu: whether the CPU trains even where there is an accelerator.
     """
+    if asked is not None:
+        return Decision(asked, "asked for by train.dataloader_num_workers")
     if use_cpu or not torch.accelerator.is_available():
-        return 0, "0: the CPU trains, and a worker would only take a core away"
+        return Decision(0, "the CPU trains, and a worker would only take a core away")
     cores = (os.cpu_count() or 1) // processes - 1
     free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else None
     room = cores if free is None else free // processes // WORKER_BYTES
     workers = max(0, min(MOST_WORKERS, cores, room))
     shared = "" if free is None else f" and {free / 1e9:.1f} GB of free shared memory"
-    return workers, f"{workers}: {os.cpu_count()} cores{shared} for {processes} process(es)"
+    return Decision(workers, f"{os.cpu_count()} cores{shared} for {processes} process(es)")

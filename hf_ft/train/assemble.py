@@ -1,33 +1,200 @@
-"""Put a FineTuner together from a recipe: batch plan, precision, learning rate, parameter groups."""
+"""Everything of a run up to its first training step, made in one place: rows, task, model, and every choice.
+
+`check` and `finetune` both call `assemble`, so that what a check announces is what a run does.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
-from transformers import PrinterCallback, ProgressCallback
+import torch
+from transformers import PrinterCallback, ProgressCallback, set_seed
 
+from hf_ft.activations.activation_cache import ActivationCache, CacheRequest, cache_activations
+from hf_ft.data.dataset import EncodedRows
+from hf_ft.data.prepare import prepare
 from hf_ft.errors import RecipeError
+from hf_ft.inputs.decoded_cache import cache_decoded
+from hf_ft.model.allocator import keep_freed_memory
 from hf_ft.model.batch_norm_statistics import learning_batch_norms
-from hf_ft.model.memory_format import choose_layout
+from hf_ft.model.freeze import freeze
+from hf_ft.model.memory_format import choose_memory_format
 from hf_ft.model.parameter_groups import default_learning_rate, parameter_groups
-from hf_ft.train.arguments import choose_workers, plan_batches, training_arguments
+from hf_ft.model.passes import Passes
+from hf_ft.registry import get_task
+from hf_ft.train.arguments import choose_workers, plan_batches, train_sampler, training_arguments
 from hf_ft.train.callbacks import EpochLines, LogFile
-from hf_ft.train.distributed import unused_devices, world_size
-from hf_ft.train.precision import choose_compile, measured_gain, settle_precision
-from hf_ft.train.profiler import ProfiledTuner
+from hf_ft.train.decisions import Decision, record_decisions, recorded_decisions
+from hf_ft.train.distributed import start_processes, unused_devices
+from hf_ft.train.precision import choose_compile, choose_precision, measure_bf16
+from hf_ft.train.profiler import Profile, ProfiledTrainer
+from hf_ft.train.threads import choose_threads
 from hf_ft.train.trainer import FineTuner
 
 if TYPE_CHECKING:
-    from torch import nn
-    from transformers import TrainingArguments
+    from accelerate import PartialState
 
     from hf_ft.data.prepare import Prepared
     from hf_ft.model.freeze import Frozen
     from hf_ft.recipe.schema import Recipe
-    from hf_ft.task import Task
+    from hf_ft.task import Batch, Loaded, Task
+    from hf_ft.train.arguments import BatchPlan
+
+
+class Tells(Protocol):
+    """Where a run says what it does; see `hf_ft/report/console.py`."""
+
+    def room(self, name: str) -> None:
+        """Begin a part of the flow."""
+
+    def lines(self, texts: Iterable[Any]) -> None:
+        """Say things, a line each."""
+
+    def facts(self, facts: Mapping[str, Any]) -> None:
+        """Say things under their subjects."""
+
+    def table(self, table: Any) -> None:
+        """Show a table of `rich`."""
+
+
+@dataclass(frozen=True)
+class Setup:
+    """A run that is ready to train.
+
+    Args:
+        recipe: the resolved recipe.
+        task: fitted and loaded.
+        data: raw rows, and what the audit found.
+        loaded: the model as it was loaded, and where it comes from.
+        frozen: the model, with what learns and what does not.
+        frozen_fingerprint: hash of every frozen tensor, before training.
+        rows: split -> encoded rows, as they are trained on or evaluated.
+        metric: name of the metric that decides which checkpoint is best.
+        greater: whether a greater value of it is better.
+        decisions: subject -> what was chosen for the user, and why.
+        trainer: built from all of these.
+    """
+
+    recipe: Recipe
+    task: Task
+    data: Prepared
+    loaded: Loaded
+    frozen: Frozen
+    frozen_fingerprint: str
+    rows: Mapping[str, EncodedRows]
+    metric: str
+    greater: bool
+    decisions: Mapping[str, Decision]
+    trainer: FineTuner
+
+    @property
+    def profile(self) -> Profile | None:
+        """Where the time of training goes, if it was asked for."""
+        return self.trainer.profile if isinstance(self.trainer, ProfiledTrainer) else None
+
+
+def assemble(
+    recipe: Recipe,
+    folder: Path,
+    *,
+    data: Any = None,
+    resumed: bool = False,
+    keep: bool = True,
+    callbacks: Sequence[Any] = (),
+    profile: bool = False,
+    console: Tells | None = None,
+) -> Setup:
+    """Make everything that training needs, and build the trainer last.
+
+    Args:
+        recipe: the resolved recipe.
+        folder: the run folder.
+        data: rows in memory in place of `data.source`.
+        resumed: whether training goes on from a checkpoint in that folder; its choices are then taken again.
+        keep: whether to store decoded pictures and activations; otherwise it is only decided.
+        callbacks: further callbacks of the Trainer.
+        profile: whether to time the phases of training.
+        console: is told what was found and decided.
+
+    Raises:
+        AuditError: the audit found rows that cannot be trained on; its `findings` hold all.
+        HfFtError: data, model or recipe do not fit each other.
+    """
+    processes = start_processes()
+    _tell(console, "room", "data")
+    task = new_task(recipe)
+    with processes.main_process_first():
+        prepared = prepare(recipe, task, data=data)
+    _tell(console, "table", prepared.findings.table())
+    prepared.findings.raise_for_errors()
+    metric, greater = main_metric(recipe, task)
+
+    _tell(console, "room", "model")
+    # Before the model is made: the new head is drawn from this seed (tf#11965).
+    set_seed(recipe.seed)
+    loaded = task.load(recipe.model)
+    frozen = freeze(loaded.model, recipe.freeze, loaded.new)
+    prepared.info["notes"] += task.notes(prepared.rows)
+    _tell(console, "lines", [*loaded.notes, *prepared.info["notes"]])
+    _tell(console, "table", frozen.table())
+
+    _tell(console, "room", "train")
+    choices = _Choices(recipe, recorded_decisions(folder if resumed else None), processes)
+    fingerprint = frozen.frozen_fingerprint()
+    rows = choices.compute(task, prepared, frozen, fingerprint, keep=keep)
+    rate = choices.learning_rate()
+    groups = parameter_groups(
+        frozen.model,
+        frozen,
+        rate,
+        recipe.train.weight_decay,
+        recipe.freeze.head_lr_multiplier,
+        recipe.freeze.head_weight_decay,
+    )
+    choices.describe(frozen.model, len(prepared.rows["train"]), groups)
+    record_decisions(folder, choices.made)
+    _tell(console, "facts", choices.made)
+    arguments = training_arguments(
+        recipe, folder / "checkpoints", choices.plan, choices.made, rate, metric, greater
+    )
+    trainer = (ProfiledTrainer if profile else FineTuner)(
+        task,
+        frozen.model,
+        arguments,
+        choices.plan,
+        recipe,
+        rows,
+        groups,
+        eval_fp32=choices.made["evaluation"].value == "fp32",
+        callbacks=[LogFile(folder / "log.jsonl"), *callbacks],
+    )
+    trainer.remove_callback(PrinterCallback)
+    trainer.remove_callback(ProgressCallback)
+    if not arguments.disable_tqdm:
+        trainer.add_callback(EpochLines(metric, greater))
+    return Setup(
+        recipe,
+        task,
+        prepared,
+        loaded,
+        frozen,
+        fingerprint,
+        rows,
+        metric,
+        greater,
+        choices.made,
+        trainer,
+    )
+
+
+def new_task(recipe: Recipe) -> Task:
+    """Make the task of a recipe, with the options that the recipe gives it."""
+    task_class = get_task(recipe.task.name)
+    return task_class(recipe.task, recipe.augment, recipe.loss, recipe.evaluate.extra)
 
 
 def main_metric(recipe: Recipe, task: Task) -> tuple[str, bool]:
@@ -48,124 +215,165 @@ def main_metric(recipe: Recipe, task: Task) -> tuple[str, bool]:
     return name, task.greater_is_better[name]
 
 
-def build_tuner(
-    recipe: Recipe,
-    task: Task,
-    frozen: Frozen,
-    data: Prepared,
-    folder: Path,
-    callbacks: Sequence[Any] = (),
-    *,
-    profile: bool = False,
-) -> tuple[FineTuner, dict[str, str]]:
-    """Build the trainer of a run.
+class _Choices:
+    """Makes the choices of a run one after the other, each under the conditions that those before it left.
 
     Args:
         recipe: the resolved recipe.
-        task: the fitted task.
-        frozen: the model, with what learns and what does not.
-        data: the rows.
-        folder: the run folder.
-        callbacks: further callbacks.
-        profile: whether to time the phases of training.
-
-    Returns:
-        The trainer, and what was decided for the user, by subject.
+        recorded: the choices of the run that is resumed.
+        processes: that train.
     """
-    section = recipe.train
-    metric, greater = main_metric(recipe, task)
-    plan = plan_batches(section.global_batch_size, world_size(), section.per_device_train_batch_size)
-    train_rows = data.encoded(task, "train", train=True, views=recipe.cache.views)
-    layout = choose_layout(frozen.model, section.memory_format)
-    gain = partial(measured_gain, task, frozen.model, train_rows)
-    use_cpu = bool(section.arguments.get("use_cpu"))
-    precision = settle_precision(section.precision, gain, folder, use_cpu=use_cpu)
-    compiled, why = choose_compile(section.compile, use_cpu=use_cpu)
-    rate, optimizer = _learning_rate(recipe)
-    arguments = training_arguments(
-        recipe, folder / "checkpoints", plan, precision, rate, metric, greater, compiled
-    )
-    groups = parameter_groups(
-        frozen.model,
-        frozen,
-        rate,
-        section.weight_decay,
-        recipe.freeze.head_lr_multiplier,
-        recipe.freeze.head_weight_decay,
-    )
-    tuner = (ProfiledTuner if profile else FineTuner)(
-        task,
-        frozen.model,
-        arguments,
-        plan,
-        recipe,
-        train_rows,
-        data.encoded(task, "validation"),
-        groups,
-        [LogFile(folder / "log.jsonl"), *callbacks],
-    )
-    tuner.remove_callback(PrinterCallback)
-    tuner.remove_callback(ProgressCallback)
-    if not arguments.disable_tqdm:
-        tuner.add_callback(EpochLines(metric, greater))
-    notes = {
-        "batch": str(plan),
-        "precision": f"{precision.name}: {precision.reason}",
-        "compile": f"{'on' if compiled else 'off'}: {why}",
-        "attention": _attention(recipe, frozen.model),
-        "devices": unused_devices(),
-        "workers": _workers(arguments, section, plan.processes, use_cpu=use_cpu),
-        "layout": layout,
-        **_batch_norms(frozen.model, min(section.batch_norm_rows, len(data.rows["train"])), plan.processes),
-        "optimizer": optimizer,
-    }
-    for group in groups:
-        notes[group["name"]] = (
-            f"{len(group['params'])} tensors, rate {group['lr']:.2g}, decay {group['weight_decay']:g}"
+
+    def __init__(self, recipe: Recipe, recorded: Mapping[str, Decision], processes: PartialState):
+        self.recipe, self.recorded, self.processes = recipe, recorded, processes
+        self.made: dict[str, Decision] = {}
+        section = recipe.train
+        self.use_cpu = bool(section.arguments.get("use_cpu"))
+        self.plan: BatchPlan = plan_batches(
+            section.global_batch_size, processes.num_processes, section.per_device_train_batch_size
         )
-    return tuner, {subject: text for subject, text in notes.items() if text}
 
+    def compute(
+        self, task: Task, data: Prepared, frozen: Frozen, fingerprint: str, *, keep: bool
+    ) -> dict[str, EncodedRows]:
+        """Choose how the model computes; give the rows of every split, cached where they are cached."""
+        section, made = self.recipe.train, self.made
+        device = torch.device("cpu") if self.use_cpu else self.processes.device
+        made["batch"] = Decision(str(self.plan))
+        made["allocator"] = Decision(keep_freed_memory(section.allocator, device.type))
+        raw, decoded = cache_decoded(data, task, self.recipe.cache, self.processes, keep=keep)
+        made |= {} if decoded is None else {"decoded": Decision(decoded)}
+        rows = self._encoded(task, raw)
+        model: Any = frozen.model.to(device)
+        layout = choose_memory_format(model, section.memory_format)
+        made |= {} if layout is None else {"layout": Decision(layout)}
+        full = Passes(task, model, device, "fp32")
+        made["precision"] = choose_precision(
+            section.precision,
+            lambda: measure_bf16(full, rows["train"]),
+            use_cpu=self.use_cpu,
+            recorded=self.recorded.get("precision"),
+        )
+        passes = replace(full, precision=made["precision"].value)
+        made["compile"] = choose_compile(section.compile, use_cpu=self.use_cpu)
+        made["workers"] = choose_workers(
+            section.arguments.get("dataloader_num_workers"), self.plan.processes, use_cpu=self.use_cpu
+        )
+        cache = cache_activations(
+            CacheRequest(
+                passes,
+                rows,
+                data.findings.contents,
+                fingerprint,
+                self.recipe.cache,
+                section.num_train_epochs,
+                self._against_cache(),
+                self.recipe.seed,
+            ),
+            self.processes,
+            keep=keep,
+            progress=not section.arguments.get("disable_tqdm"),
+        )
+        made["activations"] = Decision(cache.reason)
+        made["evaluation"] = self._evaluation(passes, cache)
+        self._set_threads(passes, cache, rows["train"])
+        # A run that began to evaluate in mixed precision goes on so, from the inputs.
+        if made["evaluation"].value == "fp32":
+            return dict(cache.rows)
+        return {**rows, "train": cache.rows["train"]}
 
-def _learning_rate(recipe: Recipe) -> tuple[float, str]:
-    """Give the learning rate, and what to say of it and of the optimizer."""
-    optimizer = recipe.train.arguments.get("optim", "adamw_torch")
-    rate, reason = recipe.train.learning_rate, "as written in the recipe"
-    if rate is None:
-        rate, reason = default_learning_rate(recipe.freeze.strategy, optimizer, recipe.model.from_scratch)
-    return rate, f"{optimizer}, learning rate {rate:.2g}: {reason}"
+    def learning_rate(self) -> float:
+        """Choose the learning rate."""
+        optimizer = self.recipe.train.arguments.get("optim", "adamw_torch")
+        rate, reason = self.recipe.train.learning_rate, "as written in the recipe"
+        if rate is None:
+            rate, reason = default_learning_rate(
+                self.recipe.freeze.strategy, optimizer, self.recipe.model.from_scratch
+            )
+        self.made["optimizer"] = Decision(f"{optimizer}, learning rate {rate:.2g}", reason)
+        return rate
 
+    def describe(self, model: Any, train_rows: int, groups: Sequence[Mapping[str, Any]]) -> None:
+        """Add what follows from model and recipe, and a user should know."""
+        asked = self.recipe.model.attn_implementation
+        attention = model.config._attn_implementation
+        # A network without attention names one all the same.
+        there = any("attention" in type(module).__name__.lower() for module in model.modules())
+        if asked != "auto" or (attention is not None and there):
+            because = "transformers' default for it" if asked == "auto" else "asked for by the recipe"
+            self.made["attention"] = Decision(attention, because)
+        if (unused := unused_devices()) is not None:
+            self.made["devices"] = Decision(unused)
+        norms = len(learning_batch_norms(model))
+        measured = min(self.recipe.train.batch_norm_rows, train_rows)
+        if norms and measured:
+            text = f"{norms} measured on {measured} training rows before each evaluation"
+            self.made["batch norms"] = Decision(text)
+        if norms and self.plan.processes > 1:
+            text = f"{norms} learn from the rows of one process, so {self.plan.processes} give another result"
+            self.made["processes"] = Decision(f"batch norms: {text} than one")
+        for group in groups:
+            text = f"{len(group['params'])} tensors, rate {group['lr']:.2g}, decay {group['weight_decay']:g}"
+            self.made[group["name"]] = Decision(text)
 
-def _attention(recipe: Recipe, model: Any) -> str | None:
-    """Say which attention the network computes with, by transformers' name for it."""
-    asked, attention = recipe.model.attn_implementation, model.config._attn_implementation
-    # A network without attention names one all the same.
-    there = any("attention" in type(module).__name__.lower() for module in model.modules())
-    if asked == "auto" and (attention is None or not there):
+    def _encoded(self, task: Task, raw: Mapping[str, Any]) -> dict[str, EncodedRows]:
+        """Encode every split; with random augmentation only where it is trained on."""
+        views = {"train": self.recipe.cache.views}
+        return {
+            split: EncodedRows(
+                task,
+                rows,
+                split=split,
+                seed=self.recipe.seed,
+                train=split == "train",
+                views=views.get(split),
+            )
+            for split, rows in raw.items()
+        }
+
+    def _against_cache(self) -> str | None:
+        if self.made["compile"].value == "on":
+            return "with train.compile"
+        if self.recipe.train.arguments.get("activation_checkpointing"):
+            return "with train.activation_checkpointing"
         return None
-    because = "transformers' default for it" if asked == "auto" else "asked for by the recipe"
-    return f"{attention}: {because}"
+
+    def _evaluation(self, passes: Passes, cache: ActivationCache) -> Decision:
+        """Choose the precision of evaluations: a resumed run's figures must be comparable with its first."""
+        if "evaluation" in self.recorded:
+            return Decision(self.recorded["evaluation"].value, "as the run began")
+        if not passes.is_mixed:
+            return Decision("fp32", "as the saved model computes")
+        if cache.is_used:
+            return Decision("fp32", "as the saved model computes; cached activations make it cheap")
+        return Decision(passes.precision, "in training; the finished model is measured in fp32")
+
+    def _set_threads(self, passes: Passes, cache: ActivationCache, rows: EncodedRows) -> None:
+        """Choose the threads of this process and set them."""
+        sampler = train_sampler(
+            rows,
+            self.recipe,
+            self.plan,
+            processes=self.processes.num_processes,
+            rank=self.processes.process_index,
+        )
+        with tempfile.TemporaryDirectory() as scratch:
+
+            def batch_of(most: int | None) -> Batch:
+                chosen = [row for _, row, _ in next(iter(sampler))][:most]
+                folder = Path(tempfile.mkdtemp(dir=scratch))
+                return passes.batch(cache.few(rows, chosen, folder), range(len(chosen)))
+
+            self.made["threads"] = choose_threads(
+                self.recipe.train.threads,
+                passes,
+                batch_of,
+                processes=self.processes.num_processes,
+                recorded=self.recorded.get("threads"),
+            )
+        torch.set_num_threads(self.made["threads"].value)
 
 
-def _workers(arguments: TrainingArguments, section: Any, processes: int, *, use_cpu: bool) -> str:
-    """Say how many processes encode rows."""
-    if "dataloader_num_workers" in section.arguments:
-        return f"{arguments.dataloader_num_workers}: asked for by train.dataloader_num_workers"
-    return choose_workers(processes, use_cpu=use_cpu)[1]
-
-
-def _batch_norms(model: nn.Module, rows: int, processes: int) -> dict[str, str]:
-    """Say what batch norms that learn are measured on.
-
-    Args:
-        model: with what learns and what does not.
-        rows: training rows that they are measured on before an evaluation.
-        processes: how many train.
-    """
-    norms = len(learning_batch_norms(model))
-    notes = {}
-    if norms and rows:
-        notes["batch norms"] = f"{norms} measured on {rows} training rows before each evaluation"
-    if norms and processes > 1:
-        warning = f"{norms} learn from the rows of one process, so {processes} give another result than one"
-        notes["processes"] = f"batch norms: {warning}"
-    return notes
+def _tell(console: Tells | None, what: str, content: Any) -> None:
+    if console is not None:
+        getattr(console, what)(content)

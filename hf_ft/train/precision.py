@@ -1,187 +1,132 @@
-"""Numbers that the hardware is fast at; every choice comes with its reason."""
+"""The precision of training passes, and whether the model is compiled; every choice comes with its reason."""
 
 from __future__ import annotations
 
 import hashlib
 import os
-import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list, gather_object
 
-from hf_ft.data.device import to_device
 from hf_ft.errors import RecipeError
 from hf_ft.model.allocator import memory_is_kept
-from hf_ft.model.preserved_state import left_as_it_was
+from hf_ft.model.passes import training_mode
+from hf_ft.model.preserved_state import preserved_state
 from hf_ft.storage.atomic import read_json, write_json
 from hf_ft.storage.cache_folder import cache_folder
-from hf_ft.train.paired_timing import Turns, take_turns
+from hf_ft.train.decisions import Decision
+from hf_ft.train.paired_timing import PairedTiming, time_pairs
 
 if TYPE_CHECKING:
     from torch import nn
 
     from hf_ft.data.dataset import EncodedRows
-    from hf_ft.task import Batch, Task
-    from hf_ft.train.trainer import FineTuner
+    from hf_ft.model.passes import Passes
+    from hf_ft.task import Batch
 
 # Rows of the step that is measured.
 MEASURED_ROWS = 4
-_FILE = "precision.json"
 
 
-@dataclass(frozen=True)
-class Precision:
-    """What the Trainer is told.
-
-    Args:
-        name: fp32, bf16, fp16 or tf32.
-        reason: why, in a few words.
-    """
-
-    name: str
-    reason: str
-
-    @property
-    def flags(self) -> dict[str, bool]:
-        """The matching TrainingArguments."""
-        return {name: self.name == name for name in ("bf16", "fp16")} | (
-            {"tf32": True} if self.name == "tf32" else {}
-        )
+def precision_flags(name: str) -> dict[str, bool]:
+    """Give the TrainingArguments that stand for fp32, bf16, fp16 or tf32."""
+    flags = {flag: name == flag for flag in ("bf16", "fp16")}
+    return flags | ({"tf32": True} if name == "tf32" else {})
 
 
-def choose_precision(setting: str, gain: Callable[[], Turns], *, use_cpu: bool = False) -> Precision:
+def choose_precision(
+    setting: str,
+    measure: Callable[[], PairedTiming],
+    *,
+    use_cpu: bool = False,
+    recorded: Decision | None = None,
+) -> Decision:
     """Choose the precision of the forward and backward pass, one for all processes; weights stay in fp32.
 
     Args:
-        setting: `auto`, or a precision to insist on.
-        gain: measures a step in fp32 and in bf16; called, by all processes, only where every processor claims
+        setting: `train.precision`: auto, or a precision to insist on.
+        measure: times a step in fp32 and in bf16; called, by all processes, only where every processor claims
             bf16.
         use_cpu: whether the CPU trains even where there is an accelerator.
+        recorded: what the run that is resumed was trained with. A processor that is measured once more,
+            perhaps while it is busy, may seem to be fast with another.
 
     Raises:
         RecipeError: the setting is impossible on this hardware.
     """
-    from accelerate.utils import broadcast_object_list, gather_object
-
-    # Of unlike machines, what one of them is slow with, none takes.
-    known: list[Precision | None] = gather_object([_known(setting, use_cpu=use_cpu)])
-    slow = next((one for one in known if one is not None and one.name == "fp32"), None)
+    if setting == "auto" and recorded is not None:
+        return Decision(recorded.value, "as the run began")
+    known: list[Decision | None] = gather_object([_without_measuring(setting, use_cpu=use_cpu)])
+    # Machines may differ: bf16 is taken only where every one of them is fast with it.
+    slow = next((one for one in known if one is not None and one.value == "fp32"), None)
     chosen = slow or known[0]
     if chosen is None:
-        turns = gain()
-        measured = f"the processor has {_able()[0]}, and a step was measured {turns}"
-        chosen = Precision("bf16" if turns.pays else "fp32", measured)
+        timing = measure()
+        measured = f"the processor has {_bf16_instructions()[0]}, and a step was measured {timing}"
+        chosen = Decision("bf16" if timing.pays else "fp32", measured)
     found = [chosen]
     broadcast_object_list(found)
     return found[0]
 
 
-def _known(setting: str, *, use_cpu: bool) -> Precision | None:
-    """Choose as far as nothing need be measured; None where a processor claims bf16."""
+def _without_measuring(setting: str, *, use_cpu: bool) -> Decision | None:
+    """Give the choice that this machine leaves without measuring; None where it must be measured."""
     cuda = torch.cuda.is_available() and not use_cpu
     if setting == "auto":
         if cuda:
             major, minor = torch.cuda.get_device_capability()
             if major >= 8:
-                return Precision("bf16", f"CUDA capability {major}.{minor} computes bf16 natively")
-            return Precision("fp32", f"CUDA capability {major}.{minor} has no native bf16")
+                return Decision("bf16", f"CUDA capability {major}.{minor} computes bf16 natively")
+            return Decision("fp32", f"CUDA capability {major}.{minor} has no native bf16")
         if torch.accelerator.is_available() and not use_cpu:
-            return Precision(
+            return Decision(
                 "fp32", f"bf16 is not known to be fast on {torch.accelerator.current_accelerator()}"
             )
-        if not _able():
-            return Precision("fp32", "the processor has neither amx_bf16 nor avx512_bf16")
+        if not _bf16_instructions():
+            return Decision("fp32", "the processor has neither amx_bf16 nor avx512_bf16")
         return None
     if setting in ("fp16", "tf32") and not cuda:
         raise RecipeError(
             f"train.precision: {setting} needs a CUDA device, found none; write auto, fp32 or bf16"
         )
-    return Precision(setting, "asked for by train.precision")
+    return Decision(setting, "asked for by train.precision")
 
 
-def _able() -> list[str]:
+def _bf16_instructions() -> list[str]:
     """Name what the processor claims to compute bf16 with."""
     return [name for name in ("amx_bf16", "avx512_bf16") if torch.cpu.get_capabilities().get(name)]
 
 
-def settle_precision(setting: str, gain: Callable[[], Turns], folder: Path, *, use_cpu: bool) -> Precision:
-    """Choose the precision as `choose_precision` does, and keep it with the run.
-
-    A resumed run goes on with the numbers that it began with: a processor that is measured once more,
-    perhaps while it is busy, may seem to be fast with others.
-
-    Args:
-        setting: see there.
-        gain: see there.
-        folder: the run folder.
-        use_cpu: see there.
-    """
-    from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list
-
-    file = folder / _FILE
-    # As the main process finds it: another might look when it has been written already, and measure alone.
-    found: list[Any] = [read_json(file)]
-    broadcast_object_list(found)
-    if setting == "auto" and found[0] is not None:
-        return Precision(found[0]["name"], "as the run began")
-    chosen = choose_precision(setting, gain, use_cpu=use_cpu)
-    if PartialState().is_main_process:
-        write_json(file, asdict(chosen))
-    return chosen
-
-
-def settle_evaluation(tuner: FineTuner, folder: Path) -> None:
-    """Let a resumed run evaluate in the precision it began with, so that its figures can be compared.
-
-    In a mixed run it depends on whether activations are kept, and so on the room on a disk.
-
-    Args:
-        tuner: after `use_frontier`.
-        folder: the run folder, with what `settle_precision` wrote.
-    """
-    from accelerate.utils import broadcast_object_list
-
-    file = folder / _FILE
-    found: list[Any] = [read_json(file) or {}]
-    broadcast_object_list(found)
-    tuner.exact = bool(found[0].setdefault("evaluated_in_full", tuner.exact))
-    if not tuner.exact and tuner.kept is not None:
-        tuner.eval_dataset = tuner.eval_dataset.encoded
-    if tuner.accelerator.is_main_process:
-        write_json(file, found[0])
-
-
-def measured_gain(task: Task, model: nn.Module, rows: EncodedRows) -> Turns:
-    """Measure a step of this model on these rows in fp32 and in bf16, on the CPU.
+def measure_bf16(passes: Passes, rows: EncodedRows) -> PairedTiming:
+    """Time a step of this model on these rows in fp32 and in bf16, on the CPU.
 
     Not a product of matrices: depthwise convolutions, small layers and short texts gain less, or lose. An
     answer that is sure is kept for this model and machine, so that a second run neither waits nor decides
-    otherwise; one that is not is asked for again. All processes give the same answer, that of the main one.
+    otherwise; one that is not is asked for again. All processes give the answer of the main one.
 
     Args:
-        task: fitted and loaded.
-        model: what learns and what does not is settled; given back as it was.
+        passes: of the model; given back as it was.
         rows: encoded training rows.
     """
-    from accelerate import PartialState
-    from accelerate.utils import broadcast_object_list
-
-    count = min(MEASURED_ROWS, len(rows))
-    batch = rows.collate(rows.__getitems__([(0, row, True) for row in range(count)]))
-    batch = to_device(task, batch, torch.device("cpu"))
-    file = cache_folder() / "speed" / f"bf16-{_subject(model, batch, PartialState().num_processes)}.json"
-    found = [_read_turns(file)]
+    batch = passes.batch(rows, range(min(MEASURED_ROWS, len(rows))))
+    name = f"bf16-{_subject(passes.model, batch, PartialState().num_processes)}.json"
+    file = cache_folder() / "speed" / name
+    found = [_read_timing(file)]
     broadcast_object_list(found)
     if found[0] is not None:
         return found[0]
     # On all processes at once: they share the processor in training, too.
-    measured = [_measure(task, model, batch)]
+    full, mixed = (replace(passes, precision=name) for name in ("fp32", "bf16"))
+    with preserved_state(passes.model), training_mode(passes.model):
+        timing = time_pairs(partial(full.step_seconds, batch), partial(mixed.step_seconds, batch))
+    measured = [timing]
     broadcast_object_list(measured)
     if measured[0].sure and PartialState().is_main_process:
         # What cannot be kept is measured again.
@@ -190,11 +135,11 @@ def measured_gain(task: Task, model: nn.Module, rows: EncodedRows) -> Turns:
     return measured[0]
 
 
-def _read_turns(file: Path) -> Turns | None:
+def _read_timing(file: Path) -> PairedTiming | None:
     """Read what an earlier run measured; None where there is nothing of the kind."""
     try:
         pairs = tuple((float(usual), float(new)) for usual, new in read_json(file, list))
-        found = Turns(pairs, earlier=True)
+        found = PairedTiming(pairs, earlier=True)
         return found if found.sure else None
     except (IndexError, TypeError, ValueError, ZeroDivisionError):
         return None
@@ -215,24 +160,7 @@ def _subject(model: nn.Module, batch: Batch, processes: int) -> str:
     return hashlib.blake2b(content.encode(), digest_size=12).hexdigest()
 
 
-def _measure(task: Task, model: nn.Module, batch: Batch) -> Turns:
-    from accelerate.utils import convert_to_fp32
-
-    def seconds(mixed: bool) -> float:
-        start = time.perf_counter()
-        with torch.autocast("cpu", torch.bfloat16, enabled=mixed):
-            outputs = convert_to_fp32(task.forward(model, dict(batch)))
-        task.loss(model, outputs, batch).sum().backward()
-        taken = time.perf_counter() - start
-        model.zero_grad(set_to_none=True)
-        return taken
-
-    with left_as_it_was(model):
-        model.train()
-        return take_turns(partial(seconds, False), partial(seconds, True))
-
-
-def choose_compile(setting: bool | str, *, use_cpu: bool = False) -> tuple[bool, str]:
+def choose_compile(setting: bool | str, *, use_cpu: bool = False) -> Decision:
     """Decide whether to compile the model, and say why.
 
     Args:
@@ -240,10 +168,9 @@ def choose_compile(setting: bool | str, *, use_cpu: bool = False) -> tuple[bool,
         use_cpu: whether the CPU trains even where there is an accelerator.
     """
     if setting != "auto":
-        return bool(setting), "asked for by train.compile"
+        return Decision("on" if setting else "off", "asked for by train.compile")
     if use_cpu or not torch.accelerator.is_available():
-        return False, "on a CPU it takes as long as some 40 steps, and made none faster where it was tried"
-    return (
-        False,
-        "not known to pay within this run; for a long one with inputs of one shape, write true",
-    )
+        reason = "on a CPU it takes as long as some 40 steps, and made none faster where it was tried"
+    else:
+        reason = "not known to pay within this run; for a long one with inputs of one shape, write true"
+    return Decision("off", reason)

@@ -1,4 +1,4 @@
-"""Before training: is the loss the same however a batch is divided (tf#47688), and does anything learn?"""
+"""Preflight: before training, is the loss the same for any division of a batch, and does anything learn?"""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import torch
 from hf_ft.data.dataset import EncodedRows
 from hf_ft.data.device import to_device
 from hf_ft.errors import RecipeError, TrainError
-from hf_ft.model.preserved_state import left_as_it_was
+from hf_ft.model.preserved_state import preserved_state
 
 if TYPE_CHECKING:
     from hf_ft.task import Batch
@@ -22,6 +22,36 @@ if TYPE_CHECKING:
 
 TOLERANCE = 1e-4
 ROWS = 16
+
+
+@dataclass(frozen=True)
+class Preflight:
+    """What was tried before training.
+
+    Args:
+        self_test: the loss of a batch, whole and in parts.
+        step: one training step on real rows.
+    """
+
+    self_test: SelfTest
+    step: Probe
+
+    @property
+    def lines(self) -> list[str]:
+        """What to tell of it."""
+        return [str(self.self_test), str(self.step)]
+
+
+def preflight(trainer: FineTuner) -> Preflight:
+    """Try the loss, a training step and the metrics of a recipe on a few rows, before hours of training.
+
+    Raises:
+        TrainError: nothing that should learn received a gradient, or the Trainer scales gradients.
+        RecipeError: a metric that the recipe names cannot be measured.
+    """
+    self_test, step = check_loss_division(trainer), probe_step(trainer)
+    check_metrics(trainer)
+    return Preflight(self_test, step)
 
 
 @dataclass(frozen=True)
@@ -49,40 +79,40 @@ class SelfTest:
         )
 
 
-def check_loss_division(tuner: FineTuner) -> SelfTest:
+def check_loss_division(trainer: FineTuner) -> SelfTest:
     """Compute the loss of up to 16 training rows whole and in parts, through the code that training runs.
 
     In eval mode, where dropout and batch statistics cannot make a difference of their own. Augmentation can
     stay: it depends on (seed, epoch, row) alone.
     """
-    rows = np.arange(min(ROWS, len(tuner.train_dataset)))
-    processes, rank = tuner.accelerator.num_processes, tuner.accelerator.process_index
+    rows = np.arange(min(ROWS, len(trainer.train_dataset)))
+    processes, rank = trainer.accelerator.num_processes, trainer.accelerator.process_index
     parts = np.array_split(rows, 3 * processes)
-    was_training = tuner.model.training
-    tuner.model.eval()
+    was_training = trainer.model.training
+    trainer.model.eval()
     with torch.no_grad():
         # Every process holds the whole batch here, so the global count holds it once per process, as the
         # loss does.
-        whole = _loss(tuner, [_batch(tuner, rows)])
-        divided = _loss(tuner, [_batch(tuner, part) for part in parts[rank::processes]]) / processes
-        divided = tuner.accelerator.reduce(divided, "sum")
-    tuner.model.train(was_training)
+        whole = _loss(trainer, [_batch(trainer, rows)])
+        divided = _loss(trainer, [_batch(trainer, part) for part in parts[rank::processes]]) / processes
+        divided = trainer.accelerator.reduce(divided, "sum")
+    trainer.model.train(was_training)
     return SelfTest(float(whole), float(divided), processes)
 
 
-def _batch(tuner: FineTuner, rows: np.ndarray) -> Batch:
+def _batch(trainer: FineTuner, rows: np.ndarray) -> Batch:
     indices = [(0, int(row), True) for row in rows] or [(0, 0, False)]
-    batch = tuner.train_dataset.collate(tuner.train_dataset.__getitems__(indices))
-    return to_device(tuner.task, batch, tuner.args.device)
+    batch = trainer.train_dataset.collate(trainer.train_dataset.__getitems__(indices))
+    return to_device(trainer.task, batch, trainer.args.device)
 
 
-def _loss(tuner: FineTuner, batches: list[Batch]) -> torch.Tensor:
-    count = tuner._get_num_items_in_batch(batches, tuner.args.device)
-    losses = [tuner.compute_loss(tuner.model, batch, num_items_in_batch=count) for batch in batches]
+def _loss(trainer: FineTuner, batches: list[Batch]) -> torch.Tensor:
+    count = trainer._get_num_items_in_batch(batches, trainer.args.device)
+    losses = [trainer.compute_loss(trainer.model, batch, num_items_in_batch=count) for batch in batches]
     return torch.stack(losses).sum()
 
 
-def check_metrics(tuner: FineTuner) -> None:
+def check_metrics(trainer: FineTuner) -> None:
     """Measure a few validation rows where the recipe names metrics of its own, before hours of training.
 
     What a metric of `evaluate.extra` needs, and under which names it answers, shows only when it is computed.
@@ -90,21 +120,21 @@ def check_metrics(tuner: FineTuner) -> None:
     Raises:
         RecipeError: such a metric cannot be computed, or none gives the name of `evaluate.metric`.
     """
-    task = tuner.task
+    task = trainer.task
     if not task.extra_metrics:
         return
     task.metrics()  # refuses what it cannot measure at all
-    rows = tuner.eval_dataset
+    rows = trainer.eval_dataset
     # A metric may be undefined where a class is missing: some rows of the whole split, and one of each class.
     chosen = set(np.linspace(0, len(rows) - 1, ROWS, dtype=int).tolist())
     if task.class_role is not None:
         chosen |= set({label: row for row, label in enumerate(rows.rows.column(task.class_role))}.values())
     few = EncodedRows(
-        task, rows.rows.select(sorted(chosen)), split=rows.split, seed=tuner.args.seed, train=False
+        task, rows.rows.select(sorted(chosen)), split=rows.split, seed=trainer.args.seed, train=False
     )
-    found = tuner.evaluate_rows(few).metrics
+    found = trainer.evaluate_rows(few).metrics
     measured = {key for key, value in found.items() if isinstance(value, float)}
-    name = tuner.args.metric_for_best_model.removeprefix("eval_")
+    name = trainer.args.metric_for_best_model.removeprefix("eval_")
     if name not in measured and name not in task.greater_is_better:
         extra = ", ".join(sorted(measured - set(task.greater_is_better))) or "no number"
         raise RecipeError(
@@ -134,7 +164,7 @@ class Probe:
         )
 
 
-def probe_step(tuner: FineTuner) -> Probe:
+def probe_step(trainer: FineTuner) -> Probe:
     """Run the smallest and a usual micro-batch as training does, and give everything back as it was.
 
     The gradient of `training_step` must be that of the loss: if the Trainer divided it by the accumulation
@@ -143,20 +173,20 @@ def probe_step(tuner: FineTuner) -> Probe:
     Raises:
         TrainError: nothing that should learn received a gradient (tf#21381), or the gradient is scaled.
     """
-    model = tuner.model
-    loader = tuner.get_train_dataloader()
-    first, *others = list(tuner.sampler)
+    model = trainer.model
+    loader = trainer.get_train_dataloader()
+    first, *others = list(trainer.sampler)
     smallest = min([first, *others], key=len)
-    tuner.current_gradient_accumulation_steps = 3  # so that a division by it cannot stay hidden
-    with left_as_it_was(model):
+    # Three steps of accumulation, so that a division by their number cannot stay hidden.
+    with preserved_state(model), trainer.accumulating(3):
         model.train()
         expected = _gradient(
-            tuner, first, lambda batch, count: tuner.compute_loss(model, batch, False, count).backward()
+            trainer, first, lambda batch, count: trainer.compute_loss(model, batch, False, count).backward()
         )
         start = time.perf_counter()
-        found = _gradient(tuner, first, lambda batch, count: tuner.training_step(model, batch, count))
+        found = _gradient(trainer, first, lambda batch, count: trainer.training_step(model, batch, count))
         seconds = time.perf_counter() - start
-        _gradient(tuner, smallest, lambda batch, count: tuner.training_step(model, batch, count))
+        _gradient(trainer, smallest, lambda batch, count: trainer.training_step(model, batch, count))
     if not expected > 0:
         learning = sum(parameter.requires_grad for parameter in model.parameters())
         raise TrainError(
@@ -168,23 +198,27 @@ def probe_step(tuner: FineTuner) -> Probe:
             f"the Trainer scales gradients ({found:.4g} in place of {expected:.4g}); this version of "
             "transformers does not fit hf_ft; take one that pyproject.toml allows"
         )
-    epochs = tuner.args.num_train_epochs
+    epochs = trainer.args.num_train_epochs
     steps = (
-        tuner.args.max_steps * tuner.plan.accumulation if tuner.args.max_steps > 0 else len(loader) * epochs
+        trainer.args.max_steps * trainer.plan.accumulation
+        if trainer.args.max_steps > 0
+        else len(loader) * epochs
     )
     return Probe(seconds, int(steps), _peak_bytes())
 
 
-def _gradient(tuner: FineTuner, indices: Sequence[Any], step: Callable[[Batch, torch.Tensor], Any]) -> float:
+def _gradient(
+    trainer: FineTuner, indices: Sequence[Any], step: Callable[[Batch, torch.Tensor], Any]
+) -> float:
     """Give the norm of the gradient that a step leaves, from the same random state each time; clear it."""
     state = torch.get_rng_state()
-    batch = tuner.train_dataset.collate(tuner.train_dataset.__getitems__(list(indices)))
-    batch = to_device(tuner.task, batch, tuner.args.device)
-    step(batch, tuner._get_num_items_in_batch([batch], tuner.args.device))
+    batch = trainer.train_dataset.collate(trainer.train_dataset.__getitems__(list(indices)))
+    batch = to_device(trainer.task, batch, trainer.args.device)
+    step(batch, trainer._get_num_items_in_batch([batch], trainer.args.device))
     torch.set_rng_state(state)
-    gradients = [parameter.grad for parameter in tuner.model.parameters() if parameter.grad is not None]
+    gradients = [parameter.grad for parameter in trainer.model.parameters() if parameter.grad is not None]
     norm = float(torch.stack([gradient.norm() for gradient in gradients]).norm()) if gradients else 0.0
-    tuner.model.zero_grad(set_to_none=True)
+    trainer.model.zero_grad(set_to_none=True)
     return norm
 
 

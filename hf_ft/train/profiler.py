@@ -100,7 +100,7 @@ class Profile:
         return table
 
 
-class ProfiledTuner(FineTuner):
+class ProfiledTrainer(FineTuner):
     """A FineTuner that says where its time goes, in `profile`; it trains exactly as its base does."""
 
     def __init__(self, *args: Any, **kwargs: Any):

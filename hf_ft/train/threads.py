@@ -3,125 +3,85 @@
 from __future__ import annotations
 
 import os
-import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
-from accelerate.utils import broadcast_object_list
 
-from hf_ft.model.preserved_state import left_as_it_was
-from hf_ft.storage.atomic import read_json, write_json
-from hf_ft.train.paired_timing import take_turns
+from hf_ft.model.passes import training_mode
+from hf_ft.model.preserved_state import preserved_state
+from hf_ft.train.decisions import Decision
+from hf_ft.train.paired_timing import time_pairs
 
 if TYPE_CHECKING:
-    from hf_ft.train.trainer import FineTuner
+    from hf_ft.model.passes import Passes
+    from hf_ft.task import Batch
 
-# A micro-batch that takes longer than this is work enough to share; measuring it would cost the run. A few of
-# its rows tell (two at least: batch norms).
+# Of a micro-batch that takes longer than this, a few rows are measured (two at least: batch norms).
 LARGE_SECONDS = 0.5
 FEW_ROWS = 4
-_FILE = "threads.json"
 
 
-def settle_threads(tuner: FineTuner, setting: int | str, folder: Path, *, resumed: bool) -> str:
-    """Set the threads of this process, keep the number with the run, and give it with the reason.
+def choose_threads(
+    setting: int | str,
+    passes: Passes,
+    batch_of: Callable[[int | None], Batch],
+    *,
+    processes: int,
+    recorded: Decision | None = None,
+) -> Decision:
+    """Choose the number of threads, by measuring one against all where nothing else decides.
 
-    The order in which threads add numbers up is part of a run, so a resumed run takes the number it began
+    The order in which threads add numbers up is part of a result, so a resumed run takes the number it began
     with.
 
     Args:
-        tuner: as it will train.
-        setting: `train.threads`: auto, or a number.
-        folder: the run folder.
-        resumed: whether a checkpoint of the run is being gone on from.
+        setting: `train.threads`: auto, or a number to insist on.
+        passes: how the model is run in training; given back as it was.
+        batch_of: gives the first micro-batch, or as many of its rows as asked for.
+        processes: that train on this machine.
+        recorded: what the run that is resumed was trained with.
     """
-    file = folder / _FILE
-    # As the main process finds it: another might read while it is being written.
-    found: list[Any] = [read_json(file) if resumed else None]
-    broadcast_object_list(found)
-    if found[0] is not None:
-        count, reason = int(found[0]["threads"]), "as the run began"
-    else:
-        count, reason = choose_threads(tuner, setting)
-    torch.set_num_threads(count)
-    if tuner.accelerator.is_main_process:
-        write_json(file, {"threads": count, "reason": reason})
-    return f"{count}: {reason}"
-
-
-def choose_threads(tuner: FineTuner, setting: int | str) -> tuple[int, str]:
-    """Choose the number of threads, by measuring a micro-batch on one and on all where nothing else decides.
-
-    Args:
-        tuner: as it will train; given back as it was.
-        setting: `auto`, or a number to insist on.
-
-    Returns:
-        The number, and the reason.
-    """
-    available = torch.get_num_threads()
     if setting != "auto":
-        return int(setting), "asked for by train.threads"
-    if tuner.args.device.type != "cpu":
-        return available, f"the model trains on {tuner.args.device.type}"
+        reason = "asked for by train.threads"
+        if recorded is not None and recorded.value != setting:
+            reason += (
+                f"; the run began with {recorded.value}, so from here on its numbers are no longer equal to "
+                "the last bit to those of a run that was never interrupted"
+            )
+        return Decision(int(setting), reason)
+    if recorded is not None:
+        return Decision(int(recorded.value), "as the run began")
+    available = torch.get_num_threads()
+    if passes.device.type != "cpu":
+        return Decision(available, f"the model trains on {passes.device.type}")
     if os.environ.get("OMP_NUM_THREADS"):
-        return available, "OMP_NUM_THREADS says so"
-    if tuner.accelerator.num_processes > 1:
-        return available, "several processes share the processor"
+        return Decision(available, "OMP_NUM_THREADS says so")
+    if processes > 1:
+        return Decision(available, "several processes share the processor")
     if available == 1:
-        return 1, "the processor has one core"
-    return _measured(tuner, available)
+        return Decision(1, "the processor has one core")
+    return _measured(passes, batch_of, available)
 
 
-def _measured(tuner: FineTuner, available: int) -> tuple[int, str]:
-    with left_as_it_was(tuner.model):
-        few, rows = _micro_batch(tuner, FEW_ROWS)
-        few()  # the first step builds what later ones find
-        expected = few() / rows * tuner.plan.micro_batch
-        if expected > LARGE_SECONDS:
-            # The fastest of three, so that another program's burst of work does not speak.
-            expected = min(expected, *(few() / rows * tuner.plan.micro_batch for _ in range(2)))
-        if expected > LARGE_SECONDS:
-            return available, f"a micro-batch takes about {expected:.1f} s, work enough to share"
-        seconds, _ = _micro_batch(tuner)
+def _measured(passes: Passes, batch_of: Callable[[int | None], Batch], available: int) -> Decision:
+    def on(count: int, batch: Batch) -> float:
+        torch.set_num_threads(count)
+        return passes.step_seconds(batch)
 
-        def on(count: int) -> float:
-            torch.set_num_threads(count)
-            return seconds()
-
-        turns = take_turns(partial(on, available), partial(on, 1))
+    with preserved_state(passes.model), training_mode(passes.model):
+        few, whole = batch_of(FEW_ROWS), batch_of(None)
+        passes.step_seconds(few)  # the first step builds what later ones find
+        expected = passes.step_seconds(few) * len(whole["row"]) / len(few["row"])
+        batch = few if expected > LARGE_SECONDS else whole
+        timing = time_pairs(partial(on, 1, batch), partial(on, available, batch))
         torch.set_num_threads(available)
-    chosen = 1 if turns.pays else available
-    all_of_them, one = (f"{value * 1e3:.1f} ms" for value in turns.fastest)
-    measured = f"{one} against {all_of_them} on all" if turns.pays else f"{all_of_them} against {one} on one"
-    return chosen, f"of {available}, measured {measured}"
-
-
-def _micro_batch(tuner: FineTuner, most: int | None = None) -> tuple[Callable[[], float], int]:
-    """Give what runs the first micro-batch, forward and backward as training does it, and times it.
-
-    Args:
-        tuner: the trainer.
-        most: only so many of its rows; None: all.
-
-    Returns:
-        What gives the seconds, and the number of rows.
-    """
-    tuner.get_train_dataloader()
-    rows = tuner.train_dataset
-    indices = next(iter(tuner.sampler))[:most]
-    batch: Any = rows.collate(rows.__getitems__(indices))
-    count = tuner._get_num_items_in_batch([batch], tuner.args.device)
-    tuner.current_gradient_accumulation_steps = 1
-
-    def seconds() -> float:
-        start = time.perf_counter()
-        tuner.training_step(tuner.model, dict(batch), count)
-        taken = time.perf_counter() - start
-        tuner.model.zero_grad(set_to_none=True)
-        return taken
-
-    return seconds, len(indices)
+    one, all_of_them = (f"{seconds * 1e3:.1f} ms" for seconds in timing.fastest)
+    what = f"a step of {len(batch['row'])} rows takes {all_of_them} on all, {one} on one"
+    if timing.pays:
+        return Decision(available, f"of {available}, measured: {what}")
+    # Threads that wait for a busy processor can take many times as long; one thread at most as many times as
+    # there are cores, and only where all of them were surely faster.
+    unsure = "" if timing.sure else "; not surely faster on all, and one is never many times slower"
+    return Decision(1, f"of {available}, measured: {what}{unsure}")

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import math
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,6 @@ from torch.utils.data import DataLoader
 from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
-from hf_ft.data.samplers import GlobalBatchSampler, balanced_weights
 from hf_ft.errors import TrainError
 from hf_ft.evaluate.loop import evaluate_rows
 from hf_ft.model.batch_norm_statistics import settle_batch_norms
@@ -29,9 +28,9 @@ from hf_ft.model.load import fingerprint
 from hf_ft.model.mixed_precision import full_precision
 from hf_ft.text_utils import listing
 from hf_ft.train import checkpoints
+from hf_ft.train.arguments import train_sampler
 
 if TYPE_CHECKING:
-    from hf_ft.activations.activation_cache import Kept
     from hf_ft.data.dataset import EncodedRows
     from hf_ft.recipe.schema import Recipe
     from hf_ft.task import Batch, Evaluation, Task
@@ -39,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class FineTuner(Trainer):
-    """Train one task on one model.
+    """Train one task on one model; built by `assemble`, and not changed from outside afterwards.
 
     Args:
         task: the fitted task.
@@ -47,13 +46,13 @@ class FineTuner(Trainer):
         arguments: from `training_arguments`.
         plan: the division of the global batch.
         recipe: written into every checkpoint.
-        train_rows: encoded training rows.
-        eval_rows: encoded validation rows.
+        rows: split -> encoded rows, cached where they are cached; trains on `train`, evaluates `validation`.
         groups: parameter groups for the optimizer.
+        eval_fp32: whether evaluations compute in full precision also where training does not.
         callbacks: further callbacks.
     """
 
-    # What the Trainer allows to be many things is one thing here.
+    # The Trainer declares wider types: a model or None, data sets of many kinds.
     model: Any
     train_dataset: Any
     eval_dataset: Any
@@ -68,17 +67,15 @@ class FineTuner(Trainer):
         arguments: TrainingArguments,
         plan: BatchPlan,
         recipe: Recipe,
-        train_rows: EncodedRows,
-        eval_rows: EncodedRows,
+        rows: Mapping[str, EncodedRows],
         groups: list[dict[str, Any]],
+        *,
+        eval_fp32: bool,
         callbacks: Sequence[TrainerCallback] = (),
     ):
         self.task, self.plan, self.recipe, self.groups = task, plan, recipe, groups
         self.last_evaluation: Evaluation | None = None
-        # Set by `use_frontier`: gives the rows of a split with their frozen activations.
-        self.kept: Kept | None = None
-        # Whether evaluations are in full precision; in a mixed run, where rows are kept (`use_frontier`).
-        self.exact = not (arguments.bf16 or arguments.fp16)
+        self.rows, self.eval_fp32 = rows, eval_fp32
         # The best evaluation, and the hash of the weights that it was measured on.
         self.best: tuple[str, Evaluation] | None = None
         self.loaded_best = False
@@ -93,9 +90,9 @@ class FineTuner(Trainer):
         super().__init__(
             model=model,
             args=arguments,
-            data_collator=train_rows.collate,
-            train_dataset=train_rows,
-            eval_dataset=eval_rows,
+            data_collator=rows["train"].collate,
+            train_dataset=rows["train"],
+            eval_dataset=rows["validation"],
             callbacks=list(callbacks),
         )
         # `compute_loss` divides by the count of the whole accumulated batch; the Trainer must not do so too.
@@ -107,23 +104,12 @@ class FineTuner(Trainer):
     def get_train_dataloader(self) -> DataLoader:
         """Give this process its shares of the global batches; not sharded again by Accelerate."""
         rows = self.train_dataset
-        weights = None
-        if self.recipe.data.sampler == "balanced":
-            if self.task.class_role is None:
-                raise TrainError(
-                    "data.sampler: balanced needs classes, and the target is a number; write shuffle"
-                )
-            weights = balanced_weights(rows.rows.column(self.task.class_role))
-        self.sampler = GlobalBatchSampler(
-            len(rows),
-            global_batch_size=self.plan.global_batch,
-            accumulation=self.plan.accumulation,
+        self.sampler = train_sampler(
+            rows,
+            self.recipe,
+            self.plan,
             processes=self.accelerator.num_processes,
             rank=self.accelerator.process_index,
-            seed=self.args.seed,
-            weights=weights,
-            lengths=rows.lengths,
-            drop_last=self.args.dataloader_drop_last,
         )
         workers = self.args.dataloader_num_workers if rows.takes_workers else 0
         return DataLoader(
@@ -136,6 +122,15 @@ class FineTuner(Trainer):
             # Its own generator: the loader must not draw from the state that dropout draws from.
             generator=torch.Generator().manual_seed(self.args.seed),
         )
+
+    @contextlib.contextmanager
+    def accumulating(self, steps: int) -> Iterator[None]:
+        """Let `training_step` believe that a step accumulates so many micro-batches, as the loop tells it."""
+        self.current_gradient_accumulation_steps = steps
+        try:
+            yield
+        finally:
+            del self.current_gradient_accumulation_steps
 
     def num_examples(self, dataloader: DataLoader) -> int:
         """Count the rows of an epoch over all processes."""
@@ -271,43 +266,36 @@ class FineTuner(Trainer):
     def _settle_batch_norms(self) -> None:
         count = self.recipe.train.batch_norm_rows
         # In the precision that they are evaluated in.
-        with full_precision(self.model) if self.exact else contextlib.nullcontext():
+        with full_precision(self.model) if self.eval_fp32 else contextlib.nullcontext():
             settle_batch_norms(self.model, self.task, self.train_dataset.plain(), count, self.args.seed)
 
-    def evaluate_rows(self, rows: EncodedRows, *, exact: bool = False) -> Evaluation:
+    def evaluate_rows(self, rows: EncodedRows, *, fp32: bool = False) -> Evaluation:
         """One pass over the rows with the model as it is.
 
         Args:
             rows: of one split.
-            exact: in full precision, as the saved model will be measured, whatever the run's evaluations are
-                in. Rows that are kept are kept in full precision.
+            fp32: compute in full precision, as the saved model will be measured, whatever the run's other
+                evaluations compute in.
         """
-        exact = exact or self.exact
-        kept = self.kept(rows) if self.kept and exact else rows
-        with full_precision(self.model) if exact else contextlib.nullcontext():
+        with full_precision(self.model) if fp32 or self.eval_fp32 else contextlib.nullcontext():
             return evaluate_rows(
                 self.task,
                 self.model,
-                kept,
+                rows,
                 batch_size=self.recipe.train.arguments.get("per_device_eval_batch_size"),
                 workers=self.args.dataloader_num_workers,
                 device=self.args.device,
                 progress=None if self.args.disable_tqdm else f"evaluate {rows.split}",
             )
 
-    @property
-    def mixed(self) -> bool:
-        """Whether training passes round to half of the bits."""
-        return bool(self.args.bf16 or self.args.fp16)
-
-    def evaluate_finished(self, rows: EncodedRows) -> Evaluation:
+    def evaluate_finished(self, split: str) -> Evaluation:
         """Evaluate the finished model in fp32, as it is saved; not again where that has just been done."""
         last = self.last_evaluation
-        if last is not None and last.split == rows.split and self.loaded_best and self.exact:
+        if last is not None and last.split == split and self.loaded_best and self.eval_fp32:
             return last
         if not self.loaded_best:
             self._settle_batch_norms()
-        return self.evaluate_rows(rows, exact=True)
+        return self.evaluate_rows(self.rows[split], fp32=True)
 
     def finished_model(self) -> torch.nn.Module:
         """Give the trained model without what the Trainer wrapped around it, autocast included."""

@@ -1,7 +1,8 @@
-"""The frontier: training from kept activations is the same training, and a wrong cache is never used."""
+"""The activation cache: training from it is the same training, and a wrong cache is never used."""
 
 import importlib
 import itertools
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -10,39 +11,38 @@ import torch
 from anything import Anything
 from filelock import FileLock
 from torch.utils import _pytree as pytree
-from transformers import BertConfig, BertForSequenceClassification, set_seed
+from transformers import BertConfig, BertForSequenceClassification
 from transformers.modeling_outputs import SequenceClassifierOutput
 
-from hf_ft.activations.activation_cache import use_frontier
 from hf_ft.activations.cached_rows import CachedRows
-from hf_ft.data.prepare import prepare
+from hf_ft.activations.proof import candidates
 from hf_ft.errors import DataError
 from hf_ft.evaluate.loop import evaluate_rows
-from hf_ft.model.freeze import freeze
+from hf_ft.model.passes import Passes
+from hf_ft.model.preserved_state import preserved_state
 from hf_ft.recipe.read import load_recipe
-from hf_ft.run import new_task
 from hf_ft.storage.row_store import RowStore
-from hf_ft.train.assemble import build_tuner
-from hf_ft.train.precision import settle_evaluation
+from hf_ft.train.assemble import assemble
 
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_FT_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache" / "frontier"
+    return tmp_path / "cache" / "activations"
 
 
 @pytest.fixture
 def tuner(tmp_path):
-    """Build a trainer of a small model, and say what was decided about its frontier."""
+    """Build a trainer of a small model, and say what was decided about its activation cache."""
     numbers = itertools.count()
 
-    def build(family, strategy, *, sections=None, rows=40, keep=True, **train):
-        folder = tmp_path / f"run{next(numbers)}"
-        folder.mkdir()
+    def build(family, strategy, *, sections=None, rows=40, keep=True, resumed=None, **train):
+        folder = Path(resumed or tmp_path / f"run{next(numbers)}")
+        folder.mkdir(exist_ok=True)
         recipe = load_recipe(
             {
                 "task": {"name": "anything:Anything", "family": family},
+                "output_dir": str(folder),
                 "data": {"source": "py:anything:rows", "split": {"validation": 10}},
                 "model": {"name": "tiny"},
                 "freeze": strategy,
@@ -59,18 +59,13 @@ def tuner(tmp_path):
                 **(sections or {}),
             }
         )
-        task = new_task(recipe)
-        data = prepare(recipe, task, cache=tmp_path / "audit")
-        set_seed(recipe.seed)
-        loaded = task.load(recipe.model)
-        frozen = freeze(loaded.model, recipe.freeze, loaded.new)
-        made, _ = build_tuner(recipe, task, frozen, data, folder)
-        return made, use_frontier(made, recipe, data, frozen.frozen_fingerprint(), keep=keep)
+        setup = assemble(recipe, folder, keep=keep, resumed=resumed is not None)
+        return setup.trainer, setup.decisions["activations"].value
 
     return build
 
 
-OFF = {"cache": {"frontier": "off"}}
+OFF = {"cache": {"activations": "off"}}
 STRATEGIES = {
     "head": {"strategy": "head"},
     "last": {"strategy": "last", "n": 1},
@@ -97,7 +92,7 @@ SLOW = ("dinov2", "swin", "convnext", "vit (timm)")
     "family",
     [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in tiny.FAMILIES],
 )
-def test_training_from_the_frontier_is_the_same_training(tuner, family, strategy):
+def test_training_from_cached_activations_is_the_same_training(tuner, family, strategy):
     # A bias before a batch norm has no gradient but rounding, and AdamW would make a step of it.
     optimizer = {"optim": "sgd"} if "timm" in family else {}
     kept, note = tuner(family, STRATEGIES[strategy], **optimizer)
@@ -309,7 +304,7 @@ def test_training_rows_of_one_length_do_not_pass_for_rows_of_a_fixed_shape(tuner
     assert measured(kept) == pytest.approx(measured(whole), abs=1e-5)
 
 
-@pytest.mark.parametrize("name", ["proof.json", "lengths.json"])
+@pytest.mark.parametrize("name", ["proof.json", "lengths.bin", "store.json"])
 def test_an_unreadable_note_is_as_good_as_none(tuner, cache, name):
     tuner("vit", STRATEGIES["head"])
     for file in cache.glob(f"*/{name}"):
@@ -350,19 +345,19 @@ def test_an_interrupted_fill_goes_on(tuner, monkeypatch):
     assert "20 of 40 rows computed now" in note
 
 
-@pytest.mark.parametrize("began_kept", [True, False])
-def test_a_resumed_mixed_run_evaluates_in_the_precision_it_began_with(tuner, tmp_path, began_kept):
-    """Whether rows are kept hangs on the room on a disk; figures of two precisions cannot be compared."""
-    kept, _ = tuner("resnet", STRATEGIES["head"], precision="bf16")
-    whole, _ = tuner("resnet", STRATEGIES["head"], sections=OFF, precision="bf16")
-    assert kept.exact and not whole.exact
-    first, resumed = (kept, whole) if began_kept else (whole, kept)
-    settle_evaluation(first, tmp_path)
-    before = first.evaluate_rows(first.eval_dataset).metrics["loss"]
-    settle_evaluation(resumed, tmp_path)
-    assert resumed.exact == began_kept
-    assert not isinstance(resumed.eval_dataset, CachedRows)
-    assert resumed.evaluate_rows(resumed.eval_dataset).metrics["loss"] == pytest.approx(before, abs=1e-6)
+@pytest.mark.parametrize("began_cached", [True, False])
+def test_a_resumed_mixed_run_evaluates_in_the_precision_it_began_with(tuner, began_cached):
+    """Whether rows are cached hangs on the room on a disk; figures of two precisions cannot be compared."""
+    first, resumed = ({}, OFF) if began_cached else (OFF, {})
+    began, _ = tuner("resnet", STRATEGIES["head"], sections=first, precision="bf16")
+    again, _ = tuner(
+        "resnet", STRATEGIES["head"], sections=resumed, precision="bf16", resumed=began.recipe.output_dir
+    )
+    assert began.eval_fp32 == began_cached == again.eval_fp32
+    assert isinstance(began.eval_dataset, CachedRows) == began_cached
+    assert not isinstance(again.eval_dataset, CachedRows)
+    before = began.evaluate_rows(began.eval_dataset).metrics["loss"]
+    assert again.evaluate_rows(again.eval_dataset).metrics["loss"] == pytest.approx(before, abs=1e-6)
 
 
 def test_random_rows_are_kept_as_views(tuner, cache):
@@ -372,7 +367,7 @@ def test_random_rows_are_kept_as_views(tuner, cache):
     kept, note = tuner("patchtst", STRATEGIES["last"], sections={**noise, "cache": {"views": 2}})
     assert note.startswith("starts at") and "70 of 70 rows computed now" in note
     kept.train()
-    views = {**noise, "cache": {"views": 2, "frontier": "off"}}
+    views = {**noise, "cache": {"views": 2, "activations": "off"}}
     whole, _ = tuner("patchtst", STRATEGIES["last"], sections=views)
     whole.train()
     assert losses(kept) == pytest.approx(losses(whole), abs=1e-5)
@@ -384,7 +379,7 @@ def test_random_rows_are_kept_as_views(tuner, cache):
     ("strategy", "sections", "train", "reason"),
     [
         ("full", {}, {}, "none, every weight learns"),
-        ("head", OFF, {}, "off (cache.frontier)"),
+        ("head", OFF, {}, "off (cache.activations)"),
         ("head", {"cache": {"max_gb": 1e-9}}, {}, "cache.max_gb is 1e-09"),
         ("head", {}, {"activation_checkpointing": True}, "not used with train.activation_checkpointing"),
     ],
@@ -438,15 +433,15 @@ def test_mixed_precision_keeps_half_the_bits_and_ends_in_full(tuner):
     kept, note = tuner("vit", STRATEGIES["last"], precision="bf16")
     assert note.startswith("starts at"), note
     kept.train()
-    final = kept.evaluate_finished(kept.eval_dataset)
+    final = kept.evaluate_finished("validation")
     whole, _ = tuner("vit", STRATEGIES["last"], sections=OFF, precision="bf16")
     whole.train()
     assert losses(kept) == pytest.approx(losses(whole), abs=2e-2)
-    plain = whole.evaluate_finished(whole.eval_dataset)
+    plain = whole.evaluate_finished("validation")
     assert final.metrics["loss"] == pytest.approx(plain.metrics["loss"], abs=2e-2)
 
 
-def test_evaluation_from_the_frontier_of_a_mixed_run_is_in_full_precision(tuner):
+def test_evaluation_from_the_cache_of_a_mixed_run_is_in_full_precision(tuner):
     """What picks the best checkpoint is what the saved model gives: no second pass in full precision."""
     kept, _ = tuner("resnet", STRATEGIES["head"], precision="bf16")
     dtypes = {
@@ -456,7 +451,7 @@ def test_evaluation_from_the_frontier_of_a_mixed_run_is_in_full_precision(tuner)
     assert dtypes == {True: {torch.bfloat16}, False: {torch.float32}}
     kept.train()
     best = min(measured(kept))
-    final = kept.evaluate_finished(kept.eval_dataset)
+    final = kept.evaluate_finished("validation")
     assert final is kept.last_evaluation
     model = kept.finished_model()
     exact = evaluate_rows(kept.task, model, kept.eval_dataset.encoded)
@@ -562,7 +557,7 @@ def test_outputs_that_are_no_activations_are_kept_or_refused(tuner, own, kind):
 
 
 @pytest.mark.parametrize("kind", [InPlace, ReadsNumbers, DropsRarely])
-def test_a_network_that_cannot_start_at_a_frontier_trains_all_the_same(tuner, own, kind):
+def test_a_network_that_cannot_start_at_a_cut_trains_all_the_same(tuner, own, kind):
     family = own(kind)
     made, note = tuner(family, BEHIND_BODY)
     assert note.startswith(("not used: ", "starts at body.")), note
@@ -606,7 +601,7 @@ def test_looking_deletes_nothing(tuner, cache, monkeypatch):
     for section in ({"max_gb": 1e-9}, {"max_gb": 1e-4}):
         made, note = tuner("resnet", STRATEGIES["head"], sections={"cache": {**section}}, keep=False)
         assert "would" in note or "not used" in note or "starts at" in note
-        assert made.kept is None and sorted(cache.iterdir()) == before
+        assert not isinstance(made.train_dataset, CachedRows) and sorted(cache.iterdir()) == before
 
 
 def test_damage_outside_the_rows_that_are_looked_at_is_computed_again(tuner, cache):
@@ -623,9 +618,9 @@ def test_damage_outside_the_rows_that_are_looked_at_is_computed_again(tuner, cac
 
 
 def test_mixed_training_reads_what_it_was_proved_with(tuner):
-    """Half precision up to the cut in the whole pass, and so from kept rows too."""
+    """Half precision up to the cut in the whole pass, and so from cached rows too."""
     kept, _ = tuner("resnet", STRATEGIES["head"], precision="bf16")
-    cut = kept.model.get_submodule(kept.train_dataset.frontier.plan.cut)
+    cut = kept.model.get_submodule(kept.train_dataset.partial.plan.cut)
     seen, forward = set(), cut.forward
 
     def watched(*args, **kwargs):
@@ -635,7 +630,7 @@ def test_mixed_training_reads_what_it_was_proved_with(tuner):
     # Not a hook: the one that swaps the values in comes after those that are there already.
     cut.forward = watched
     kept.train()
-    kept.evaluate_finished(kept.eval_dataset)
+    kept.evaluate_finished("validation")
     assert seen == {(True, torch.bfloat16), (False, torch.float32)}
 
 
@@ -651,8 +646,8 @@ def test_a_second_mixed_run_finds_what_the_first_computed(tuner, family):
 def test_notes_of_the_wrong_kind_are_as_good_as_none(tuner, tmp_path, monkeypatch, content):
     first, _ = tuner("bert", STRATEGIES["head"])
     first.train()
-    files = [path for folder in (tmp_path / "cache", tmp_path / "audit") for path in folder.rglob("*.json")]
-    assert {path.name[:5] for path in files} >= {"proof", "lengt", "known", "audit"}
+    files = list((tmp_path / "cache").rglob("*.json"))
+    assert {path.name[:5] for path in files} >= {"proof", "store", "known", "audit"}
     for file in files:
         file.write_text(content)
     again, note = tuner("bert", STRATEGIES["head"])
@@ -672,9 +667,13 @@ def test_machines_that_share_a_disk_do_not_wait_for_each_other(tuner, cache, mon
         is_local_main_process=True,
         wait_for_everyone=lambda: None,
     )
-    keeper, folder = made.kept.keepers[True], made.kept.folders["train"]
+    rows, folder = made.train_dataset.encoded, made.train_dataset.store.folder
+    passes = Passes(made.task, made.model, torch.device("cpu"), "fp32")
+    with preserved_state(made.model):
+        made.model.train()
+        writer = next(candidates(passes, rows))
     with FileLock(f"{folder}.lock"):
-        found, computed = keeper.keep(made.train_dataset.encoded, folder, second, progress=False)
+        found, computed = writer.write(rows, folder, second, progress=False)
     assert found.store.folder.name == f"{folder.name}-machine-1" and computed == len(found)
-    again, computed = keeper.keep(made.train_dataset.encoded, folder, second, progress=False)
+    again, computed = writer.write(rows, folder, second, progress=False)
     assert computed == 0 and again.store.folder == found.store.folder

@@ -6,11 +6,13 @@ import os
 import numpy as np
 import pytest
 import tiny
+import torch
 
 from hf_ft.errors import DataError
 from hf_ft.inputs import token_cache as tokens
-from hf_ft.inputs.token_cache import CHECKED_ROWS, KeptTokens, keep_tokens
-from hf_ft.storage.row_store import mark_use, size_of
+from hf_ft.inputs.token_cache import cache_tokens
+from hf_ft.storage.eviction import mark_use, size_of
+from hf_ft.storage.row_store import CHECKED_ROWS, RowStore
 
 TEXTS = ["red light", "go left", "stop", "slow road a sign", "green", "fast fast fast go right", "a"]
 PAIRS = TEXTS[::-1]
@@ -27,14 +29,19 @@ def cache(monkeypatch, tmp_path):
 def made(monkeypatch):
     """Keep tokens; gives them, and whether all rows were tokenised."""
     written = []
-    write = tokens._write
-    monkeypatch.setattr(tokens, "_write", lambda *given: written.append(write(*given)))
+    write = tokens._written
+    monkeypatch.setattr(tokens, "_written", lambda *given: written.append(given) or write(*given))
 
     def call(tokenizer, texts, pairs=None, most=16):
         before = len(written)
-        return keep_tokens(tokenizer, texts, pairs, most), len(written) > before
+        return cache_tokens(tokenizer, texts, pairs, most), len(written) > before
 
     return call
+
+
+def _flat(kept):
+    """The ids of all rows, by name."""
+    return {field.name: kept.store.flat(field.name)[0].tolist() for field in kept.store.fields}
 
 
 def expected(tokenizer, texts, pairs, most, rows):
@@ -56,7 +63,7 @@ def test_a_batch_is_what_the_tokenizer_makes_of_its_rows(pairs, side, most, name
     tokenizer.truncation_side = "left" if side == "right" else "right"
     # Zero is what an array is empty with, so that a forgotten fill would not show.
     tokenizer.pad_token = "[MASK]"
-    kept = keep_tokens(tokenizer, TEXTS, pairs, most)
+    kept = cache_tokens(tokenizer, TEXTS, pairs, most)
     for rows in ([0, 3, 5], [2], [6, 6, 1, 4], range(7)):
         batch = kept.batch(np.array(rows), tokenizer)
         whole = expected(tokenizer, TEXTS, pairs, most, rows)
@@ -65,28 +72,30 @@ def test_a_batch_is_what_the_tokenizer_makes_of_its_rows(pairs, side, most, name
             assert batch[name].dtype == whole[name].dtype and batch[name].tolist() == whole[name].tolist()
     whole = tokenizer(TEXTS, pairs)["input_ids"]
     assert kept.lengths.tolist() == [len(ids) for ids in whole] and kept.lengths.max() > 5
-    assert kept.flat["input_ids"].dtype == np.uint8
-    assert ("token_type_ids" in kept.flat) == ("token_type_ids" in names and pairs is not None)
+    types = {field.name: field.dtype for field in kept.store.fields}
+    assert types["input_ids"] == torch.uint8
+    assert ("token_type_ids" in types) == ("token_type_ids" in names and pairs is not None)
 
 
 def test_the_smallest_type_holds_every_token():
     tokenizer = tiny.tokenizer()
     tokenizer.add_tokens([f"word{number}" for number in range(300)])
     texts = ["word299", "word0"]
-    kept = keep_tokens(tokenizer, texts, None, 16)
-    assert kept.flat["input_ids"].dtype == np.uint16 and kept.flat["input_ids"].max() > 299
+    kept = cache_tokens(tokenizer, texts, None, 16)
+    flat = kept.store.flat("input_ids")[0]
+    assert flat.dtype == torch.uint16 and max(flat.tolist()) > 299
     assert kept.batch(np.arange(2), tokenizer)["input_ids"].tolist() == tokenizer(texts)["input_ids"]
 
 
 def test_chunks_change_nothing(monkeypatch, made):
     whole = made(tiny.tokenizer(), TEXTS, PAIRS)[0]
-    flat = {name: values.copy() for name, values in whole.flat.items()}
+    flat = _flat(whole)
     monkeypatch.setattr(tokens, "CHUNK_CHARACTERS", 20)
     monkeypatch.setenv("HF_FT_CACHE", os.environ["HF_FT_CACHE"] + "/other")
     assert len(list(tokens._chunks(TEXTS, PAIRS))) > 3
     parts = made(tiny.tokenizer(), TEXTS, PAIRS)[0]
     assert parts.folder != whole.folder and parts.lengths.tolist() == whole.lengths.tolist()
-    assert flat.keys() == parts.flat.keys() and all((flat[name] == parts.flat[name]).all() for name in flat)
+    assert flat == _flat(parts)
 
 
 def test_the_same_rows_are_tokenised_once(made, monkeypatch):
@@ -146,13 +155,11 @@ def test_what_is_damaged_cut_or_missing_is_made_anew(made, name):
         lambda: file.write_bytes(file.read_bytes()[:-8]),
         lambda: file.write_bytes(b""),
         lambda: file.unlink(),
-        lambda: damage(first.folder / "checksums.json", place=3),
-        lambda: (first.folder / "checksums.json").write_bytes(b"\xff\xfe"),
-        lambda: (first.folder / "checksums.json").unlink(),
+        lambda: damage(first.folder / "store.json", place=3),
+        lambda: (first.folder / "store.json").write_bytes(b"\xff\xfe"),
+        lambda: (first.folder / "store.json").unlink(),
     ):
         harm()
-        with pytest.raises((DataError, OSError, ValueError)):
-            KeptTokens(first.folder)
         again, anew = made(tiny.tokenizer(), TEXTS, PAIRS)
         assert anew
         assert all((again.batch(np.arange(7), tiny.tokenizer())[key] == batch[key]).all() for key in batch)
@@ -174,7 +181,7 @@ def test_what_a_killed_process_left_is_made_anew(made):
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tokens, "write_json", killed)
+        patch.setattr(RowStore, "_sums_of", killed)
         with pytest.raises(KeyboardInterrupt):
             made(tiny.tokenizer(), TEXTS)
     assert len(list((tokens.cache_folder() / "tokens").glob("*/input_ids.bin"))) == 1
@@ -185,10 +192,10 @@ def test_what_a_killed_process_left_is_made_anew(made):
 def _keep(queue):
     """In a process of its own: keep the tokens and tell whether they were made."""
     kept = []
-    write = tokens._write
-    tokens._write = lambda *given: kept.append(write(*given))
-    found = keep_tokens(tiny.tokenizer(), TEXTS, None, 16)
-    queue.put((len(kept), found.flat["input_ids"].tolist()))
+    write = tokens._written
+    tokens._written = lambda *given: kept.append(given) or write(*given)
+    found = cache_tokens(tiny.tokenizer(), TEXTS, None, 16)
+    queue.put((len(kept), _flat(found)["input_ids"]))
 
 
 def test_of_two_processes_one_tokenises_and_the_other_finds(monkeypatch):
@@ -214,25 +221,25 @@ def test_tokens_that_were_unused_the_longest_make_room(made, monkeypatch):
     # Finding them again is use.
     made(tiny.tokenizer(), ["red"] * 100)
     monkeypatch.setattr(tokens, "MOST_BYTES", 3.5 * size_of(folders[0]))
-    last = keep_tokens(tiny.tokenizer(), ["stop"] * 100, None, 16, in_use=[folders[2]]).folder
+    last = cache_tokens(tiny.tokenizer(), ["stop"] * 100, None, 16, in_use=[folders[2]]).folder
     assert [folder.is_dir() for folder in (*folders, last, unfinished)] == [True, False, True, True, False]
     # What the run itself reads stays, however little room there is.
     monkeypatch.setattr(tokens, "MOST_BYTES", 1)
-    own = keep_tokens(tiny.tokenizer(), ["go"] * 100, None, 16, in_use=[last]).folder
+    own = cache_tokens(tiny.tokenizer(), ["go"] * 100, None, 16, in_use=[last]).folder
     assert [folder.is_dir() for folder in (*folders, last, own)] == [False, False, False, True, True]
 
 
 def test_a_folder_that_cannot_be_used_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_FT_CACHE", str(tmp_path))
     (tmp_path / "tokens").write_text("not a folder")
-    with pytest.raises(DataError, match=r"tokens are kept there, and HF_FT_CACHE can name another folder"):
-        keep_tokens(tiny.tokenizer(), TEXTS, None, 16)
+    with pytest.raises(DataError, match=r"tokens are stored there, and HF_FT_CACHE can name another folder"):
+        cache_tokens(tiny.tokenizer(), TEXTS, None, 16)
 
 
 def test_a_full_disk_is_named(monkeypatch):
     def full(*given):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tokens, "_write", full)
-    with pytest.raises(DataError, match=r"No space left on device; tokens are kept there, and HF_FT_CACHE"):
-        keep_tokens(tiny.tokenizer(), TEXTS, None, 16)
+    monkeypatch.setattr(tokens, "_written", full)
+    with pytest.raises(DataError, match=r"No space left on device; tokens are stored there, and HF_FT_CACHE"):
+        cache_tokens(tiny.tokenizer(), TEXTS, None, 16)

@@ -4,7 +4,7 @@ import pytest
 import tiny
 import torch
 
-from hf_ft.model.memory_format import choose_layout, fold_batch_norms
+from hf_ft.model.memory_format import choose_memory_format, fold_batch_norms
 
 
 def moved(model):
@@ -84,11 +84,11 @@ def test_norms_that_use_the_batch_are_not_folded():
 )
 def test_the_layout_is_chosen_or_asked_for(make, setting, last, said):
     model = make()
-    assert str(choose_layout(model, setting)).startswith(said)
+    assert str(choose_memory_format(model, setting)).startswith(said)
     kernel = next(module.weight for module in model.modules() if isinstance(module, torch.nn.Conv2d))
     assert kernel.is_contiguous(memory_format=torch.channels_last) == last
 
 
 def test_a_layout_that_changes_nothing_is_said_to():
-    assert "changes nothing in a network without" in choose_layout(tiny.bert(), "channels_last")
-    assert "changes nothing" not in choose_layout(tiny.vit(), "channels_last")
+    assert "changes nothing in a network without" in choose_memory_format(tiny.bert(), "channels_last")
+    assert "changes nothing" not in choose_memory_format(tiny.vit(), "channels_last")

@@ -10,7 +10,7 @@ import torch
 
 from hf_ft.data.labels import LabelMap
 from hf_ft.errors import DataError
-from hf_ft.model.memory_format import choose_layout
+from hf_ft.model.memory_format import choose_memory_format
 from hf_ft.model.predictor import Predictor
 from hf_ft.tasks.image_classification import ImageClassification
 from hf_ft.tasks.text_classification import TextClassification
@@ -108,12 +108,12 @@ def test_a_damaged_picture_is_named(pictures):
 def test_the_layout_does_not_change_the_outputs(pictures):
     predictor, rows = pictures
     before = [result["logits"] for result in predictor.results(rows)]
-    assert choose_layout(predictor.model).startswith("channels_last")
+    assert choose_memory_format(predictor.model).startswith("channels_last")
     weights = [value for value in predictor.model.parameters() if value.ndim == 4 and value.shape[2] > 1]
     assert all(value.is_contiguous(memory_format=torch.channels_last) for value in weights)
     after = [result["logits"] for result in predictor.results(rows)]
     assert np.allclose(before, after, rtol=0, atol=1e-5)
-    assert choose_layout(tiny.vit()) is None
+    assert choose_memory_format(tiny.vit()) is None
 
 
 def test_batch_norms_are_folded_where_the_outputs_stay(pictures, monkeypatch):

@@ -4,6 +4,7 @@ import ast
 import json
 import os
 import re
+from types import SimpleNamespace
 
 import points
 import pytest
@@ -19,8 +20,8 @@ from hf_ft.model.save import save_model
 from hf_ft.recipe.read import load_recipe
 from hf_ft.report.card import cell, fence, model_card
 from hf_ft.report.run_folder import write_origin, write_run
-from hf_ft.run import new_task
 from hf_ft.task import Evaluation
+from hf_ft.train.assemble import new_task
 
 TEXTS = ["red road", "green light", "blue sign", "stop the red light", "go left", "slow green road"]
 
@@ -41,7 +42,8 @@ def written(folder, content, data, measured, interval=None, split="validation"):
     evaluation = Evaluation(split, [], [], [], None, measured, {metric: interval} if interval else {})
     (folder / "run" / "recipe.yaml").write_text(recipe.to_yaml())
     write_origin(folder / "run", ready)
-    write_run(folder / "run", recipe, task, ready, {split: evaluation}, metric)
+    setup = SimpleNamespace(recipe=recipe, task=task, data=ready, metric=metric)
+    write_run(folder / "run", setup, {split: evaluation})
     items = [{"name": "reload", "passed": True, "detail": "9 rows, fresh process"}]
     (folder / "run" / "verify.json").write_text(json.dumps(items))
     return folder / "run"

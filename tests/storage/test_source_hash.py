@@ -12,12 +12,12 @@ import torch
 from PIL import Image
 
 from hf_ft.activations.cache_key import FORWARD
+from hf_ft.data.dataset import EncodedRows
 from hf_ft.data.device import to_device
 from hf_ft.data.prepare import prepare
 from hf_ft.model.forward import forward
 from hf_ft.model.freeze import freeze
 from hf_ft.recipe.read import load_recipe
-from hf_ft.run import new_task
 from hf_ft.storage.source_hash import (
     ENCODING,
     PACKAGE,
@@ -26,6 +26,7 @@ from hf_ft.storage.source_hash import (
     task_modules,
     task_source_hash,
 )
+from hf_ft.train.assemble import new_task
 
 # A body with random weights cannot be frozen.
 SCRATCH = {"model": {"name": "patchtst", "from_scratch": True}, "freeze": "full"}
@@ -74,7 +75,10 @@ def test_no_module_that_encodes_or_computes_is_missing(make, tmp_path, monkeypat
     ready = prepare(recipe, task, data=rows, cache=tmp_path / "audit")
     loaded = task.load(recipe.model)
     model = freeze(loaded.model, recipe.freeze, loaded.new).model
-    splits = {training: ready.encoded(task, "train", train=training) for training in (True, False)}
+    splits = {
+        training: EncodedRows(task, ready.rows["train"], split="train", seed=1, train=training)
+        for training in (True, False)
+    }
     seen = set()
 
     def note(frame, event, argument):

@@ -12,23 +12,17 @@ import tiny
 import torch
 from accelerate import PartialState
 from PIL import Image
-from transformers import set_seed
 
 from hf_ft import check, finetune
-from hf_ft.activations.activation_cache import use_frontier
-from hf_ft.data.prepare import prepare
 from hf_ft.errors import VerifyError
 from hf_ft.inputs import image_processor as pixels
 from hf_ft.inputs import image_transforms as images
-from hf_ft.inputs.decoded_cache import keep_decoded
-from hf_ft.model.freeze import freeze
+from hf_ft.inputs.decoded_cache import cache_decoded
 from hf_ft.recipe.read import load_recipe
 from hf_ft.recipe.schema import CacheSection
-from hf_ft.run import new_task
 from hf_ft.task import Task
-from hf_ft.train.assemble import build_tuner
-from hf_ft.train.preflight import check_loss_division, probe_step
-from hf_ft.train.threads import settle_threads
+from hf_ft.train.assemble import assemble
+from hf_ft.train.preflight import preflight
 
 NAMES = ("stop", "yield", "停")
 
@@ -80,22 +74,22 @@ def trained(settings):
     recipe = load_recipe(settings)
     folder = Path(recipe.output_dir)
     folder.mkdir()
-    task = new_task(recipe)
-    data = prepare(recipe, task)
-    set_seed(recipe.seed)
-    loaded = task.load(recipe.model)
-    frozen = freeze(loaded.model, recipe.freeze, loaded.new)
-    note = task.notes(data.rows)[0]
-    said = keep_decoded(data, task, recipe.cache, PartialState())
-    tuner, _ = build_tuner(recipe, task, frozen, data, folder)
-    tuner.said = said.get("decoded")
-    use_frontier(tuner, recipe, data, frozen.frozen_fingerprint())
-    settle_threads(tuner, recipe.train.threads, folder, resumed=False)
-    check_loss_division(tuner)
-    probe_step(tuner)
-    tuner.train()
-    tuner.final = tuner.evaluate_finished(data.encoded(task, "test")).metrics
-    return tuner, note
+    setup = assemble(recipe, folder)
+    preflight(setup.trainer)
+    setup.trainer.train()
+    final = setup.trainer.evaluate_finished("test").metrics
+    decoded = setup.decisions.get("decoded")
+    said = None if decoded is None else decoded.value
+    trainer = setup.trainer
+    run = SimpleNamespace(
+        said=said,
+        final=final,
+        state=trainer.state,
+        model=trainer.model,
+        train_dataset=trainer.train_dataset,
+        eval_dataset=trainer.eval_dataset,
+    )
+    return run, setup.data.info["notes"][0]
 
 
 def assert_same(one, other):
@@ -135,7 +129,7 @@ def test_bytes_until_the_device_change_no_number(signs, models, tmp_path, monkey
     forward = kind.forward
 
     def watched(self, pixel_values=None, *rest, **named):
-        # Beyond the cut of the frontier there is nothing but NaN.
+        # Before the cut there is nothing but NaN.
         normalised = bool((pixel_values < 0).any() or pixel_values.isnan().all())
         seen.add((str(pixel_values.dtype), normalised))
         return forward(self, pixel_values, *rest, **named)
@@ -181,7 +175,7 @@ def opened(monkeypatch):
         ("timm", {**FULL, "data_sampler": "balanced"}, READY),
         ("resnet", HEAD, READY),
     ],
-    ids=["plain", "augmented", "augmented and mixed", "mixed", "timm", "frontier"],
+    ids=["plain", "augmented", "augmented and mixed", "mixed", "timm", "cached activations"],
 )
 def test_decoded_rows_change_no_number_and_are_decoded_once(
     signs, models, tmp_path, cache, opened, family, sections, form
@@ -197,7 +191,7 @@ def test_decoded_rows_change_no_number_and_are_decoded_once(
 
     plain, _ = trained(settings("plain"))
     # A run that finds all activations encodes no row, and so would decode none.
-    shutil.rmtree(cache / "frontier", ignore_errors=True)
+    shutil.rmtree(cache / "activations", ignore_errors=True)
     for name, found in (("first", "0 of 36 rows found"), ("second", "36 of 36 rows found")):
         opened["pictures"] = 0
         run, _ = trained(settings(name, **DECODED))
@@ -213,7 +207,7 @@ def test_activations_that_are_found_leave_nothing_to_decode(signs, models, tmp_p
     trained(recipe(signs, models["resnet"], tmp_path / "first", **HEAD))
     for name in ("second", "third"):
         run, _ = trained(recipe(signs, models["resnet"], tmp_path / name, **HEAD, **DECODED))
-        # The frontier is looked for on six rows, and four of those that are kept are computed again.
+        # A cut is looked for on six rows, and four of those that are stored are computed again.
         assert len(run.train_dataset.rows.store) == 22 and len(run.train_dataset.rows.store.filled) <= 10
 
 
@@ -241,7 +235,7 @@ def test_a_damaged_row_is_decoded_again(signs, models, tmp_path, cache, augment)
 
 
 def test_rows_that_fit_no_longer_are_decoded_again(signs, models, tmp_path, cache):
-    """The control: kept rows that are intact but wrong, as of a processor whose name did not change."""
+    """The control: stored rows that are intact but wrong, as of a processor whose name did not change."""
     sections = {**FULL, **DECODED}
     first, _ = trained(recipe(signs, models["resnet"], tmp_path / "first", **sections))
     for rows in (first.train_dataset.rows, first.eval_dataset.rows):
@@ -274,9 +268,9 @@ def test_decoded_rows_that_are_too_many_are_not_kept_and_the_reason_is_told(sign
 def test_where_there_is_nothing_to_decode_that_is_told():
     task, data = Task(), SimpleNamespace(rows={"train": [1, 2]})
     task.name = "text"
-    assert keep_decoded(data, task, CacheSection(), PartialState()) == {}
-    said = keep_decoded(data, task, CacheSection(decoded=True), PartialState())
-    assert said == {"decoded": "not used: text has nothing to decode"}
+    assert cache_decoded(data, task, CacheSection(), PartialState(), keep=True) == (data.rows, None)
+    rows, said = cache_decoded(data, task, CacheSection(decoded=True), PartialState(), keep=True)
+    assert rows is data.rows and said == "not used: text has nothing to decode"
 
 
 def test_a_check_says_what_would_be_kept_and_keeps_nothing(signs, models, tmp_path, cache):

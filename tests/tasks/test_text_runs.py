@@ -10,7 +10,7 @@ import tiny
 from hf_ft import Predictor, finetune
 from hf_ft.data.prepare import prepare
 from hf_ft.recipe.read import load_recipe
-from hf_ft.run import new_task
+from hf_ft.train.assemble import new_task
 
 COLOURS, WAYS = ["red", "green", "blue"], ["left", "right"]
 

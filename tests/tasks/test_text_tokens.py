@@ -1,4 +1,4 @@
-"""Training on kept tokens is training: batch by batch, run by run, in workers, resumed, from the frontier."""
+"""Training on cached tokens is the same training: by batch, run, in workers, resumed, from activations."""
 
 import itertools
 
@@ -7,20 +7,16 @@ import pytest
 import tiny
 import torch
 from datasets import Dataset
-from transformers import PreTrainedTokenizerBase, TrainerCallback, set_seed
+from transformers import PreTrainedTokenizerBase, TrainerCallback
 
-from hf_ft.activations.activation_cache import use_frontier
 from hf_ft.activations.cached_rows import CachedRows
 from hf_ft.data.dataset import EncodedRows
-from hf_ft.data.prepare import prepare
 from hf_ft.data.table import Table
 from hf_ft.errors import DataError
-from hf_ft.inputs.token_cache import CHECKED_ROWS
-from hf_ft.model.freeze import freeze
 from hf_ft.recipe.read import load_recipe
-from hf_ft.run import new_task
+from hf_ft.storage.row_store import CHECKED_ROWS
 from hf_ft.tasks.text_classification import TextClassification
-from hf_ft.train.assemble import build_tuner
+from hf_ft.train.assemble import assemble
 
 
 def rows(label, *, pair=False):
@@ -82,7 +78,7 @@ def tokenised(monkeypatch):
 
 @pytest.fixture
 def tuner(tmp_path):
-    """Build a trainer for one of the runs, and say what was decided about its frontier."""
+    """Build a trainer for one of the runs, and say what was decided about its activation cache."""
     numbers = itertools.count()
 
     def build(name, *, folder=None, callbacks=(), freeze_section="full", **train):
@@ -108,14 +104,8 @@ def tuner(tmp_path):
                 },
             }
         )
-        task = new_task(recipe)
-        data = prepare(recipe, task, data=rows(label, pair=pair))
-        set_seed(recipe.seed)
-        loaded = task.load(recipe.model)
-        frozen = freeze(loaded.model, recipe.freeze, loaded.new)
-        task.notes(data.rows)
-        made, _ = build_tuner(recipe, task, frozen, data, folder, callbacks)
-        return made, use_frontier(made, recipe, data, frozen.frozen_fingerprint())
+        setup = assemble(recipe, folder, data=rows(label, pair=pair), callbacks=callbacks)
+        return setup.trainer, setup.decisions["activations"].value
 
     return build
 
@@ -201,7 +191,7 @@ def test_a_resumed_run_is_the_same_run(tuner, tmp_path, step):
 
 
 @pytest.mark.parametrize("name", ["bert, pairs", "gpt2, pairs"])
-def test_what_the_frontier_keeps_comes_of_kept_tokens(tuner, monkeypatch, tokenised, name):
+def test_cached_activations_come_of_cached_tokens(tuner, monkeypatch, tokenised, name):
     kept, note = tuner(name, freeze_section={"strategy": "last", "n": 1})
     assert note.startswith("starts at") and isinstance(kept.train_dataset, CachedRows)
     # All rows once, and few again: the probe's, and those of the checks.
@@ -220,10 +210,11 @@ def test_tokens_that_are_wrong_stop_the_run(tuner):
     """Both tries, on opening and before the first batch, look at the last row."""
     data = tuner("bert, one text")[0].train_dataset
     kept = data.task._tokens[data.rows.fingerprint]
-    kept.flat["input_ids"] = kept.flat["input_ids"][::-1].copy()
+    flat, _ = kept.store.flat("input_ids")
+    flat[:] = flat.flip(0)
     with pytest.raises(DataError, match=r"encode_batch: input_ids of the train rows \[0, 31\] is not"):
         EncodedRows(data.task, data.rows, split="train", seed=0, train=True).__getitems__([(0, 0, True)])
-    kept.flat["input_ids"] = kept.flat["input_ids"][::-1].copy()
+    flat[:] = flat.flip(0)
     again = EncodedRows(data.task, data.rows, split="train", seed=0, train=True)
     again.lengths = [length + 1 for length in data.lengths]
     with pytest.raises(DataError, match=r"encode_batch: lengths of the train rows \[0, 31\] is not"):

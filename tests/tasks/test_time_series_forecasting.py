@@ -11,12 +11,13 @@ import torch
 from series_tables import frame
 
 from hf_ft import Predictor, finetune
+from hf_ft.data.dataset import EncodedRows
 from hf_ft.data.prepare import prepare
 from hf_ft.errors import DataError, ModelError
 from hf_ft.evaluate.loop import evaluate_rows
 from hf_ft.recipe.read import load_recipe
-from hf_ft.run import new_task
 from hf_ft.tasks.time_series_forecasting import TimeSeriesForecasting
+from hf_ft.train.assemble import new_task
 
 PATCHTST = {
     "d_model": 16,
@@ -169,12 +170,16 @@ WAYS = {
 }
 
 
+def encoded(task, prepared, split, train=False):
+    return EncodedRows(task, prepared.rows[split], split=split, seed=prepared.seed, train=train)
+
+
 @pytest.mark.parametrize("way", WAYS)
 def test_a_gathered_batch_is_that_of_its_rows_bit_for_bit(way, tmp_path):
     table, options = WAYS[way]
     task, prepared = ready(recipe(tmp_path, **options), table)
     for split, train in (("train", True), ("validation", False)):
-        rows = prepared.encoded(task, split, train=train)
+        rows = encoded(task, prepared, split, train=train)
         assert rows.gathers
         order = np.random.default_rng(0).permutation(len(rows)).tolist()
         indices = [(2, row, row % 5 > 0) for row in [*order, order[0]]]
@@ -197,7 +202,7 @@ def test_a_task_that_encodes_otherwise_does_not_inherit_whole_batches(tmp_path):
     task, prepared = ready(recipe(tmp_path), data())
     other = Shifted(task.options)
     other.restore(task.state())
-    plain, rows = (prepared.encoded(one, "train", train=True) for one in (task, other))
+    plain, rows = (encoded(one, prepared, "train", train=True) for one in (task, other))
     assert plain.gathers and not rows.gathers
     found, shifted = (one.collate(one.__getitems__([(0, 5, True)]))["past_values"] for one in (plain, rows))
     assert torch.equal(shifted, found + 1)
@@ -278,7 +283,7 @@ def test_the_loss_of_mse_is_the_scaled_mse(tmp_path):
     chosen = recipe(tmp_path)
     task, prepared = ready(chosen, data())
     network = task.load(chosen.model).model
-    found = evaluate_rows(task, network, prepared.encoded(task, "validation"), batch_size=13).metrics
+    found = evaluate_rows(task, network, encoded(task, prepared, "validation"), batch_size=13).metrics
     assert found["loss"] == pytest.approx(found["mse_scaled"], rel=1e-4)
 
 

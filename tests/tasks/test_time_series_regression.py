@@ -13,7 +13,7 @@ from hf_ft import Predictor, finetune
 from hf_ft.data.prepare import prepare
 from hf_ft.errors import DataError
 from hf_ft.recipe.read import load_recipe
-from hf_ft.run import new_task
+from hf_ft.train.assemble import new_task
 
 SIZES = {
     "patchtst": {"d_model": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 32},

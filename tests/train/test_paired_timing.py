@@ -1,16 +1,16 @@
-"""Two ways to compute, measured in turns: no answer where the turns do not agree."""
+"""Two ways to compute, timed in pairs: no answer where the pairs do not agree."""
 
 import pytest
 
-from hf_ft.train import paired_timing as turns
-from hf_ft.train.paired_timing import MOST_TURNS, USUAL_TURNS, Turns, take_turns
+from hf_ft.train import paired_timing
+from hf_ft.train.paired_timing import MOST_PAIRS, USUAL_PAIRS, PairedTiming, time_pairs
 
 
 @pytest.mark.parametrize(
     ("gains", "pays", "sure"),
     [
         ((2.0,), True, True),
-        ((1.2,), False, False),  # one turn that is not decisive
+        ((1.2,), False, False),  # one pair that is not decisive
         ((1.3, 1.4, 1.2), True, True),
         ((1.4, 0.3, 1.3, 1.4, 1.5), True, True),  # a burst of another program in one of five
         ((1.4, 0.9, 1.3, 0.8, 2.5), False, False),  # a busy machine
@@ -18,8 +18,8 @@ from hf_ft.train.paired_timing import MOST_TURNS, USUAL_TURNS, Turns, take_turns
         ((0.4,), False, True),
     ],
 )
-def test_an_answer_is_given_only_where_most_turns_agree(gains, pays, sure):
-    found = Turns(tuple((gain, 1.0) for gain in gains))
+def test_an_answer_is_given_only_where_most_pairs_agree(gains, pays, sure):
+    found = PairedTiming(tuple((gain, 1.0) for gain in gains))
     assert (found.pays, found.sure) == (pays, sure)
     assert ("not sure" in str(found)) == (not sure) and f"{min(gains):.2f}" in str(found)
     assert found.fastest == (min(gains), 1.0)
@@ -28,15 +28,15 @@ def test_an_answer_is_given_only_where_most_turns_agree(gains, pays, sure):
 @pytest.mark.parametrize(
     ("usual", "long", "expected"),
     [
-        (2.0, False, USUAL_TURNS),
+        (2.0, False, USUAL_PAIRS),
         (2.0, True, 1),
         (1.2, True, 3),
-        (1.1, False, MOST_TURNS),  # neither above nor below the threshold
+        (1.1, False, MOST_PAIRS),  # neither above nor below the threshold
     ],
 )
 def test_measuring_ends_when_it_is_sure(monkeypatch, usual, long, expected):
-    monkeypatch.setattr(turns, "LONG_SECONDS", -1 if long else 60)
+    monkeypatch.setattr(paired_timing, "LONG_SECONDS", -1 if long else 60)
     called = []
-    found = take_turns(lambda: called.append("usual") or usual, lambda: called.append("new") or 1.0)
+    found = time_pairs(lambda: called.append("usual") or usual, lambda: called.append("new") or 1.0)
     assert len(found.pairs) == expected
     assert called == ["usual", "new"] * (expected + 1)  # the first of each is not counted

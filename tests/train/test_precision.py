@@ -10,10 +10,12 @@ from anything import Anything
 
 from hf_ft.data.dataset import EncodedRows
 from hf_ft.errors import RecipeError
+from hf_ft.model.passes import Passes
 from hf_ft.run import finetune
 from hf_ft.train import precision
-from hf_ft.train.paired_timing import Turns
-from hf_ft.train.precision import choose_compile, choose_precision, measured_gain, settle_precision
+from hf_ft.train.decisions import Decision
+from hf_ft.train.paired_timing import PairedTiming
+from hf_ft.train.precision import choose_compile, choose_precision, measure_bf16
 
 
 @pytest.fixture
@@ -25,7 +27,7 @@ def machine(monkeypatch):
         monkeypatch.setattr(torch.cuda, "get_device_capability", lambda: capability)
         monkeypatch.setattr(torch.accelerator, "is_available", lambda: capability is not None)
         monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(flags, True))
-        return lambda: Turns(((fp32, bf16),) * 3)
+        return lambda: PairedTiming(((fp32, bf16),) * 3)
 
     return make
 
@@ -37,7 +39,7 @@ def machine(monkeypatch):
         (
             {"flags": ["avx512_bf16"], "fp32": 4.0, "bf16": 2.0},
             "bf16",
-            "a step was measured 2.00 times as fast with it (2.00 to 2.00 in 3 turns), above 1.1",
+            "a step was measured 2.00 times as fast with it (2.00 to 2.00 in 3 pairs), above 1.1",
         ),
         ({"flags": ["avx512_bf16"], "fp32": 2.0, "bf16": 4.0}, "fp32", "measured 0.50 times as fast"),
         ({"flags": ["amx_bf16"], "fp32": 1.05, "bf16": 1.0}, "fp32", "amx_bf16"),
@@ -47,22 +49,23 @@ def machine(monkeypatch):
 )
 def test_bf16_is_taken_only_where_it_is_faster(machine, abilities, expected, reason):
     chosen = choose_precision("auto", machine(**abilities))
-    assert chosen.name == expected and reason in chosen.reason
+    assert chosen.value == expected and reason in chosen.reason
 
 
 def test_a_run_on_the_cpu_does_not_ask_the_gpu(machine):
     gain = machine(capability=(9, 0))
-    assert choose_precision("auto", gain, use_cpu=True).name == "fp32"
+    assert choose_precision("auto", gain, use_cpu=True).value == "fp32"
     with pytest.raises(RecipeError, match=r"train\.precision: fp16 needs a CUDA device"):
         choose_precision("fp16", gain, use_cpu=True)
 
 
-def test_a_resumed_run_keeps_the_precision_it_began_with(machine, tmp_path):
-    fast, slow = machine(flags=["avx512_bf16"], fp32=2.0), machine(flags=["avx512_bf16"], fp32=0.5)
-    assert settle_precision("auto", fast, tmp_path, use_cpu=True).name == "bf16"
-    again = settle_precision("auto", slow, tmp_path, use_cpu=True)
-    assert (again.name, again.reason) == ("bf16", "as the run began")
-    assert settle_precision("fp32", slow, tmp_path, use_cpu=True).name == "fp32"
+def test_a_resumed_run_keeps_the_precision_it_began_with(machine):
+    slow = machine(flags=["avx512_bf16"], fp32=0.5)
+    began = Decision("bf16", "measured")
+    assert choose_precision("auto", slow, use_cpu=True, recorded=began) == Decision(
+        "bf16", "as the run began"
+    )
+    assert choose_precision("fp32", slow, use_cpu=True, recorded=began).value == "fp32"
 
 
 def test_a_measurement_that_is_not_sure_is_not_kept(monkeypatch, tmp_path):
@@ -71,26 +74,26 @@ def test_a_measurement_that_is_not_sure_is_not_kept(monkeypatch, tmp_path):
     model, rows = task.load(None).model, anything.rows(6)
     encoded = EncodedRows(task, rows, split="train", seed=1, train=True)
     gains = ((1.0, 2.0, 0.5), (2.0, 2.1, 2.2), (0.1, 0.1, 0.1))
-    unsure, sure, other = (Turns(tuple((gain, 1.0) for gain in turns)) for turns in gains)
+    unsure, sure, other = (PairedTiming(tuple((gain, 1.0) for gain in turns)) for turns in gains)
     answers = [unsure, sure, other]
-    monkeypatch.setattr(precision, "_measure", lambda *_: answers.pop(0))
-    found = [measured_gain(task, model, encoded) for _ in range(3)]
+    monkeypatch.setattr(precision, "time_pairs", lambda *_: answers.pop(0))
+    passes = Passes(task, model, torch.device("cpu"), "fp32")
+    found = [measure_bf16(passes, encoded) for _ in range(3)]
     assert found == [unsure, sure, replace(sure, earlier=True)] and answers == [other]
     assert str(found[2]) == f"{sure}, by an earlier run"
     (file,) = (tmp_path / "speed").iterdir()
     for content in ("5", "[]", "{}", "[null]", "[[1]]", "[[1, 0]]", "[[1, 2], [2, 1]]"):
         file.write_text(content)
         answers[:] = [sure]
-        assert measured_gain(task, model, encoded) == sure and not answers
+        assert measure_bf16(passes, encoded) == sure and not answers
 
 
-def test_of_unlike_machines_all_measure_or_none(machine, monkeypatch, tmp_path):
+def test_of_unlike_machines_all_measure_or_none(machine, monkeypatch):
     """Measuring is done together: a machine without bf16 must not leave the others waiting."""
     machine(flags=["avx512_bf16"])
-    other = precision.Precision("fp32", "the processor has neither amx_bf16 nor avx512_bf16")
-    monkeypatch.setattr("accelerate.utils.gather_object", lambda own: [*own, other])
-    found = settle_precision("auto", lambda: pytest.fail("measured alone"), tmp_path, use_cpu=True)
-    assert found == other
+    other = Decision("fp32", "the processor has neither amx_bf16 nor avx512_bf16")
+    monkeypatch.setattr(precision, "gather_object", lambda own: [*own, other])
+    assert choose_precision("auto", lambda: pytest.fail("measured alone"), use_cpu=True) == other
 
 
 def test_a_step_is_measured_once_and_leaves_no_trace(monkeypatch, tmp_path):
@@ -100,25 +103,26 @@ def test_a_step_is_measured_once_and_leaves_no_trace(monkeypatch, tmp_path):
     rows = EncodedRows(task, anything.rows(6), split="train", seed=1, train=True)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
-    monkeypatch.setattr(Turns, "sure", True)  # tiny, and on a busy machine
-    gain = measured_gain(task, model, rows)
+    monkeypatch.setattr(PairedTiming, "sure", True)  # tiny, and on a busy machine
+    passes = Passes(task, model, torch.device("cpu"), "fp32")
+    gain = measure_bf16(passes, rows)
     assert min(gain.gains) > 0
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(state, torch.get_rng_state()) and all(p.grad is None for p in model.parameters())
-    monkeypatch.setattr(precision, "_measure", None)
-    assert measured_gain(task, model, rows).pairs == gain.pairs
+    monkeypatch.setattr(precision, "time_pairs", None)
+    assert measure_bf16(passes, rows).pairs == gain.pairs
     model.classifier[1].weight.requires_grad = False
     with pytest.raises(TypeError):
-        measured_gain(task, model, rows)  # another subject, so measured anew
+        measure_bf16(passes, rows)  # another subject, so measured anew
 
 
 def test_compiling_is_asked_for_or_explained(machine):
     machine()
-    assert choose_compile(True)[0] and not choose_compile(False)[0]
-    on, reason = choose_compile("auto")
-    assert not on and "made none faster where it was tried" in reason
+    assert (choose_compile(True).value, choose_compile(False).value) == ("on", "off")
+    chosen = choose_compile("auto")
+    assert chosen.value == "off" and "made none faster where it was tried" in chosen.reason
     machine(capability=(9, 0))
-    assert not choose_compile("auto")[0]
+    assert choose_compile("auto").value == "off"
 
 
 def test_bf16_ends_within_the_interval_of_fp32(tmp_path, monkeypatch):

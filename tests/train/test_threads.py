@@ -6,15 +6,14 @@ import json
 import points
 import pytest
 import torch
-from transformers import set_seed
 
-from hf_ft.data.prepare import prepare
-from hf_ft.model.freeze import freeze
+from hf_ft.model.passes import Passes
 from hf_ft.recipe.read import load_recipe
-from hf_ft.run import new_task
 from hf_ft.train import threads
-from hf_ft.train.assemble import build_tuner
-from hf_ft.train.threads import choose_threads, settle_threads
+from hf_ft.train.assemble import assemble
+from hf_ft.train.decisions import Decision
+from hf_ft.train.paired_timing import PairedTiming
+from hf_ft.train.threads import choose_threads
 
 
 @pytest.fixture(autouse=True)
@@ -28,120 +27,139 @@ def two_threads(monkeypatch):
 
 
 @pytest.fixture
-def tuner(tmp_path):
-    """Build a trainer for the points task."""
+def setup(tmp_path):
+    """Assemble a run of the points task."""
     pretrained = points.saved(tmp_path / "pretrained")
 
-    def build(folder="run"):
+    def build(folder="run", **how):
+        train = {"num_train_epochs": 1, "global_batch_size": 8, "disable_tqdm": True, "precision": "fp32"}
         recipe = load_recipe(
             {
                 "task": "points:Points",
                 "data": {"source": "py:points:rows", "split": {"validation": 20}},
                 "model": {"name": pretrained},
-                "train": {"num_train_epochs": 1, "global_batch_size": 8, "disable_tqdm": True},
+                "train": {**train, **how.pop("train", {})},
             }
         )
-        task = new_task(recipe)
-        prepared = prepare(recipe, task, cache=tmp_path / "cache")
-        set_seed(recipe.seed)
-        loaded = task.load(recipe.model)
-        frozen = freeze(loaded.model, recipe.freeze, loaded.new)
-        (tmp_path / folder).mkdir()
-        return build_tuner(recipe, task, frozen, prepared, tmp_path / folder)[0]
+        (tmp_path / folder).mkdir(exist_ok=True)
+        return assemble(recipe, tmp_path / folder, **how)
 
     return build
 
 
-@pytest.fixture
-def measured(monkeypatch):
-    """Let a micro-batch take the given seconds on one thread and on two; gives the threads it was run on."""
-    seen = []
+class FakePasses:
+    """A model whose steps take the given seconds on one thread and on two; notes threads and rows."""
 
-    def give(one, two):
-        def seconds():
-            seen.append(torch.get_num_threads())
-            return one if seen[-1] == 1 else two
+    model, device = torch.nn.Linear(1, 1), torch.device("cpu")
 
-        monkeypatch.setattr(threads, "_micro_batch", lambda tuner, most=8: (seconds, most))
-        return seen
+    def __init__(self, one, two):
+        self.one, self.two, self.seen = one, two, []
 
-    return give
+    def step_seconds(self, batch):
+        self.seen.append((torch.get_num_threads(), len(batch["row"])))
+        return self.one if torch.get_num_threads() == 1 else self.two
+
+
+def batch_of(most):
+    return {"row": torch.arange(min(most or 32, 32))}
+
+
+def chosen(setting, one=1.0, two=1.0, **how):
+    passes = FakePasses(one, two)
+    return choose_threads(setting, passes, batch_of, processes=1, **how), passes.seen
 
 
 @pytest.mark.parametrize(
-    ("one", "two", "chosen", "reason"),
+    ("one", "two", "count", "reason"),
     [
-        (0.0041, 0.0098, 1, "of 2, measured 4.1 ms against 9.8 ms on all"),
-        (0.0098, 0.0041, 2, "of 2, measured 4.1 ms against 9.8 ms on one"),
-        (0.0095, 0.0100, 2, "of 2, measured 10.0 ms against 9.5 ms on one"),
+        (0.0041, 0.0098, 1, "takes 9.8 ms on all, 4.1 ms on one"),
+        (0.0098, 0.0041, 2, "takes 4.1 ms on all, 9.8 ms on one"),
+        (0.0100, 0.0095, 1, "takes 9.5 ms on all, 10.0 ms on one"),
     ],
 )
-def test_one_thread_is_taken_where_it_is_clearly_faster(tuner, measured, one, two, chosen, reason):
-    seen = measured(one, two)
-    assert choose_threads(tuner(), "auto") == (chosen, reason)
-    assert torch.get_num_threads() == 2 and seen.count(1) == seen.count(2) - 2
+def test_all_threads_are_taken_where_they_are_surely_faster(one, two, count, reason):
+    found, seen = chosen("auto", one, two)
+    assert found.value == count and reason in found.reason
+    assert torch.get_num_threads() == 2
+    assert [rows for _, rows in seen[:2]] == [4, 4] and {rows for _, rows in seen[2:]} == {32}
+    threads = [count for count, _ in seen[2:]]
+    assert threads.count(1) == threads.count(2) > 2
 
 
-def test_a_large_micro_batch_is_not_measured_further(tuner, measured):
-    seen = measured(9.0, 2.0)
-    assert choose_threads(tuner(), "auto") == (2, "a micro-batch takes about 4.0 s, work enough to share")
-    assert len(seen) == 4
+def test_where_the_pairs_do_not_agree_one_thread_is_taken(monkeypatch):
+    """A busy machine made a run crawl on two threads: 15 minutes in place of 98 seconds on one."""
+    unsure = PairedTiming(((1.0, 0.4), (1.0, 2.0), (1.0, 0.5), (1.0, 3.0)))
+    monkeypatch.setattr(threads, "time_pairs", lambda *_: unsure)
+    found, _ = chosen("auto")
+    assert found.value == 1 and "not surely faster" in found.reason
 
 
-def test_what_the_user_said_is_not_measured(tuner, monkeypatch):
+def test_of_a_large_micro_batch_a_few_rows_are_measured():
+    found, seen = chosen("auto", 9.0, 2.0)
+    assert found.value == 2 and {rows for _, rows in seen} == {4}
+
+
+def test_what_the_user_said_is_not_measured(monkeypatch):
     monkeypatch.setattr(threads, "_measured", lambda *_: pytest.fail("measured"))
-    made = tuner()
-    assert choose_threads(made, 2) == (2, "asked for by train.threads")
+    assert chosen(2)[0] == Decision(2, "asked for by train.threads")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert choose_threads(made, "auto") == (2, "OMP_NUM_THREADS says so")
-    assert choose_threads(made, 1)[0] == 1
+    assert chosen("auto")[0] == Decision(2, "OMP_NUM_THREADS says so")
+    assert chosen(1)[0].value == 1
     monkeypatch.delenv("OMP_NUM_THREADS")
     torch.set_num_threads(1)
-    assert choose_threads(made, "auto") == (1, "the processor has one core")
+    assert chosen("auto")[0] == Decision(1, "the processor has one core")
 
 
-def test_a_resumed_run_takes_the_threads_it_began_with(tuner, tmp_path, measured):
-    made = tuner()
-    measured(1e-3, 2e-3)
-    settle_threads(made, "auto", tmp_path, resumed=False)
-    assert torch.get_num_threads() == 1
-    assert json.loads((tmp_path / "threads.json").read_text())["threads"] == 1
+def test_a_resumed_run_takes_the_threads_it_began_with_unless_told_otherwise():
+    began = Decision(1, "measured")
+    found, seen = chosen("auto", 2e-3, 1e-3, recorded=began)
+    assert found == Decision(1, "as the run began") and not seen
+    found, _ = chosen(2, recorded=began)
+    assert found.value == 2 and "the run began with 1" in found.reason and "no longer equal" in found.reason
+    assert chosen(1, recorded=began)[0].reason == "asked for by train.threads"
+
+
+def test_the_choice_is_recorded_with_the_run(setup, tmp_path, monkeypatch):
+    monkeypatch.setattr(threads, "time_pairs", lambda *_: PairedTiming(((1.0, 2.0),) * 3))
+    assert setup().decisions["threads"].value == 1 == torch.get_num_threads()
+    assert json.loads((tmp_path / "run/decisions.json").read_text())["threads"]["value"] == 1
     torch.set_num_threads(2)
-    measured(2e-3, 1e-3)
-    assert settle_threads(made, "auto", tmp_path, resumed=True) == "1: as the run began"
+    monkeypatch.setattr(threads, "time_pairs", lambda *_: PairedTiming(((2.0, 1.0),) * 3))
+    assert setup(resumed=True).decisions["threads"] == Decision(1, "as the run began")
     assert torch.get_num_threads() == 1
     torch.set_num_threads(2)
-    assert settle_threads(made, "auto", tmp_path, resumed=False).startswith("2: of 2")
+    assert setup().decisions["threads"].value == 2
 
 
-def test_measuring_leaves_no_trace(tuner):
+def test_measuring_leaves_no_trace(setup):
     """The weights, the buffers, the random state and the losses are those of a run that was not measured."""
-    plain, made = tuner("plain"), tuner("measured")
-    made.model.body.append(torch.nn.BatchNorm1d(8, affine=False))
-    buffers = {name: buffer.clone() for name, buffer in made.model.named_buffers()}
+    plain, made = setup("plain", train={"threads": 1}), setup("measured", train={"threads": 1})
+    passes = Passes(made.task, made.frozen.model, torch.device("cpu"), "fp32")
+    made.frozen.model.body.append(torch.nn.BatchNorm1d(8, affine=False))
+    buffers = {name: buffer.clone() for name, buffer in made.frozen.model.named_buffers()}
     before = torch.get_rng_state()
-    count, _ = choose_threads(made, "auto")
-    assert count in (1, 2) and torch.equal(torch.get_rng_state(), before)
-    assert all(torch.equal(buffer, buffers[name]) for name, buffer in made.model.named_buffers())
-    assert all(parameter.grad is None for parameter in made.model.parameters())
-    made.model.body.pop(-1)
+    torch.set_num_threads(2)
+    rows = made.rows["train"]
+    found = choose_threads("auto", passes, lambda most: passes.batch(rows, range(most or 8)), processes=1)
+    assert found.value in (1, 2) and torch.equal(torch.get_rng_state(), before)
+    assert all(torch.equal(buffer, buffers[name]) for name, buffer in made.frozen.model.named_buffers())
+    assert all(parameter.grad is None for parameter in made.frozen.model.parameters())
+    made.frozen.model.body.pop(-1)
     torch.set_num_threads(1)
     for each in (plain, made):
         torch.manual_seed(0)
-        each.train()
-    pairs = list(itertools.zip_longest(plain.model.parameters(), made.model.parameters()))
+        each.trainer.train()
+    pairs = list(itertools.zip_longest(plain.frozen.model.parameters(), made.frozen.model.parameters()))
     assert all(torch.equal(a, b) for a, b in pairs)
-    assert [line.get("loss") for line in plain.state.log_history] == [
-        line.get("loss") for line in made.state.log_history
-    ]
+    losses = [[line.get("loss") for line in each.trainer.state.log_history] for each in (plain, made)]
+    assert losses[0] == losses[1]
 
 
-def test_the_number_of_threads_does_not_move_the_result(tuner):
+def test_the_number_of_threads_does_not_move_the_result(setup):
     ended = []
     for count in (1, 2):
-        torch.set_num_threads(count)
+        made = setup(f"threads-{count}", train={"threads": count})
         torch.manual_seed(0)
-        made = tuner(f"threads-{count}")
-        made.train()
-        ended.append(torch.cat([parameter.detach().flatten() for parameter in made.model.parameters()]))
+        made.trainer.train()
+        ended.append(torch.cat([weight.detach().flatten() for weight in made.frozen.model.parameters()]))
     assert torch.allclose(*ended, rtol=0, atol=1e-5)

@@ -6,14 +6,11 @@ import json
 import points
 import pytest
 import torch
-from transformers import TrainerCallback, set_seed
+from transformers import TrainerCallback
 
-from hf_ft.data.prepare import prepare
 from hf_ft.errors import RecipeError, TrainError
-from hf_ft.model.freeze import freeze
 from hf_ft.recipe.read import load_recipe
-from hf_ft.run import new_task
-from hf_ft.train.assemble import build_tuner
+from hf_ft.train.assemble import assemble
 from hf_ft.train.preflight import check_loss_division, check_metrics, probe_step
 
 
@@ -46,14 +43,8 @@ def tuner(pretrained, tmp_path):
                 **(sections or {}),
             }
         )
-        task = new_task(recipe)
-        prepared = prepare(recipe, task, data=data, cache=tmp_path / "cache")
-        set_seed(recipe.seed)
-        loaded = task.load(recipe.model)
-        frozen = freeze(loaded.model, recipe.freeze, loaded.new)
         (tmp_path / folder).mkdir(exist_ok=True)
-        made, _ = build_tuner(recipe, task, frozen, prepared, tmp_path / folder, callbacks)
-        return made
+        return assemble(recipe, tmp_path / folder, data=data, callbacks=callbacks).trainer
 
     return build
 
@@ -313,7 +304,7 @@ def test_without_evaluations_the_last_model_is_the_result(tuner):
     trained = tuner(eval_strategy="no", num_train_epochs=1)
     trained.train()
     assert trained.state.best_metric is None
-    assert trained.evaluate_finished(trained.eval_dataset).metrics["loss"] > 0
+    assert trained.evaluate_finished("validation").metrics["loss"] > 0
 
 
 def test_gradients_that_the_trainer_scales_are_noticed(tuner):

@@ -7,7 +7,7 @@ import pytest
 from hf_ft.recipe.read import load_recipe
 from hf_ft.train import arguments
 from hf_ft.train.arguments import choose_workers, plan_batches, training_arguments
-from hf_ft.train.precision import Precision
+from hf_ft.train.decisions import Decision
 
 
 @pytest.mark.parametrize("processes", [1, 2, 3, 8])
@@ -32,7 +32,8 @@ def test_without_an_accelerator_the_trainer_is_told_to_stay_on_the_cpu(present, 
         {"task": "points:Points", "data": {"source": "py:points:rows"}, "model": {"name": "x"}}
     )
     plan = plan_batches(8, 2)
-    made = training_arguments(recipe, tmp_path, plan, Precision("fp32", ""), 1e-3, "accuracy", True)
+    chosen = {"precision": Decision("fp32"), "compile": Decision("off"), "workers": Decision(0)}
+    made = training_arguments(recipe, tmp_path, plan, chosen, 1e-3, "accuracy", True)
     assert made.use_cpu == (not present)
 
 
@@ -56,7 +57,7 @@ def test_workers_fit_the_cores_and_the_shared_memory(cores, processes, free, wor
     monkeypatch.setattr("os.cpu_count", lambda: cores)
     monkeypatch.setattr(arguments, "SHARED_MEMORY", tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=int(free)))
-    assert choose_workers(processes)[0] == workers
-    assert choose_workers(processes, use_cpu=True)[0] == 0
+    assert choose_workers(None, processes).value == workers
+    assert choose_workers(None, processes, use_cpu=True).value == 0
     monkeypatch.setattr(arguments, "SHARED_MEMORY", tmp_path / "absent")
-    assert choose_workers(1)[0] == min(8, cores - 1)
+    assert choose_workers(None, 1).value == min(8, cores - 1)
