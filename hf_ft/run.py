@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import sys
 import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -133,61 +134,67 @@ def finetune(
     """
     recipe = load_recipe(recipe)
 
+    from hf_ft.fresh_process import FreshProcess
     from hf_ft.model.save import save_model
     from hf_ft.report import hub, run_folder
     from hf_ft.report.console import Console
     from hf_ft.train.assemble import assemble
     from hf_ft.train.distributed import start_processes
     from hf_ft.train.preflight import preflight
-    from hf_ft.verify import gate
+    from hf_ft.verify import ask, gate
 
     processes = start_processes()
     console = Console(speaks=verbose and processes.is_main_process)
-    console.room("recipe")
-    publishing = hub.check_publish(recipe.publish, processes)
-    folder = run_folder.open_folder(recipe, resume, processes)
-    path, checkpoint = folder.path, folder.checkpoint
-    console.lines([f"{recipe.name} -> {path}", *folder.notes, *recipe.warnings, *publishing])
+    with contextlib.ExitStack() as stack:
+        fresh = stack.enter_context(FreshProcess()) if processes.is_main_process else None
+        console.room("recipe")
+        publishing = hub.check_publish(recipe.publish, processes)
+        folder = run_folder.open_folder(recipe, resume, processes)
+        path, checkpoint = folder.path, folder.checkpoint
+        console.lines([f"{recipe.name} -> {path}", *folder.notes, *recipe.warnings, *publishing])
 
-    setup = assemble(
-        recipe,
-        path,
-        data=data,
-        resumed=checkpoint is not None,
-        callbacks=callbacks,
-        profile=profile,
-        console=console,
-    )
-    checks = preflight(setup.trainer)
-    console.lines(checks.lines)
-    if processes.is_main_process:
-        run_folder.write_origin(path, setup.data)
-    setup.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
-    if setup.profile is not None:
-        console.table(setup.profile.table())
+        setup = assemble(
+            recipe,
+            path,
+            data=data,
+            resumed=checkpoint is not None,
+            callbacks=callbacks,
+            profile=profile,
+            console=console,
+        )
+        if fresh is not None:
+            fresh.import_like(sys.modules)
+        checks = preflight(setup.trainer)
+        console.lines(checks.lines)
+        if processes.is_main_process:
+            run_folder.write_origin(path, setup.data)
+        setup.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        if setup.profile is not None:
+            console.table(setup.profile.table())
 
-    console.room("evaluate")
-    model = setup.trainer.finished_model()
-    evaluations = _evaluate(setup, console)
+        console.room("evaluate")
+        model = setup.trainer.finished_model()
+        evaluations = _evaluate(setup, console)
 
-    results: dict[str, Any] = {}
-    if processes.is_main_process:
-        console.room("save")
-        save_model(setup.frozen, setup.task, path / "model", setup.loaded.source)
-        results = run_folder.write_run(path, setup, evaluations)
+        results: dict[str, Any] = {}
+        if fresh is not None:
+            console.room("save")
+            save_model(setup.frozen, setup.task, path / "model", setup.loaded.source)
+            ask(fresh, path, setup)
+            results = run_folder.write_run(path, setup, evaluations)
 
-        console.room("verify")
-        items = gate(path, setup, evaluations, checks.self_test)
-        console.lines(f"{item.name:<12} {item.detail}" for item in items)
+            console.room("verify")
+            items = gate(path, setup, evaluations, checks.self_test, fresh)
+            console.lines(f"{item.name:<12} {item.detail}" for item in items)
 
-        console.room("report")
-        console.table(_report(path, setup, evaluations, items, console))
+            console.room("report")
+            console.table(_report(path, setup, evaluations, items, console))
 
-        if recipe.publish.repo is not None:
-            console.room("publish")
-            console.lines(hub.publish(path, recipe.publish))
-        console.lines([f"done: {path}"])
-    processes.wait_for_everyone()
+            if recipe.publish.repo is not None:
+                console.room("publish")
+                console.lines(hub.publish(path, recipe.publish))
+            console.lines([f"done: {path}"])
+        processes.wait_for_everyone()
     return Run(recipe, setup.task, model, results, path)
 
 

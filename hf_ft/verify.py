@@ -14,21 +14,20 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import pickle
 import re
-import subprocess
-import sys
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hf_ft.errors import VerifyError
 from hf_ft.storage.atomic import write_json, write_text
 
 if TYPE_CHECKING:
+    from hf_ft.data.prepare import Prepared
+    from hf_ft.fresh_process import FreshProcess
     from hf_ft.task import Evaluation, Row, Task
     from hf_ft.train.assemble import Setup
     from hf_ft.train.preflight import SelfTest
@@ -37,10 +36,6 @@ ITEMS = ("reload", "frozen", "counted", "loss", "labels", "contents", "provenanc
 CHECKSUMS = "model.sha256"
 TOLERANCE = 1e-4
 MOST_ROWS = 256
-# Variables of the launcher: a process that inherits them would wait for peers that never come.
-LAUNCHER = re.compile(
-    r"^(ACCELERATE_|FSDP_|TORCHELASTIC_|GROUP_|ROLE_|LOCAL_|MASTER_|RANK$|WORLD_SIZE$|OMP_NUM_THREADS$)"
-)
 PICKLE_NAMES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"}
 SECRETS = {
     "Hugging Face token": rb"\bhf_[A-Za-z0-9]{30,}",
@@ -67,8 +62,28 @@ class Item:
     detail: str
 
 
+def ask(fresh: FreshProcess, folder: Path, setup: Setup) -> None:
+    """Let a fresh process predict a sample of the final split's raw rows with the saved folder."""
+    targets = {role for role, about in setup.task.roles.items() if about.target}
+    inputs = [
+        {key: value for key, value in row.items() if key not in targets} for row in sample_rows(setup.data)
+    ]
+    fresh.ask(folder / "model", inputs, setup.decisions["threads"].value)
+
+
+def sample_rows(data: Prepared) -> list[Row]:
+    """Give at most 256 raw rows of the final split, spread over it."""
+    rows = data.rows[data.final_split]
+    step = max(1, -(-len(rows) // MOST_ROWS))
+    return [rows[index] for index in range(0, len(rows), step)]
+
+
 def gate(
-    folder: Path, setup: Setup, evaluations: Mapping[str, Evaluation], self_test: SelfTest
+    folder: Path,
+    setup: Setup,
+    evaluations: Mapping[str, Evaluation],
+    self_test: SelfTest,
+    fresh: FreshProcess,
 ) -> list[Item]:
     """Check all seven items of a finished run.
 
@@ -77,18 +92,16 @@ def gate(
         setup: the run, its model trained.
         evaluations: split -> evaluation of the live model.
         self_test: the verdict on the loss, from the start of the run.
+        fresh: was asked, by `ask`.
 
     Raises:
         VerifyError: names every item that failed.
     """
     task, data, frozen = setup.task, setup.data, setup.frozen
     write_checksums(folder)
-    final = evaluations[data.final_split]
-    rows = data.rows[data.final_split]
-    step = max(1, -(-len(rows) // MOST_ROWS))
-    sample = [rows[index] for index in range(0, len(rows), step)]
+    final, sample = evaluations[data.final_split], sample_rows(data)
     checks = {
-        "reload": lambda: check_reload(task, folder / "model", sample, final, setup.metric),
+        "reload": lambda: check_reload(task, fresh, sample, final, setup.metric),
         "frozen": lambda: check_frozen(
             setup.frozen_fingerprint, frozen.frozen_fingerprint(), len(frozen.frozen)
         ),
@@ -144,14 +157,14 @@ def run_checks(checks: Mapping[str, Callable[[], str]], folder: Path) -> list[It
 
 
 def check_reload(
-    task: Task, model_folder: Path, rows: Sequence[Row], evaluation: Evaluation, metric: str
+    task: Task, fresh: FreshProcess, rows: Sequence[Row], evaluation: Evaluation, metric: str
 ) -> str:
-    """(a) Load the saved folder in a fresh process and predict raw rows; compare outputs and metric.
+    """(a) Compare outputs and metric of the live model with those of the saved folder in a fresh process.
 
     Args:
         task: the fitted task.
-        model_folder: what a user will load.
-        rows: at most 256 raw rows of the evaluated split, targets included or not.
+        fresh: was asked for these rows.
+        rows: raw rows of the evaluated split.
         evaluation: of the live model; covers these rows.
         metric: name of the metric to compare.
     """
@@ -159,43 +172,26 @@ def check_reload(
 
     positions = {row_id: index for index, row_id in enumerate(evaluation.ids)}
     picked = [positions[row["id"]] for row in rows]
-    targets = {role for role, about in task.roles.items() if about.target}
-    inputs = [{key: value for key, value in row.items() if key not in targets} for row in rows]
-    fresh = predict_in_fresh_process(model_folder, inputs)
+    found = fresh.answer()
     worst = max(
-        task.difference(evaluation.results[i], result) for i, result in zip(picked, fresh, strict=True)
+        task.difference(evaluation.results[i], result) for i, result in zip(picked, found, strict=True)
     )
     if not worst <= TOLERANCE:
         raise VerifyError(
-            f"{model_folder} gives other outputs than the trained model: they differ by {worst:.2e}"
+            f"the saved folder gives other outputs than the trained model: they differ by {worst:.2e}"
         )
     # A fresh process gives outputs, not losses.
     metric = task.main_metric if metric == "loss" else metric
     live, saved = task.metrics(), task.metrics()
     references = [evaluation.references[i] for i in picked]
     live.update([evaluation.results[i] for i in picked], references)
-    saved.update(fresh, references)
+    saved.update(found, references)
     before, after = live.value(metric), saved.value(metric)
     if not (np.isclose(before, after, atol=TOLERANCE) or (np.isnan(before) and np.isnan(after))):
         raise VerifyError(
-            f"{model_folder} gives {metric} {after:.6f} on {len(rows)} rows, the trained model {before:.6f}"
+            f"the saved folder gives {metric} {after:.6f} on {len(rows)} rows, the trained model {before:.6f}"
         )
     return f"{len(rows)} rows, fresh process: differ by {worst:.1e} at most, {metric} {after:.4f} on both"
-
-
-def predict_in_fresh_process(model_folder: Path, rows: Sequence[Row]) -> list[Any]:
-    """Give the task's results for raw rows, from a Python process that knows nothing but the folder."""
-    environment = {key: value for key, value in os.environ.items() if not LAUNCHER.match(key)}
-    done = subprocess.run(
-        [sys.executable, "-m", "hf_ft.verify", str(model_folder)],
-        input=pickle.dumps(list(rows)),
-        capture_output=True,
-        env=environment,
-        check=False,
-    )
-    if done.returncode != 0:
-        raise VerifyError(f"{model_folder} cannot be used in a fresh process: {done.stderr.decode()[-2000:]}")
-    return list(pickle.loads(done.stdout))
 
 
 def check_frozen(before: str, after: str, tensors: int) -> str:
@@ -303,21 +299,3 @@ def check_provenance(run_folder: Path) -> str:
         if missing:
             raise VerifyError(f"{name} does not hold {', '.join(missing)}")
     return "recipe.yaml loads, versions and data hashes are stored"
-
-
-def _main() -> None:
-    """Predict the rows on standard input with the folder on the command line."""
-    from hf_ft.model.predictor import Predictor
-
-    rows = pickle.loads(sys.stdin.buffer.read())
-    # What libraries print must not mix with the answer.
-    answer, sys.stdout = sys.stdout.buffer, sys.stderr
-    predictor = Predictor.load(sys.argv[1])
-    predictor.task.shortcuts = False
-    results = predictor.results(rows)
-    answer.write(pickle.dumps(results))
-    answer.flush()
-
-
-if __name__ == "__main__":
-    _main()

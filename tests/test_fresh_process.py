@@ -1,0 +1,60 @@
+"""The fresh process of the gate: it answers, says why it cannot, and never outlives the run."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from hf_ft.errors import VerifyError
+from hf_ft.fresh_process import FreshProcess
+
+
+def test_a_folder_that_cannot_be_loaded_is_said_with_the_last_words_of_the_process(tmp_path):
+    with FreshProcess() as fresh:
+        fresh.import_like(["transformers.models.vit.modeling_vit", "hf_ft.no_such_module", "os"])
+        fresh.ask(tmp_path, [{"id": "0"}])
+        with pytest.raises(VerifyError, match=r"cannot be used in a fresh process[\s\S]*task\.json"):
+            fresh.answer()
+
+
+def test_one_that_was_never_asked_ends_with_the_run():
+    with FreshProcess() as fresh:
+        process = fresh._process
+    assert process.poll() is not None
+
+
+def test_a_process_that_has_died_is_said_when_it_is_asked(tmp_path):
+    with FreshProcess() as fresh:
+        fresh._process.kill()
+        fresh._process.wait()
+        fresh.ask(tmp_path, [{"id": "0"}])
+        with pytest.raises(VerifyError, match="cannot be used in a fresh process"):
+            fresh.answer()
+
+
+def _runs(pid):
+    try:
+        return open(f"/proc/{pid}/stat").read().rpartition(")")[2].split()[0] != "Z"
+    except FileNotFoundError:
+        return False
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
+def test_it_ends_when_the_run_is_killed():
+    """kill -9 closes its standard input, and nothing is left that waits for ever."""
+    code = (
+        "import time\nfrom hf_ft.fresh_process import FreshProcess\n"
+        "fresh = FreshProcess()\nprint(fresh._process.pid, flush=True)\ntime.sleep(600)\n"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
+    child = int(run.stdout.readline())
+    assert _runs(child)
+    os.kill(run.pid, signal.SIGKILL)
+    run.wait()
+    until = time.monotonic() + 60
+    while _runs(child) and time.monotonic() < until:
+        time.sleep(0.1)
+    assert not _runs(child)
