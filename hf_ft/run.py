@@ -163,11 +163,10 @@ def finetune(
             console=console,
         )
         if fresh is not None:
+            run_folder.write_origin(path, setup)
             fresh.import_like(sys.modules)
         checks = preflight(setup.trainer)
         console.lines(checks.lines)
-        if processes.is_main_process:
-            run_folder.write_origin(path, setup.data)
         setup.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if setup.profile is not None:
             console.table(setup.profile.table())

@@ -203,7 +203,7 @@ def test_an_unfinished_run_of_another_recipe_is_not_continued(signs, vit, tmp_pa
     monkeypatch.undo()
     changed = recipe(signs, vit, tmp_path)
     changed["train"] = {**changed["train"], "learning_rate": 0.5}
-    with pytest.raises(RecipeError, match=r"train\.learning_rate: None then, 0\.5 now"):
+    with pytest.raises(RecipeError, match=r"train\.learning_rate: auto then, 0\.5 now"):
         finetune(changed)
     done = finetune(recipe(signs, vit, tmp_path))
     assert done.folder == tmp_path / "run"

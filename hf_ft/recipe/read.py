@@ -48,8 +48,8 @@ def load_recipe(source: str | FilePath | Mapping[str, Any] | Recipe, overrides: 
         ... )
         >>> recipe.freeze.method_options
         {'r': 16}
-        >>> recipe.train.global_batch_size
-        32
+        >>> recipe.train.lr_scheduler_type
+        'cosine'
     """
     document = read_document(source)
     if not isinstance(document.value, dict):

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 from pydantic_core import PydanticCustomError
 
 Fraction = Annotated[float, Field(gt=0, lt=1)]
+Auto = Literal["auto"]
 PositiveInt = Annotated[int, Field(ge=1)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -159,14 +160,14 @@ class FreezeSection(Section):
 class TrainSection(Section):
     """How the model is trained. Every other name of transformers.TrainingArguments is a key here too."""
 
-    num_train_epochs: PositiveFloat = 5.0
-    """Passes over the training rows."""
-    global_batch_size: PositiveInt = 32
-    """Rows per optimizer step, over all processes and accumulation steps, which are derived from it."""
+    num_train_epochs: Auto | PositiveFloat = "auto"
+    """Passes over the training rows, at most; auto: chosen from the number of rows and the strategy."""
+    global_batch_size: Auto | PositiveInt = "auto"
+    """Rows per optimizer step, over all processes and accumulation; auto: 8 to 32, by the number of rows."""
     per_device_train_batch_size: PositiveInt | None = None
     """Upper bound of the rows that one device handles at a time; null: as many as the step needs."""
-    learning_rate: PositiveFloat | None = None
-    """null: the default of the strategy and the optimizer, printed with its reason."""
+    learning_rate: Auto | PositiveFloat = "auto"
+    """auto: the default of the strategy, the optimizer and the network, printed with its reason."""
     lr_scheduler_type: str = "cosine"
     """cosine | linear | constant | exponential (lr_scheduler_kwargs: {final: 0.01}) | any of the Trainer."""
     warmup_steps: NonNegativeFloat = 0.1
@@ -181,15 +182,15 @@ class TrainSection(Section):
     """How images lie in memory; auto: channels_last for networks with four 2-d convolutions or more."""
     allocator: Literal["auto", "system"] = "auto"
     """auto: on a CPU, memory that a step frees stays with the process for the next one; system: never."""
-    threads: Literal["auto"] | PositiveInt = "auto"
-    """Threads of the CPU; auto: all, or one where a micro-batch is measured to be faster on one."""
+    threads: Auto | PositiveInt = "auto"
+    """Threads of the CPU; auto: all where a micro-batch is measured to be surely faster on all, else one."""
     batch_norm_rows: Annotated[int, Field(ge=0)] = 1024
     """Before each evaluation, batch norms that learn take their statistics from this many training rows, as
     they are without augmentation; 0: keep the running averages of training."""
     eval_strategy: Literal["no", "steps", "epoch"] = "epoch"
     """When the validation split is evaluated, and a checkpoint written: each has its measure."""
-    early_stopping_patience: PositiveInt | None = None
-    """Stop after this many evaluations without a better main metric; null: never."""
+    early_stopping_patience: Auto | PositiveInt | None = "auto"
+    """Stop after so many evaluations without a better main metric; auto: 4, or 10 for a head; null: never."""
     early_stopping_threshold: NonNegativeFloat = 0.0
     """By how much the main metric must be better to count."""
 
@@ -212,8 +213,8 @@ class TrainSection(Section):
 
     @field_validator("early_stopping_patience")
     @classmethod
-    def _needs_evaluation(cls, value: int | None, info: ValidationInfo) -> int | None:
-        if value is not None and info.data.get("eval_strategy") == "no":
+    def _needs_evaluation(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, int) and info.data.get("eval_strategy") == "no":
             raise problem(
                 "early stopping needs evaluations, and train.eval_strategy is no; write epoch or steps"
             )
@@ -325,7 +326,7 @@ class Recipe(Section):
     def warnings(self) -> list[str]:
         """What is allowed and rarely meant, one line each."""
         rate, found = self.train.learning_rate, []
-        if rate is not None and rate > 0.1:
+        if rate != "auto" and rate > 0.1:
             found.append(
                 f"train.learning_rate: {rate:g} is far above what fine-tuning bears; usual are 1e-5 to 1e-2"
             )

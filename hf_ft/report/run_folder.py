@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.errors import RecipeError
-from hf_ft.storage.atomic import new_file, write_json, write_text
+from hf_ft.storage.atomic import new_file, read_json, write_json, write_text
 from hf_ft.train import checkpoints
+from hf_ft.train.decisions import FILE, Decision
+from hf_ft.train.schedule import with_choices
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-    from hf_ft.data.prepare import Prepared
     from hf_ft.recipe.schema import Recipe
     from hf_ft.task import Evaluation, Task
     from hf_ft.train.assemble import Setup
@@ -37,7 +38,15 @@ PACKAGES = (
     "numpy",
 )
 # What may differ between a checkpoint's recipe and the one that resumes from it.
-SAFE = ("name", "output_dir", "evaluate", "publish", "train.logging_steps", "train.report_to")
+SAFE = (
+    "name",
+    "output_dir",
+    "evaluate",
+    "publish",
+    "train.logging_steps",
+    "train.report_to",
+    "train.threads",
+)
 
 
 @dataclass
@@ -63,7 +72,6 @@ def open_folder(recipe: Recipe, resume: str, processes: PartialState) -> RunFold
     if processes.is_main_process:
         chosen = [choose_folder(recipe, resume)]
         (chosen[0].path / "checkpoints").mkdir(parents=True, exist_ok=True)
-        write_text(chosen[0].path / "recipe.yaml", recipe.to_yaml())
     return broadcast_object_list(chosen)[0]
 
 
@@ -89,7 +97,7 @@ def choose_folder(recipe: Recipe, resume: str) -> RunFolder:
         if checkpoint is not None:
             _same_recipe(recipe, checkpoint)
             return RunFolder(newest, checkpoint, [*notes, f"resume from {checkpoint}"])
-        if not notes and (newest / "recipe.yaml").read_text() == recipe.to_yaml():
+        if not notes and (newest / "recipe.yaml").read_text() == _filled_in(recipe, newest).to_yaml():
             return RunFolder(newest)
     if resume == "must":
         reasons = "".join(f"; {note}" for note in notes)
@@ -97,11 +105,22 @@ def choose_folder(recipe: Recipe, resume: str) -> RunFolder:
             f"{newest}: there is no whole checkpoint of an unfinished run to resume from{reasons}"
         )
     fresh, number = path, 1
-    while fresh.exists():
+    while fresh.exists() and not _is_blank(fresh):
         number += 1
         fresh = path.with_name(f"{path.name}-{number}")
     kept = [f"{newest} is kept; this run goes to {fresh}"] if fresh != path else []
     return RunFolder(fresh, None, [*notes, *kept])
+
+
+def _filled_in(recipe: Recipe, folder: Path) -> Recipe:
+    """Give the recipe with what the run in a folder chose where it says `auto`."""
+    chosen = read_json(folder / FILE, dict) or {}
+    return with_choices(recipe, {subject: Decision(**entry) for subject, entry in chosen.items()})
+
+
+def _is_blank(folder: Path) -> bool:
+    """Tell whether a run ended in this folder before it had made its choices, and left nothing to keep."""
+    return all(path.name == "checkpoints" and not any(path.iterdir()) for path in folder.iterdir())
 
 
 def _runs_of(recipe: Recipe, path: Path) -> list[Path]:
@@ -181,9 +200,13 @@ def _commit() -> str | None:
     return asked.stdout.strip() or None
 
 
-def write_origin(folder: Path, data: Prepared) -> None:
-    """Write what the run is made from, data.json and environment.json, so that one that crashes keeps it."""
-    data.write(folder)
+def write_origin(folder: Path, setup: Setup) -> None:
+    """Write what the run is made from, so that one that crashes keeps it.
+
+    recipe.yaml (with every choice written in, so that it reruns the run), data.json and environment.json.
+    """
+    write_text(folder / "recipe.yaml", setup.recipe.to_yaml())
+    setup.data.write(folder)
     write_json(folder / "environment.json", environment(), indent=2)
 
 

@@ -64,7 +64,6 @@ def training_arguments(
     folder: Path,
     plan: BatchPlan,
     decisions: Mapping[str, Decision],
-    learning_rate: float,
     metric: str,
     greater: bool,
 ) -> TrainingArguments:
@@ -75,7 +74,6 @@ def training_arguments(
         folder: where checkpoints go.
         plan: the division of the global batch.
         decisions: `precision`, `workers` and `compile` as they were chosen.
-        learning_rate: as written in the recipe, or the default for its strategy.
         metric: name of the metric that decides which checkpoint is best.
         greater: whether a greater value of it is better.
     """
@@ -91,7 +89,7 @@ def training_arguments(
         "output_dir": str(folder),
         "seed": recipe.seed,
         "data_seed": recipe.seed,
-        "learning_rate": learning_rate,
+        "learning_rate": recipe.train.learning_rate,
         "per_device_train_batch_size": plan.micro_batch,
         "gradient_accumulation_steps": plan.accumulation,
         "metric_for_best_model": f"eval_{metric}",

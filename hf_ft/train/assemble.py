@@ -23,7 +23,7 @@ from hf_ft.model.allocator import keep_freed_memory
 from hf_ft.model.batch_norm_statistics import learning_batch_norms
 from hf_ft.model.freeze import freeze
 from hf_ft.model.memory_format import choose_memory_format
-from hf_ft.model.parameter_groups import default_learning_rate, parameter_groups
+from hf_ft.model.parameter_groups import parameter_groups
 from hf_ft.model.passes import Passes
 from hf_ft.registry import get_task
 from hf_ft.train.arguments import choose_workers, plan_batches, train_sampler, training_arguments
@@ -32,6 +32,7 @@ from hf_ft.train.decisions import Decision, record_decisions, recorded_decisions
 from hf_ft.train.distributed import start_processes, unused_devices
 from hf_ft.train.precision import choose_compile, choose_precision, measure_bf16
 from hf_ft.train.profiler import Profile, ProfiledTrainer
+from hf_ft.train.schedule import choose_schedule, with_choices
 from hf_ft.train.threads import choose_threads
 from hf_ft.train.trainer import FineTuner
 
@@ -66,7 +67,7 @@ class Setup:
     """A run that is ready to train.
 
     Args:
-        recipe: the resolved recipe.
+        recipe: the resolved recipe, with everything that was chosen written in.
         task: fitted and loaded.
         data: raw rows, and what the audit found.
         loaded: the model as it was loaded, and where it comes from.
@@ -143,14 +144,17 @@ def assemble(
     _tell(console, "table", frozen.table())
 
     _tell(console, "room", "train")
-    choices = _Choices(recipe, recorded_decisions(folder if resumed else None), processes)
+    recorded = recorded_decisions(folder if resumed else None)
+    schedule = choose_schedule(recipe, len(prepared.rows["train"]), frozen.model, recorded)
+    asked, recipe = recipe, with_choices(recipe, schedule)
+    choices = _Choices(recipe, schedule, recorded, processes)
     fingerprint = frozen.frozen_fingerprint()
     rows = choices.compute(task, prepared, frozen, fingerprint, keep=keep)
-    rate = choices.learning_rate()
+    recipe = with_choices(recipe, choices.made)
     groups = parameter_groups(
         frozen.model,
         frozen,
-        rate,
+        float(recipe.train.learning_rate),
         recipe.train.weight_decay,
         recipe.freeze.head_lr_multiplier,
         recipe.freeze.head_weight_decay,
@@ -159,7 +163,7 @@ def assemble(
     record_decisions(folder, choices.made)
     _tell(console, "facts", choices.made)
     arguments = training_arguments(
-        recipe, folder / "checkpoints", choices.plan, choices.made, rate, metric, greater
+        recipe, folder / "checkpoints", choices.plan, choices.made, metric, greater
     )
     trainer = (ProfiledTrainer if profile else FineTuner)(
         task,
@@ -169,6 +173,7 @@ def assemble(
         recipe,
         rows,
         groups,
+        asked=asked,
         eval_fp32=choices.made["evaluation"].value == "fp32",
         callbacks=[LogFile(folder / "log.jsonl"), *callbacks],
     )
@@ -220,17 +225,24 @@ class _Choices:
 
     Args:
         recipe: the resolved recipe.
+        schedule: the choices that are in the recipe already.
         recorded: the choices of the run that is resumed.
         processes: that train.
     """
 
-    def __init__(self, recipe: Recipe, recorded: Mapping[str, Decision], processes: PartialState):
+    def __init__(
+        self,
+        recipe: Recipe,
+        schedule: Mapping[str, Decision],
+        recorded: Mapping[str, Decision],
+        processes: PartialState,
+    ):
         self.recipe, self.recorded, self.processes = recipe, recorded, processes
-        self.made: dict[str, Decision] = {}
+        self.made = dict(schedule)
         section = recipe.train
         self.use_cpu = bool(section.arguments.get("use_cpu"))
         self.plan: BatchPlan = plan_batches(
-            section.global_batch_size, processes.num_processes, section.per_device_train_batch_size
+            int(section.global_batch_size), processes.num_processes, section.per_device_train_batch_size
         )
 
     def compute(
@@ -239,7 +251,7 @@ class _Choices:
         """Choose how the model computes; give the rows of every split, cached where they are cached."""
         section, made = self.recipe.train, self.made
         device = torch.device("cpu") if self.use_cpu else self.processes.device
-        made["batch"] = Decision(str(self.plan))
+        made["division"] = Decision(str(self.plan))
         made["allocator"] = Decision(keep_freed_memory(section.allocator, device.type))
         raw, decoded = cache_decoded(data, task, self.recipe.cache, self.processes, keep=keep)
         made |= {} if decoded is None else {"decoded": Decision(decoded)}
@@ -266,7 +278,7 @@ class _Choices:
                 data.findings.contents,
                 fingerprint,
                 self.recipe.cache,
-                section.num_train_epochs,
+                float(section.num_train_epochs),
                 self._against_cache(),
                 self.recipe.seed,
             ),
@@ -282,19 +294,9 @@ class _Choices:
             return dict(cache.rows)
         return {**rows, "train": cache.rows["train"]}
 
-    def learning_rate(self) -> float:
-        """Choose the learning rate."""
-        optimizer = self.recipe.train.arguments.get("optim", "adamw_torch")
-        rate, reason = self.recipe.train.learning_rate, "as written in the recipe"
-        if rate is None:
-            rate, reason = default_learning_rate(
-                self.recipe.freeze.strategy, optimizer, self.recipe.model.from_scratch
-            )
-        self.made["optimizer"] = Decision(f"{optimizer}, learning rate {rate:.2g}", reason)
-        return rate
-
     def describe(self, model: Any, train_rows: int, groups: Sequence[Mapping[str, Any]]) -> None:
         """Add what follows from model and recipe, and a user should know."""
+        self.made["optimizer"] = Decision(self.recipe.train.arguments.get("optim", "adamw_torch"))
         asked = self.recipe.model.attn_implementation
         attention = model.config._attn_implementation
         # A network without attention names one all the same.

@@ -45,9 +45,10 @@ class FineTuner(Trainer):
         model: frozen and adapted as it should be.
         arguments: from `training_arguments`.
         plan: the division of the global batch.
-        recipe: written into every checkpoint.
+        recipe: with everything that was chosen written in.
         rows: split -> encoded rows, cached where they are cached; trains on `train`, evaluates `validation`.
         groups: parameter groups for the optimizer.
+        asked: the recipe before anything was chosen, written into every checkpoint.
         eval_fp32: whether evaluations compute in full precision also where training does not.
         callbacks: further callbacks.
     """
@@ -70,6 +71,7 @@ class FineTuner(Trainer):
         rows: Mapping[str, EncodedRows],
         groups: list[dict[str, Any]],
         *,
+        asked: Recipe,
         eval_fp32: bool,
         callbacks: Sequence[TrainerCallback] = (),
     ):
@@ -81,11 +83,10 @@ class FineTuner(Trainer):
         self.loaded_best = False
         # The last checkpoint that this process has written.
         self.written: Path | None = None
-        self.recipe_text = recipe.to_yaml()
-        if recipe.train.early_stopping_patience is not None:
-            stopping = EarlyStoppingCallback(
-                recipe.train.early_stopping_patience, recipe.train.early_stopping_threshold
-            )
+        self.recipe_text = asked.to_yaml()
+        patience = recipe.train.early_stopping_patience
+        if patience is not None:
+            stopping = EarlyStoppingCallback(int(patience), recipe.train.early_stopping_threshold)
             callbacks = [*callbacks, stopping]
         super().__init__(
             model=model,

@@ -160,18 +160,18 @@ BAD: list[tuple[str, str, str]] = [
     (
         ALL,
         "train: {learning_rate: '5e-5'}\n",
-        "r.yaml:4: train.learning_rate: found the text '5e-5'; expected a number; remove the quotes",
+        "r.yaml:4: train.learning_rate: found the text '5e-5'; expected auto or a number; remove the quotes",
     ),
     (ALL, "seed: 1_000\n", "r.yaml:4: seed: found the text '1_000'; expected a whole number"),
     (
         ALL,
         "train: {learning_rate: .nan}\n",
-        "r.yaml:4: train.learning_rate: found the number nan; expected a finite number",
+        "r.yaml:4: train.learning_rate: found the number nan; expected auto or a finite number",
     ),
     (
         ALL,
         "train: {num_train_epochs: .inf}\n",
-        "r.yaml:4: train.num_train_epochs: found the number inf; expected a finite number",
+        "r.yaml:4: train.num_train_epochs: found the number inf; expected auto or a finite number",
     ),
     (
         ALL,
@@ -705,27 +705,27 @@ BAD: list[tuple[str, str, str]] = [
     (
         ALL,
         "train: {learning_rate: 0}\n",
-        "r.yaml:4: train.learning_rate: found the number 0; expected a number above 0",
+        "r.yaml:4: train.learning_rate: found the number 0; expected auto or a number above 0",
     ),
     (
         ALL,
         "train: {learning_rate: -1e-4}\n",
-        "r.yaml:4: train.learning_rate: found the number -0.0001; expected a number above 0",
+        "r.yaml:4: train.learning_rate: found the number -0.0001; expected auto or a number above 0",
     ),
     (
         ALL,
         "train: {num_train_epochs: 0}\n",
-        "r.yaml:4: train.num_train_epochs: found the number 0; expected a number above 0",
+        "r.yaml:4: train.num_train_epochs: found the number 0; expected auto or a number above 0",
     ),
     (
         ALL,
         "train: {num_train_epochs: -3}\n",
-        "r.yaml:4: train.num_train_epochs: found the number -3; expected a number above 0",
+        "r.yaml:4: train.num_train_epochs: found the number -3; expected auto or a number above 0",
     ),
     (
         ALL,
         "train: {num_train_epochs: x}\n",
-        "r.yaml:4: train.num_train_epochs: found the text 'x'; expected a number",
+        "r.yaml:4: train.num_train_epochs: found the text 'x'; expected auto or a number",
     ),
     (ALL, "train: {epochs: 3}\n", "r.yaml:4: train.epochs: unknown key; write train.num_train_epochs"),
     (ALL, "train: {max_steps: 0}\n", "r.yaml:4: train.max_steps: found the number 0; expected at least 1"),
@@ -737,17 +737,17 @@ BAD: list[tuple[str, str, str]] = [
     (
         ALL,
         "train: {global_batch_size: 0}\n",
-        "r.yaml:4: train.global_batch_size: found the number 0; expected at least 1",
+        "r.yaml:4: train.global_batch_size: found the number 0; expected auto or at least 1",
     ),
     (
         ALL,
         "train: {global_batch_size: x}\n",
-        "r.yaml:4: train.global_batch_size: found the text 'x'; expected a whole number",
+        "r.yaml:4: train.global_batch_size: found the text 'x'; expected auto or a whole number",
     ),
     (
         ALL,
         "train: {global_batch_size: 32.0}\n",
-        "r.yaml:4: train.global_batch_size: found the number 32.0; expected a whole number",
+        "r.yaml:4: train.global_batch_size: found the number 32.0; expected auto or a whole number",
     ),
     (
         ALL,
@@ -892,7 +892,7 @@ BAD: list[tuple[str, str, str]] = [
     (
         ALL,
         "train: {early_stopping_patience: 0}\n",
-        "r.yaml:4: train.early_stopping_patience: found the number 0; expected at least 1",
+        "r.yaml:4: train.early_stopping_patience: found the number 0; expected auto or at least 1",
     ),
     (
         ALL,
@@ -1152,7 +1152,7 @@ OVERRIDES: list[tuple[list[str], str]] = [
     ),
     (
         ["train.learning_rate=fast"],
-        "override train.learning_rate=fast: train.learning_rate: found the text 'fast'; expected a number",
+        "override train.learning_rate=fast: train.learning_rate: found the text 'fast'; expected auto or a number",
     ),
     (
         ["train.learning_rate"],

@@ -28,10 +28,9 @@ def test_defaults_of_a_minimal_recipe():
     assert recipe.freeze.method_options == {}
     assert recipe.augment.policy == "none"
     assert recipe.loss.class_weights is None
-    assert recipe.train.global_batch_size == 32
-    assert recipe.train.learning_rate is None
+    assert recipe.train.global_batch_size == recipe.train.learning_rate == "auto"
     assert recipe.train.arguments == {
-        "num_train_epochs": 5.0,
+        "num_train_epochs": "auto",
         "lr_scheduler_type": "cosine",
         "warmup_steps": 0.1,
         "weight_decay": 0.01,

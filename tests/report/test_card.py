@@ -40,9 +40,8 @@ def written(folder, content, data, measured, interval=None, split="validation"):
     save_model(freeze(loaded.model, recipe.freeze, loaded.new), task, folder / "run" / "model", loaded.source)
     metric = next(iter(measured))
     evaluation = Evaluation(split, [], [], [], None, measured, {metric: interval} if interval else {})
-    (folder / "run" / "recipe.yaml").write_text(recipe.to_yaml())
-    write_origin(folder / "run", ready)
     setup = SimpleNamespace(recipe=recipe, task=task, data=ready, metric=metric)
+    write_origin(folder / "run", setup)
     write_run(folder / "run", setup, {split: evaluation})
     items = [{"name": "reload", "passed": True, "detail": "9 rows, fresh process"}]
     (folder / "run" / "verify.json").write_text(json.dumps(items))

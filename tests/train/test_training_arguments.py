@@ -29,11 +29,16 @@ def test_without_an_accelerator_the_trainer_is_told_to_stay_on_the_cpu(present, 
 
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: present)
     recipe = load_recipe(
-        {"task": "points:Points", "data": {"source": "py:points:rows"}, "model": {"name": "x"}}
+        {
+            "task": "points:Points",
+            "data": {"source": "py:points:rows"},
+            "model": {"name": "x"},
+            "train": {"learning_rate": 1e-3, "num_train_epochs": 1},
+        }
     )
     plan = plan_batches(8, 2)
     chosen = {"precision": Decision("fp32"), "compile": Decision("off"), "workers": Decision(0)}
-    made = training_arguments(recipe, tmp_path, plan, chosen, 1e-3, "accuracy", True)
+    made = training_arguments(recipe, tmp_path, plan, chosen, "accuracy", True)
     assert made.use_cpu == (not present)
 
 
