@@ -7,12 +7,13 @@ as good as a built-in one.
 
 Words used below. A *row* is one raw example: a dict from role (`image`, `label`) to value, with its `id`. An
 *item* is what `encode` makes of a row. A *batch* is a dict of tensors whose first dimension is B rows. A
-*result* is the small CPU value that `predict` leaves of a row, a *reference* the value it is compared with.
+*result* is the CPU value that `predict` leaves of a row, a *reference* the value it is compared with, and
+`summarize` may make a smaller result of both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -48,8 +49,13 @@ class Rows(Protocol):
     def select(self, indices: Sequence[int]) -> Rows:
         """Give the rows at these positions, in this order."""
 
-    def column(self, name: str) -> list[Any]:
-        """Give all values of a role, or of a column of the source; rows that are made lazily have none."""
+    def column(self, name: str, indices: Sequence[int] | None = None) -> list[Any]:
+        """Give the values of a role, or of a column of the source; rows that are made lazily have none.
+
+        Args:
+            name: of the role or column.
+            indices: the rows that are wanted, in this order; None: all.
+        """
 
 
 @dataclass(frozen=True)
@@ -118,16 +124,47 @@ class Loaded:
 
 
 class Metrics(Protocol):
-    """Streams results into numbers; holds small CPU values only."""
+    """Streams results into numbers; holds small values of each row only.
+
+    `hf_ft.evaluate.metric_arrays.RowMetrics` is the base to inherit: it brings `merge`.
+    """
 
     def update(self, results: Sequence[Any], references: Sequence[Any]) -> None:
-        """Take in a batch of results and their references."""
+        """Take in a batch of results, as `Task.summarize` leaves them, and their references."""
+
+    def merge(self, rows: np.ndarray, gather: Callable[[list[Any]], list[Any]]) -> None:
+        """Take in what all processes have seen, in the order of the rows.
+
+        Args:
+            rows: the row of each result given to `update` here, in that order, int [n].
+            gather: gives the lists of all processes joined.
+        """
 
     def compute(self) -> dict[str, Any]:
-        """Give every metric over all rows seen: floats, and tables (lists of dicts) for the report."""
+        """Give every metric over all rows seen.
+
+        Returns:
+            Metrics, as floats; tables for the report, each a list of dicts, under its name; `tables`, table
+            name -> title; `notes`, sentences on what was left out. What else there is, is for `figures`.
+        """
 
     def value(self, name: str, rows: np.ndarray | None = None) -> float:
         """Give one metric over a selection of the rows seen (indices, repeats allowed), for the bootstrap."""
+
+
+@dataclass(frozen=True)
+class ResultTable:
+    """A table of an evaluation for the report.
+
+    Args:
+        name: of the table, such as `per_class`.
+        title: what its rows are, such as "by class".
+        rows: one dict a row, all with the same keys: the columns.
+    """
+
+    name: str
+    title: str
+    rows: list[dict[str, Any]]
 
 
 @dataclass
@@ -146,10 +183,10 @@ class Evaluation:
     Args:
         split: name of the split.
         ids: N row ids, each exactly once, in the order of the split.
-        results: N results of `Task.predict`.
-        references: N references.
-        losses: N row losses divided by the row's own count, or None where rows have no targets.
-        metrics: every metric, by name; `loss` is the sum of row losses over the sum of counts.
+        results: N results, as `Task.summarize` leaves them.
+        references: N references; those of an evaluation are read from the rows when they are asked for.
+        losses: N row losses divided by the row's own count, or None where the split has no loss.
+        metrics: what `Metrics.compute` gives; `loss` is the sum of row losses over the sum of counts.
         intervals: metric name -> (low, high).
         baseline: metrics of the trivial answer on the same rows.
     """
@@ -157,11 +194,17 @@ class Evaluation:
     split: str
     ids: list[str]
     results: list[Any]
-    references: list[Any]
+    references: Sequence[Any]
     losses: list[float] | None
     metrics: dict[str, Any]
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     baseline: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def tables(self) -> list[ResultTable]:
+        """The tables among the metrics, in their order."""
+        titles = self.metrics.get("tables", {})
+        return [ResultTable(name, title, self.metrics[name]) for name, title in titles.items()]
 
 
 class Task:
@@ -177,8 +220,9 @@ class Task:
     # role name -> Role, inputs first.
     roles: ClassVar[Mapping[str, Role]]
     # The metric that picks the best checkpoint by default, and the direction of every metric of the task.
+    # Both may depend on the options, and `fit` may narrow them.
     main_metric: str
-    greater_is_better: ClassVar[Mapping[str, bool]]
+    greater_is_better: Mapping[str, bool]
     # Metrics shown beside the main one.
     headline_metrics: tuple[str, ...] = ()
     # What the trivial answer of `baseline` is, in words.
@@ -386,9 +430,32 @@ class Task:
         """
         return []
 
-    def references(self, rows: Any) -> list[Any]:
-        """Give what the results of these rows are compared with, in order. Must not decode media."""
+    def has_loss(self, split: str) -> bool:
+        """Tell whether rows of a split have a loss; identities that were not trained on have none."""
+        return True
+
+    def references(self, rows: Any, indices: Sequence[int] | None = None) -> list[Any]:
+        """Give what the results of rows are compared with, in order.
+
+        Asked for batch by batch, and not kept: a mask is decoded here. A class must not cost a decoded image.
+
+        Args:
+            rows: the rows of a split.
+            indices: which of them, int [B]; None: all.
+        """
         raise NotImplementedError
+
+    def summarize(self, results: Sequence[Any], references: Sequence[Any]) -> list[Any]:
+        """Reduce results to the small values that an evaluation keeps, where that takes the references.
+
+        The confusion counts of a mask, for one. `metrics`, `difference`, `decode` and `figures` then see what
+        this leaves; `decode` of a prediction, which has no reference, sees the result itself.
+
+        Args:
+            results: B results of `predict`.
+            references: their references.
+        """
+        return list(results)
 
     def groups(self, rows: Any) -> Sequence[Hashable] | None:
         """Give the group of each row where rows of a group are not independent, such as overlapping windows.
@@ -425,7 +492,7 @@ class Task:
         return reference
 
     def difference(self, a: Any, b: Any) -> float:
-        """Give the largest absolute difference between two results; the gate allows 1e-4."""
+        """Give the largest absolute difference between two summarized results; the gate allows 1e-4."""
         raise NotImplementedError
 
     def figures(self, evaluation: Evaluation) -> list[Figure]:

@@ -28,7 +28,7 @@ from hf_ft.storage.atomic import write_json, write_text
 if TYPE_CHECKING:
     from hf_ft.data.prepare import Prepared
     from hf_ft.fresh_process import FreshProcess
-    from hf_ft.task import Evaluation, Row, Task
+    from hf_ft.task import Evaluation, Rows, Task
     from hf_ft.train.assemble import Setup
     from hf_ft.train.preflight import SelfTest
 
@@ -65,17 +65,15 @@ class Item:
 def ask(fresh: FreshProcess, folder: Path, setup: Setup) -> None:
     """Let a fresh process predict a sample of the final split's raw rows with the saved folder."""
     targets = {role for role, about in setup.task.roles.items() if about.target}
-    inputs = [
-        {key: value for key, value in row.items() if key not in targets} for row in sample_rows(setup.data)
-    ]
+    rows = setup.data.rows[setup.data.final_split]
+    raw = [rows[index] for index in sample_of(rows)]
+    inputs = [{key: value for key, value in row.items() if key not in targets} for row in raw]
     fresh.ask(folder / "model", inputs, setup.decisions["threads"].value)
 
 
-def sample_rows(data: Prepared) -> list[Row]:
-    """Give at most 256 raw rows of the final split, spread over it."""
-    rows = data.rows[data.final_split]
-    step = max(1, -(-len(rows) // MOST_ROWS))
-    return [rows[index] for index in range(0, len(rows), step)]
+def sample_of(rows: Rows) -> Sequence[int]:
+    """Give the positions of at most 256 rows, spread over all of them."""
+    return range(0, len(rows), max(1, -(-len(rows) // MOST_ROWS)))
 
 
 def gate(
@@ -99,9 +97,9 @@ def gate(
     """
     task, data, frozen = setup.task, setup.data, setup.frozen
     write_checksums(folder)
-    final, sample = evaluations[data.final_split], sample_rows(data)
+    final, rows = evaluations[data.final_split], data.rows[data.final_split]
     checks = {
-        "reload": lambda: check_reload(task, fresh, sample, final, setup.metric),
+        "reload": lambda: check_reload(task, fresh, rows, sample_of(rows), final, setup.metric),
         "frozen": lambda: check_frozen(
             setup.frozen_fingerprint, frozen.frozen_fingerprint(), len(frozen.frozen)
         ),
@@ -157,41 +155,41 @@ def run_checks(checks: Mapping[str, Callable[[], str]], folder: Path) -> list[It
 
 
 def check_reload(
-    task: Task, fresh: FreshProcess, rows: Sequence[Row], evaluation: Evaluation, metric: str
+    task: Task, fresh: FreshProcess, rows: Rows, sample: Sequence[int], evaluation: Evaluation, metric: str
 ) -> str:
     """(a) Compare outputs and metric of the live model with those of the saved folder in a fresh process.
 
+    Both are compared as `Task.summarize` leaves the results, with references that are read from the rows again.
+
     Args:
         task: the fitted task.
-        fresh: was asked for these rows.
-        rows: raw rows of the evaluated split.
-        evaluation: of the live model; covers these rows.
+        fresh: was asked for the sample.
+        rows: the raw rows of the evaluated split.
+        sample: positions of the rows to compare.
+        evaluation: of the live model, on all rows.
         metric: name of the metric to compare.
     """
     import numpy as np
 
+    from hf_ft.evaluate.loop import measure
+
     positions = {row_id: index for index, row_id in enumerate(evaluation.ids)}
-    picked = [positions[row["id"]] for row in rows]
-    found = fresh.answer()
-    worst = max(
-        task.difference(evaluation.results[i], result) for i, result in zip(picked, found, strict=True)
-    )
+    live = [evaluation.results[positions[rows.ids[index]]] for index in sample]
+    references = task.references(rows, sample)
+    saved = task.summarize(fresh.answer(), references)
+    worst = max(task.difference(one, other) for one, other in zip(live, saved, strict=True))
     if not worst <= TOLERANCE:
         raise VerifyError(
             f"the saved folder gives other outputs than the trained model: they differ by {worst:.2e}"
         )
     # A fresh process gives outputs, not losses.
     metric = task.main_metric if metric == "loss" else metric
-    live, saved = task.metrics(), task.metrics()
-    references = [evaluation.references[i] for i in picked]
-    live.update([evaluation.results[i] for i in picked], references)
-    saved.update(found, references)
-    before, after = live.value(metric), saved.value(metric)
+    before, after = (measure(task, results, references).value(metric) for results in (live, saved))
     if not (np.isclose(before, after, atol=TOLERANCE) or (np.isnan(before) and np.isnan(after))):
         raise VerifyError(
-            f"the saved folder gives {metric} {after:.6f} on {len(rows)} rows, the trained model {before:.6f}"
+            f"the saved folder gives {metric} {after:.6f} on {len(sample)} rows, the trained model {before:.6f}"
         )
-    return f"{len(rows)} rows, fresh process: differ by {worst:.1e} at most, {metric} {after:.4f} on both"
+    return f"{len(sample)} rows, fresh process: differ by {worst:.1e} at most, {metric} {after:.4f} on both"
 
 
 def check_frozen(before: str, after: str, tensors: int) -> str:

@@ -82,8 +82,8 @@ class Anything(Task):
         scores = self._scores(outputs).softmax(-1).cpu()
         return [{"class": int(one.argmax()), "scores": one.numpy()} for one in scores]
 
-    def references(self, rows):
-        return list(rows.column("label"))
+    def references(self, rows, indices=None):
+        return list(rows.column("label", indices))
 
     def metrics(self):
         return ClassificationMetrics(["a", "b", "c"], self.extra_metrics)

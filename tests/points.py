@@ -123,8 +123,8 @@ class Points(Task):
             for one, logits in zip(scores, outputs.logits.cpu(), strict=True)
         ]
 
-    def references(self, rows):
-        return [self.label_map.id(name) for name in rows.column("label")]
+    def references(self, rows, indices=None):
+        return [self.label_map.id(name) for name in rows.column("label", indices)]
 
     def metrics(self):
         return ClassificationMetrics(self.labels(), self.extra_metrics)

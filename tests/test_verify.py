@@ -2,12 +2,24 @@
 
 import json
 import pickle
+from pathlib import Path
 
+import masks
 import pytest
 
+from hf_ft import finetune, verify
+from hf_ft.data.table import Table
 from hf_ft.errors import VerifyError
 from hf_ft.task import Evaluation
-from hf_ft.verify import check_contents, check_counted, check_frozen, check_labels, check_loss, run_checks
+from hf_ft.verify import (
+    check_contents,
+    check_counted,
+    check_frozen,
+    check_labels,
+    check_loss,
+    check_reload,
+    run_checks,
+)
 
 
 @pytest.fixture
@@ -97,3 +109,65 @@ def test_every_item_is_written_and_every_failure_is_named(tmp_path):
         ("two", False),
         ("three", True),
     ]
+
+
+@pytest.fixture(scope="module")
+def segmented(tmp_path_factory):
+    """A finished run of a task whose results are counted against masks."""
+    folder = tmp_path_factory.mktemp("masks")
+    with pytest.MonkeyPatch.context() as patch:
+        # The fresh process of the gate must find the task's module.
+        patch.setenv("PYTHONPATH", str(Path(masks.__file__).parent))
+        yield finetune(
+            {
+                "task": "masks:Masks",
+                "output_dir": str(folder / "run"),
+                "data": {"source": "py:masks:rows", "split": {"validation": 8, "test": 8}},
+                "model": {"name": masks.saved(folder / "pretrained")},
+                "train": {"learning_rate": 0.05, "num_train_epochs": 4, "global_batch_size": 4},
+            },
+            verbose=False,
+        )
+
+
+def test_results_that_need_their_references_go_through_the_gate(segmented):
+    """What is compared are the confusion counts of the live model and of the fresh process."""
+    (reload,) = (item for item in segmented.verification if item["name"] == "reload")
+    assert reload["passed"] and reload["detail"].startswith("8 rows, fresh process")
+    head = segmented.results["headline"]
+    assert head["metric"] == "iou" and f"iou {head['value']:.4f} on both" in reload["detail"]
+    assert head["interval"][0] < head["value"] < head["interval"][1]
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda mask: mask, None),
+        (lambda mask: ~mask, "other outputs than the trained model: they differ by"),
+        (lambda mask: mask[::-1], "other outputs than the trained model: they differ by"),
+    ],
+    ids=["honest", "inverted", "upside down"],
+)
+def test_counts_of_other_masks_are_refused(segmented, monkeypatch, break_it, message):
+    """Upside down, a mask has as many pixels as before, and only its reference tells."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(masks.__file__).parent))
+    from datasets import Dataset
+
+    task, model = segmented.task, segmented.folder / "model"
+    table = Table(
+        Dataset.from_list(masks.rows(12)), {"number": "number", "mask": "mask"}, list("abcdefghijkl")
+    )
+    honest = verify.predict_in_fresh_process(model, [{"id": str(n), "number": n} for n in range(12)])
+    live = task.summarize(honest, task.references(table))
+    evaluation = Evaluation("test", table.ids, live, task.references(table), None, {})
+    broken = [{"mask": break_it(result["mask"])} for result in honest[::3]]
+    monkeypatch.setattr(verify, "predict_in_fresh_process", lambda *given: broken)
+    if message is None:
+        assert "differ by 0.0e+00" in check_reload(task, model, table, range(0, 12, 3), evaluation, "iou")
+        return
+    with pytest.raises(VerifyError, match=message):
+        check_reload(task, model, table, range(0, 12, 3), evaluation, "iou")
+    # Where the task cannot tell two results apart, their metric does.
+    monkeypatch.setattr(masks.Masks, "difference", lambda *given: 0.0)
+    with pytest.raises(VerifyError, match=r"gives iou 0\.\d+ on 4 rows, the trained model 0\.\d+"):
+        check_reload(task, model, table, range(0, 12, 3), evaluation, "loss")

@@ -40,12 +40,18 @@ class Table:
     def __iter__(self) -> Iterator[dict[str, Any]]:
         return (self[index] for index in range(len(self)))
 
-    def column(self, name: str) -> list[Any]:
-        """Give all values of a role, or of a column of the source that plays none."""
+    def column(self, name: str, indices: Sequence[int] | None = None) -> list[Any]:
+        """Give the values of a role, or of a column of the source that plays none.
+
+        Args:
+            name: of the role or column.
+            indices: the rows that are wanted, in this order; None: all.
+        """
+        wanted = slice(None) if indices is None else [int(index) for index in indices]
         column = self.columns.get(name, name)
         if isinstance(column, str):
-            return self.dataset[column][:]
-        return [list(values) for values in zip(*(self.dataset[part][:] for part in column), strict=True)]
+            return self.dataset[column][wanted]
+        return [list(values) for values in zip(*(self.dataset[part][wanted] for part in column), strict=True)]
 
     def has(self, name: str) -> bool:
         """Tell whether there is such a role or column."""

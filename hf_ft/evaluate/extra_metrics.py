@@ -1,4 +1,4 @@
-"""`evaluate` modules: the ones that ship with hf_ft, and the further metrics a recipe names."""
+"""The further metrics that a recipe names in `evaluate.extra`: modules of the package `evaluate`."""
 
 from __future__ import annotations
 
@@ -9,13 +9,6 @@ from typing import Any
 import numpy as np
 
 from hf_ft.errors import RecipeError
-
-_SHIPPED = Path(__file__).parent / "modules"
-
-
-def load_shipped(name: str) -> Any:
-    """Load one of the `evaluate.Metric` modules of this package, by path and so without a network."""
-    return _load(str(_SHIPPED / f"{name}.py"))
 
 
 def _load(path: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from hf_ft.evaluate.bootstrap import bootstrap_interval
+from hf_ft.evaluate.loop import measure
 
 if TYPE_CHECKING:
     from hf_ft.data.prepare import Prepared
@@ -24,9 +25,7 @@ def calibrate(task: Task, validation: Evaluation) -> list[str]:
     """
     chosen = task.calibrate(validation)
     if chosen:
-        metrics = task.metrics()
-        metrics.update(validation.results, validation.references)
-        measured = metrics.compute()
+        measured = measure(task, validation.results, validation.references).compute()
         validation.metrics |= {**measured, "notes": [*measured.get("notes", []), *chosen]}
     return chosen
 
@@ -51,10 +50,8 @@ def with_interval_and_baseline(
     """
     evaluation.baseline = task.baseline(data.rows["train"], data.rows[evaluation.split])
     if section.intervals == "bootstrap" and metric != "loss":
-        metrics = task.metrics()
-        metrics.update(evaluation.results, evaluation.references)
         interval = bootstrap_interval(
-            metrics,
+            measure(task, evaluation.results, evaluation.references),
             metric,
             len(evaluation.ids),
             resamples=section.resamples,

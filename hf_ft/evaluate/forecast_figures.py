@@ -48,8 +48,9 @@ def truth_figure(evaluation: Evaluation, targets: Sequence[str], name: str = "fo
     figure, axes = _figure(7.2, 2.0 * len(spans) + 0.4, rows=len(spans), heights=[1] * len(spans))
     for panel, (windows, steps) in zip(np.atleast_1d(axes), spans, strict=True):
         pairs = list(zip(windows, steps, strict=True))
-        truth = [evaluation.references[window]["value"][step, 0] for window, step in pairs]
-        naive = [evaluation.references[window]["last"][0] for window in windows]
+        known = {window: evaluation.references[int(window)] for window in np.unique(windows)}
+        truth = [known[window]["value"][step, 0] for window, step in pairs]
+        naive = [known[window]["last"][0] for window in windows]
         forecast = [evaluation.results[window]["value"][step, 0] for window, step in pairs]
         panel.plot(naive, color=INK, alpha=0.35, linewidth=1, linestyle=(0, (3, 2)), label="last value")
         panel.plot(truth, color=INK, linewidth=1.3, label="truth")

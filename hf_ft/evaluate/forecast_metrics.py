@@ -7,7 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_ft.errors import DataError, RecipeError, TrainError
+from hf_ft.errors import RecipeError
+from hf_ft.evaluate.metric_arrays import BatchSums, Column, RowMetrics, check_finite, same_length
 
 FORECASTING_DIRECTIONS = {
     "loss": False,
@@ -22,8 +23,14 @@ FORECASTING_DIRECTIONS = {
 }
 
 
-class ForecastMetrics:
+# What is kept of each window: sums over its steps, and the mean and the squared deviations of its truth.
+_SUMS = ("absolute", "squared", "error", "relative", "counted", "truth_mean", "truth_spread")
+
+
+class ForecastMetrics(RowMetrics):
     """Metrics over N windows of H steps and T targets.
+
+    Of each window a few sums [T] are kept, and neither the forecast nor the truth.
 
     A result is `{"value": float [H, T]}`; a reference is `{"value", "last": [T], "hour": [H]}`. Every metric
     is taken of all windows and steps of one target, in its original unit, and then averaged over the targets:
@@ -58,38 +65,38 @@ class ForecastMetrics:
             )
         self.targets, self.std, self.naive = list(targets), np.asarray(std), naive
         self.units = list(units or [""] * len(self.targets))
-        self._predicted: list[np.ndarray] = []
-        self._references: list[dict[str, np.ndarray]] = []
-        self._sums: dict[str, np.ndarray] = {}
+        sums: dict[str, Any] = {name: Column(np.float64, (len(self.targets),)) for name in _SUMS}
+        super().__init__(**sums, by_step=BatchSums(), by_hour=BatchSums())
 
     def update(self, results: Sequence[Any], references: Sequence[Any]) -> None:
         """Take in B results and their B references."""
-        if len(results) != len(references):
-            raise DataError(
-                f"{len(results)} results came with {len(references)} references; expected one each"
-            )
-        self._predicted += [result["value"] for result in results]
-        self._references += references
-        self._sums = {}
-
-    def arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        """Predictions and truth, float64 [N, H, T].
-
-        Raises:
-            DataError: there are no rows.
-            TrainError: a prediction is not finite.
-        """
-        if not self._predicted:
-            raise DataError("there are no rows to measure: update() was never called with any")
-        predicted = np.stack(self._predicted).astype(np.float64)
-        truth = np.stack([reference["value"] for reference in self._references])
-        wrong = int((~np.isfinite(predicted)).any(axis=(1, 2)).sum())
-        if wrong:
-            raise TrainError(
-                f"{wrong} of {len(predicted)} forecasts are not finite: the model has diverged, or its "
-                "weights are broken; try a smaller train.learning_rate"
-            )
-        return predicted, truth
+        same_length(results, references)
+        if not len(results):
+            return
+        predicted = np.stack([result["value"] for result in results]).astype(np.float64)
+        columns = zip(*((one["value"], one["last"], one["hour"]) for one in references), strict=True)
+        truth, last, hour = (np.stack(column) for column in columns)
+        error, counted, mean = predicted - truth, truth != 0, truth.mean(axis=1)
+        relative = np.abs(error) / np.where(counted, np.abs(truth), 1)
+        sums = {
+            "absolute": np.abs(error).sum(axis=1),
+            "squared": (error**2).sum(axis=1),
+            "error": error.sum(axis=1),
+            "relative": np.where(counted, relative, 0).sum(axis=1),
+            "counted": counted.sum(axis=1),
+            # Around the mean, so that the variance of a large level does not vanish in rounding.
+            "truth_mean": mean,
+            "truth_spread": ((truth - mean[:, None]) ** 2).sum(axis=1),
+        }
+        for name, values in sums.items():
+            self.columns[name].add(values)
+        own, naive = np.abs(error), np.abs(last[:, None] - truth)
+        by_step = np.stack([own.sum(axis=0), (error**2).sum(axis=0), naive.sum(axis=0)])
+        by_hour = np.zeros((3, 24, len(self.targets)))
+        for place, values in enumerate((np.ones_like(own), own, naive)):
+            np.add.at(by_hour[place], hour, values)
+        self.columns["by_step"].add(by_step, len(results))
+        self.columns["by_hour"].add(by_hour, len(results))
 
     def compute(self) -> dict[str, Any]:
         """Give every metric over all rows seen.
@@ -98,14 +105,18 @@ class ForecastMetrics:
             The scalars of FORECASTING_DIRECTIONS but for `loss`, each where it is defined; the tables
             `per_target`, `per_horizon` (step, mae, rmse and the last value's mae) and `per_hour`; `notes` on
             what was left out.
+
+        Raises:
+            DataError: there are no rows.
+            TrainError: a forecast is not finite.
         """
-        sums = self._window_sums()
-        values = {name: _metric(name, sums, self) for name in self._names()}
+        sums = self._arrays(None)
+        values = {name: self._metric(name, sums) for name in self._names()}
         metrics: dict[str, Any] = {name: float(value.mean()) for name, value in values.items()}
         undefined = [name for name, value in metrics.items() if np.isnan(value)]
         notes = [f"{name} is left out: it is undefined for a target" for name in undefined]
         metrics = {name: value for name, value in metrics.items() if name not in undefined}
-        zeros = int((sums["counted"].sum(axis=0) < sums["windows"].sum() * self._steps).sum())
+        zeros = int((sums["counted"].sum(axis=0) < len(sums["counted"]) * self._steps).sum())
         if zeros and "mape" in metrics:
             notes.append(
                 f"mape leaves out references that are 0, which {zeros} of {len(self.targets)} targets have"
@@ -113,29 +124,29 @@ class ForecastMetrics:
         if len(set(self.units)) > 1:
             notes.append("mae and rmse are given per target only: the units of the targets differ")
             metrics = {name: value for name, value in metrics.items() if name not in ("mae", "rmse")}
-        metrics["per_target"] = [
-            {
-                "target": target,
-                "unit": self.units[index],
-                **{name: float(v[index]) for name, v in values.items() if name not in undefined},
-            }
-            for index, target in enumerate(self.targets)
-        ]
-        return {**metrics, **self._tables(), "notes": notes}
+        defined = {name: value for name, value in values.items() if name not in undefined}
+        tables = {"per_target": "by target", "per_horizon": "by step ahead", "per_hour": "by hour of day"}
+        return {
+            **metrics,
+            "per_target": self._per_target(defined),
+            "per_horizon": self._per_horizon(),
+            "per_hour": self._per_hour(),
+            "tables": tables,
+            "notes": notes,
+        }
 
     def value(self, name: str, rows: np.ndarray | None = None) -> float:
         """Give one metric over the rows seen, or over a selection of them (indices, repeats allowed).
 
         Raises:
             RecipeError: there is no such metric.
+            TrainError: a forecast is not finite.
         """
         if name not in self._names():
             raise RecipeError(
                 f"evaluate.metric: there is no metric {name!r}; found: {', '.join(self._names())}"
             )
-        sums = self._window_sums()
-        chosen = sums if rows is None else {key: array[rows] for key, array in sums.items()}
-        return float(_metric(name, chosen, self).mean())
+        return float(self._metric(name, self._arrays(rows)).mean())
 
     def _names(self) -> list[str]:
         without = {"loss"} | (set() if self.naive is not None else {"mase"})
@@ -143,78 +154,77 @@ class ForecastMetrics:
 
     @property
     def _steps(self) -> int:
-        return int(self._predicted[0].shape[0])
+        return int(self.columns["by_step"].summands[0].shape[1])
 
-    def _window_sums(self) -> dict[str, np.ndarray]:
-        """Sums over the steps of each window, float [N, T], from which every metric follows."""
-        if not self._sums:
-            predicted, truth = self.arrays()
-            error = predicted - truth
-            counted = truth != 0
-            relative = np.abs(error) / np.where(counted, np.abs(truth), 1)
-            # Around the mean, so that the variance of a large level does not vanish in rounding.
-            centred = truth - truth.mean(axis=(0, 1))
-            self._sums = {
-                "absolute": np.abs(error).sum(axis=1),
-                "squared": (error**2).sum(axis=1),
-                "error": error.sum(axis=1),
-                "relative": np.where(counted, relative, 0).sum(axis=1),
-                "counted": counted.sum(axis=1).astype(np.float64),
-                "truth": centred.sum(axis=1),
-                "truth_squared": (centred**2).sum(axis=1),
-                "windows": np.ones((len(error), 1)),
+    def _arrays(self, rows: np.ndarray | None) -> dict[str, np.ndarray]:
+        """Give what is kept of the windows, float64 [N, T], by name."""
+        arrays = {name: self.columns[name].array() for name in _SUMS}
+        check_finite(self.columns["absolute"], "forecasts")
+        return arrays if rows is None else {name: array[rows] for name, array in arrays.items()}
+
+    def _metric(self, name: str, sums: dict[str, np.ndarray]) -> Any:
+        """Give one metric of each target [T] from what is kept of windows; NaN where it is undefined."""
+        total = {key: array.sum(axis=0) for key, array in sums.items()}
+        count = len(sums["absolute"]) * self._steps
+        if name in ("mae", "mae_scaled", "mase"):
+            by = {"mae": 1.0, "mae_scaled": self.std, "mase": self.naive}[name]
+            return total["absolute"] / count / by
+        if name == "rmse":
+            return np.sqrt(total["squared"] / count)
+        if name == "mse_scaled":
+            return total["squared"] / count / self.std**2
+        undefined = np.full(len(self.targets), np.nan)
+        if name == "mape":
+            counted = total["counted"]
+            return np.divide(total["relative"], counted, out=undefined, where=counted > 0)
+        # Within the windows and between them (Chan, Golub and LeVeque 1983).
+        variance = total["truth_spread"] / count + sums["truth_mean"].var(axis=0)
+        rest = total["squared"] / count
+        if name == "explained_variance":
+            rest = rest - (total["error"] / count) ** 2
+        # A constant truth has the variance of its rounding.
+        level = np.abs(sums["truth_mean"]).max(axis=0)
+        return 1 - np.divide(rest, variance, out=undefined, where=variance > (1e-13 * level) ** 2)
+
+    def _per_target(self, values: dict[str, np.ndarray]) -> list[dict[str, Any]]:
+        return [
+            {
+                "target": target,
+                "unit": self.units[index],
+                **{name: float(value[index]) for name, value in values.items()},
             }
-        return self._sums
+            for index, target in enumerate(self.targets)
+        ]
 
-    def _tables(self) -> dict[str, list[dict[str, Any]]]:
-        """Errors by step ahead and by hour of day; standardised where there are several targets."""
-        predicted, truth = self.arrays()
-        unit = self.std if len(self.targets) > 1 else np.ones(1)
-        last = np.stack([reference["last"] for reference in self._references])[:, None]
-        error, naive = np.abs(predicted - truth) / unit, np.abs(last - truth) / unit
-        hour = np.stack([reference["hour"] for reference in self._references])
-        scaled = {"scaled": len(self.targets) > 1}
-        per_horizon = [
+    def _per_horizon(self) -> list[dict[str, Any]]:
+        """Errors by step ahead; standardised where there are several targets."""
+        windows = len(self.columns["absolute"].array())
+        own, squared, naive = self.columns["by_step"].total() / windows
+        own, rmse, naive = (values / self._unit for values in (own, np.sqrt(squared), naive))
+        return [
             {
                 "step": step + 1,
-                "mae": float(error[:, step].mean()),
-                "rmse": float(np.sqrt((error[:, step] ** 2).mean(axis=0)).mean()),
-                "last_value_mae": float(naive[:, step].mean()),
-                **scaled,
+                "mae": float(own[step].mean()),
+                "rmse": float(rmse[step].mean()),
+                "last_value_mae": float(naive[step].mean()),
+                "scaled": len(self.targets) > 1,
             }
-            for step in range(error.shape[1])
+            for step in range(self._steps)
         ]
-        per_hour = [
+
+    def _per_hour(self) -> list[dict[str, Any]]:
+        """Errors by hour of the day; standardised where there are several targets."""
+        count, own, naive = self.columns["by_hour"].total()
+        return [
             {
-                "hour": int(one),
-                "mae": float(error[hour == one].mean()),
-                "last_value_mae": float(naive[hour == one].mean()),
-                **scaled,
+                "hour": int(hour),
+                "mae": float((own[hour] / count[hour] / self._unit).mean()),
+                "last_value_mae": float((naive[hour] / count[hour] / self._unit).mean()),
+                "scaled": len(self.targets) > 1,
             }
-            for one in np.unique(hour)
+            for hour in np.flatnonzero(count[:, 0])
         ]
-        return {"per_horizon": per_horizon, "per_hour": per_hour}
 
-
-def _metric(name: str, sums: dict[str, np.ndarray], about: ForecastMetrics) -> Any:
-    """One metric of each target [T] from sums over windows; NaN where it is undefined."""
-    total = {key: array.sum(axis=0) for key, array in sums.items()}
-    count = total["windows"] * about._steps
-    if name in ("mae", "mae_scaled", "mase"):
-        by = {"mae": 1.0, "mae_scaled": about.std, "mase": about.naive}[name]
-        return total["absolute"] / count / by
-    if name == "rmse":
-        return np.sqrt(total["squared"] / count)
-    if name == "mse_scaled":
-        return total["squared"] / count / about.std**2
-    undefined = np.full(len(about.targets), np.nan)
-    if name == "mape":
-        result: np.ndarray = np.divide(
-            total["relative"], total["counted"], out=undefined, where=total["counted"] > 0
-        )
-        return result
-    variance = total["truth_squared"] / count - (total["truth"] / count) ** 2
-    rest = total["squared"] / count
-    if name == "explained_variance":
-        rest = rest - (total["error"] / count) ** 2
-    return 1 - np.divide(rest, variance, out=undefined, where=variance > 0)
+    @property
+    def _unit(self) -> np.ndarray:
+        return self.std if len(self.targets) > 1 else np.ones(1)

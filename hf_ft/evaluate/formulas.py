@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -37,64 +38,83 @@ def average_precision(ranks: np.ndarray, positive: np.ndarray, weight: np.ndarra
     return float((np.diff(found, prepend=0.0) * ratio(found, given)).sum() / found[-1])
 
 
-# Classification from a confusion matrix, int [K, K], rows the truth
-
-
 def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     """Divide element by element; 0 where the whole is 0."""
     quotient: np.ndarray = np.divide(part, whole, out=np.zeros(len(part)), where=whole > 0)
     return quotient
 
 
-def _precision_recall_f1(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    hits, truth, predicted = np.diag(confusion), confusion.sum(axis=1), confusion.sum(axis=0)
-    return ratio(hits, predicted), ratio(hits, truth), ratio(2 * hits, truth + predicted)
+# Classification: every metric but the ranking ones follows from three counts a class.
 
 
-def per_class(confusion: np.ndarray, labels: Sequence[str]) -> list[dict[str, Any]]:
+@dataclass(frozen=True)
+class ClassCounts:
+    """How many rows of each class there are.
+
+    Args:
+        hits: rows of the class that are predicted as it, int [K].
+        support: rows whose reference is the class, int [K].
+        predicted: rows that are predicted as the class, int [K].
+    """
+
+    hits: np.ndarray
+    support: np.ndarray
+    predicted: np.ndarray
+
+    @classmethod
+    def of(cls, predicted: np.ndarray, truth: np.ndarray, classes: int) -> ClassCounts:
+        """Count class ids against class ids, int [N] each."""
+        hits = truth[predicted == truth]
+        return cls(*(np.bincount(ids, minlength=classes) for ids in (hits, truth, predicted)))
+
+    @property
+    def precision(self) -> np.ndarray:
+        """Precision of each class [K]; 0 where it was never predicted."""
+        return ratio(self.hits, self.predicted)
+
+    @property
+    def recall(self) -> np.ndarray:
+        """Recall of each class [K]; 0 where it has no reference."""
+        return ratio(self.hits, self.support)
+
+    @property
+    def f1(self) -> np.ndarray:
+        """F1 of each class [K]."""
+        return ratio(2 * self.hits, self.support + self.predicted)
+
+
+def per_class(counts: ClassCounts, labels: Sequence[str]) -> list[dict[str, Any]]:
     """Tabulate label, support, precision, recall and f1 of each class.
 
     Args:
-        confusion: counts, int [K, K]; rows are the truth.
+        counts: of the K classes.
         labels: the K class names.
     """
-    columns = zip(labels, confusion.sum(axis=1), *_precision_recall_f1(confusion), strict=True)
+    columns = zip(labels, counts.support, counts.precision, counts.recall, counts.f1, strict=True)
     return [
         {"label": label, "support": int(support), "precision": float(p), "recall": float(r), "f1": float(f)}
         for label, support, p, r, f in columns
     ]
 
 
-def _macro(which: int) -> Callable[[np.ndarray], float]:
-    def mean(confusion: np.ndarray) -> float:
-        seen = (confusion.sum(axis=0) + confusion.sum(axis=1)) > 0
-        return float(_precision_recall_f1(confusion)[which][seen].mean())
-
-    return mean
+def _macro(counts: ClassCounts, values: np.ndarray) -> float:
+    return float(values[(counts.support + counts.predicted) > 0].mean())
 
 
-def _balanced_accuracy(confusion: np.ndarray) -> float:
-    return float(_precision_recall_f1(confusion)[1][confusion.sum(axis=1) > 0].mean())
-
-
-def _weighted_f1(confusion: np.ndarray) -> float:
-    return float(np.average(_precision_recall_f1(confusion)[2], weights=confusion.sum(axis=1)))
-
-
-def _mcc(confusion: np.ndarray) -> float:
-    truth, predicted = confusion.sum(axis=1).astype(float), confusion.sum(axis=0).astype(float)
+def _mcc(counts: ClassCounts) -> float:
+    truth, predicted = counts.support.astype(float), counts.predicted.astype(float)
     total = truth.sum()
     spread = np.sqrt(total**2 - (truth**2).sum()) * np.sqrt(total**2 - (predicted**2).sum())
-    return float((np.trace(confusion) * total - truth @ predicted) / spread) if spread > 0 else 0.0
+    return float((counts.hits.sum() * total - truth @ predicted) / spread) if spread > 0 else 0.0
 
 
-FROM_CONFUSION: dict[str, Callable[[np.ndarray], float]] = {
-    "accuracy": lambda confusion: float(np.trace(confusion) / confusion.sum()),
-    "balanced_accuracy": _balanced_accuracy,
-    "macro_f1": _macro(2),
-    "macro_precision": _macro(0),
-    "macro_recall": _macro(1),
-    "weighted_f1": _weighted_f1,
+FROM_COUNTS: dict[str, Callable[[ClassCounts], float]] = {
+    "accuracy": lambda counts: float(counts.hits.sum() / counts.support.sum()),
+    "balanced_accuracy": lambda counts: float(counts.recall[counts.support > 0].mean()),
+    "macro_f1": lambda counts: _macro(counts, counts.f1),
+    "macro_precision": lambda counts: _macro(counts, counts.precision),
+    "macro_recall": lambda counts: _macro(counts, counts.recall),
+    "weighted_f1": lambda counts: float(np.average(counts.f1, weights=counts.support)),
     "mcc": _mcc,
 }
 

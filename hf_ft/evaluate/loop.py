@@ -3,16 +3,84 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hf_ft.errors import DataError
-from hf_ft.task import Evaluation, Task
+from hf_ft.task import Batch, Evaluation, Metrics, Task
 
 if TYPE_CHECKING:
     import torch
 
     from hf_ft.data.dataset import EncodedRows
+
+# Rows whose references are read at once where one goes through all of them.
+_AT_ONCE = 256
+
+
+class References(Sequence[Any]):
+    """The references of a split, read from its rows when they are asked for: none is held in memory.
+
+    Args:
+        task: reads them.
+        rows: N raw rows.
+    """
+
+    def __init__(self, task: Task, rows: Any):
+        self.task, self.rows = task, rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: Any) -> Any:
+        places = range(len(self))[index]
+        if isinstance(places, range):
+            return self.task.references(self.rows, places)
+        return self.task.references(self.rows, [places])[0]
+
+    def __iter__(self) -> Iterator[Any]:
+        for start in range(0, len(self), _AT_ONCE):
+            yield from self[start : start + _AT_ONCE]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
+        return np.asarray(list(self), dtype=dtype)
+
+
+@dataclass
+class _Seen:
+    """What a process has evaluated, in the order in which it saw the rows.
+
+    Args:
+        rows: positions in the split.
+        results: one a row, summarized.
+        losses: summed over what the row counts.
+        counts: how much that is.
+    """
+
+    rows: list[int] = field(default_factory=list)
+    results: list[Any] = field(default_factory=list)
+    losses: list[float] = field(default_factory=list)
+    counts: list[float] = field(default_factory=list)
+
+    def in_order(self) -> _Seen:
+        """Give the same rows in the order of the split."""
+        order = np.argsort(self.rows).tolist()
+
+        def sort(part: list[Any]) -> list[Any]:
+            return [part[place] for place in order] if part else []
+
+        return _Seen(sort(self.rows), sort(self.results), sort(self.losses), sort(self.counts))
+
+    @classmethod
+    def joined(cls, parts: Sequence[_Seen]) -> _Seen:
+        """Join what several processes have seen."""
+        if len(parts) == 1:
+            return parts[0]
+        names = ("rows", "results", "losses", "counts")
+        return cls(*([value for part in parts for value in getattr(part, name)] for name in names))
 
 
 def evaluate_rows(
@@ -22,23 +90,22 @@ def evaluate_rows(
     *,
     batch_size: int | None = None,
     workers: int = 0,
-    with_loss: bool = True,
     device: torch.device | None = None,
     progress: str | None = None,
 ) -> Evaluation:
     """Evaluate a model on all rows of a split.
 
     Works on the model itself, not on a DDP wrapper: a forward pass needs no synchronisation, so processes may
-    hold different rows. Only the small results of `Task.predict` are kept.
+    hold different rows. The metrics see results and references batch by batch; what is kept of a row is what
+    `Task.summarize` leaves of its result.
 
     Args:
-        task: the fitted task.
+        task: the fitted task; says whether the split has a loss.
         model: called in eval mode, under inference mode; its mode is given back.
         rows: N encoded rows, without random augmentation.
         batch_size: rows per batch and process; None: as many as the device is fast with, or a number of
             tokens where rows have lengths.
         workers: processes that encode rows.
-        with_loss: whether the rows carry targets.
         device: where the batches go; default: where the model is.
         progress: text of the progress bar; None: no bar.
 
@@ -48,14 +115,55 @@ def evaluate_rows(
     import torch
     from accelerate import PartialState
     from accelerate.utils import gather_object
-    from torch.utils.data import DataLoader
 
     from hf_ft.data.device import to_device
+
+    device = device or next(model.parameters()).device
+    loader = _loader(rows, batch_size, workers, device)
+    metrics, seen = task.metrics(), _Seen()
+    was_training = model.training
+    model.eval()
+    with torch.inference_mode():
+        for batch in _bar(loader, progress, PartialState().is_main_process):
+            _take_in(task, model, to_device(task, batch, device), rows, seen, metrics)
+    model.train(was_training)
+    own = np.array(seen.rows, dtype=np.int64)
+    seen = _Seen.joined(gather_object([seen]))
+    _check_once(seen.rows, rows.ids, rows.split)
+    metrics.merge(own, gather_object)
+    seen = seen.in_order()
+    values = metrics.compute()
+    losses = None
+    if task.has_loss(rows.split):
+        values["loss"] = sum(seen.losses) / sum(seen.counts)
+        pairs = zip(seen.losses, seen.counts, strict=True)
+        losses = [loss / count if count else 0.0 for loss, count in pairs]
+    return Evaluation(rows.split, rows.ids, seen.results, References(task, rows.rows), losses, values)
+
+
+def measure(task: Task, results: Sequence[Any], references: Sequence[Any]) -> Metrics:
+    """Let fresh metrics of the task see results, a few at a time.
+
+    Args:
+        task: the fitted task.
+        results: N results, as `Task.summarize` leaves them.
+        references: their references.
+    """
+    metrics = task.metrics()
+    for start in range(0, len(results), _AT_ONCE):
+        metrics.update(results[start : start + _AT_ONCE], references[start : start + _AT_ONCE])
+    return metrics
+
+
+def _loader(rows: EncodedRows, batch_size: int | None, workers: int, device: torch.device) -> Any:
+    """Give the batches of this process."""
+    import torch
+    from accelerate import PartialState
+    from torch.utils.data import DataLoader
+
     from hf_ft.data.samplers import EvalBatchSampler, forward_batch, numbers_in
-    from hf_ft.model.forward import forward
 
     state = PartialState()
-    device = device or next(model.parameters()).device
     # Before any row is encoded: a task that counts tokens keeps them, and need not make them again.
     lengths, tokens = rows.lengths, None
     if batch_size is None:
@@ -70,39 +178,35 @@ def evaluate_rows(
         tokens=tokens,
     )
     # Its own generator: evaluating must not move the random state that training draws dropout from.
-    loader: Any = DataLoader(
+    return DataLoader(
         rows,  # type: ignore[arg-type]
         batch_sampler=sampler,
         collate_fn=rows.collate,
         num_workers=workers if rows.takes_workers else 0,
         generator=torch.Generator(),
     )
-    was_training = model.training
-    model.eval()
-    seen: list[tuple[int, Any, float, float]] = []
-    with torch.inference_mode():
-        for batch in _bar(loader, progress, state.is_main_process):
-            batch = to_device(task, batch, device)
-            outputs = forward(task, model, batch)
-            results = task.predict(model, outputs, batch)
-            losses = task.loss(model, outputs, batch).float() if with_loss else torch.zeros(len(results))
-            counts = task.count(batch).float() if with_loss else torch.ones(len(results))
-            columns = (
-                batch["row"].tolist(),
-                results,
-                losses.tolist(),
-                counts.tolist(),
-                batch["real"].tolist(),
-            )
-            seen += [
-                (row, result, loss, count)
-                for row, result, loss, count, real in zip(*columns, strict=True)
-                if real
-            ]
-    model.train(was_training)
-    seen = sorted(gather_object(seen), key=lambda one: one[0])
-    _check_once([one[0] for one in seen], rows.ids, rows.split)
-    return _measure(task, rows, seen, with_loss)
+
+
+def _take_in(
+    task: Task, model: torch.nn.Module, batch: Batch, rows: EncodedRows, seen: _Seen, metrics: Metrics
+) -> None:
+    """Evaluate one batch; rows that only fill it up are left out."""
+    from hf_ft.model.forward import forward
+
+    real = batch["real"].cpu().numpy().nonzero()[0]
+    outputs = forward(task, model, batch)
+    found = task.predict(model, outputs, batch)
+    if not len(real):
+        return
+    numbers = batch["row"].cpu().numpy()[real].tolist()
+    references = task.references(rows.rows, numbers)
+    results = task.summarize([found[place] for place in real], references)
+    metrics.update(results, references)
+    seen.rows += numbers
+    seen.results += results
+    if task.has_loss(rows.split):
+        seen.losses += task.loss(model, outputs, batch).float().cpu().numpy()[real].tolist()
+        seen.counts += task.count(batch).float().cpu().numpy()[real].tolist()
 
 
 def _bar(loader: Any, text: str | None, show: bool) -> Any:
@@ -118,20 +222,3 @@ def _check_once(found: Sequence[int], ids: Sequence[str], split: str) -> None:
     wrong = [f"{ids[row]} x{counts[row]}" for row in range(len(ids)) if counts[row] != 1]
     if wrong:
         raise DataError(f"evaluation of {split}: rows not counted exactly once: {', '.join(wrong[:10])}")
-
-
-def _measure(
-    task: Task, rows: EncodedRows, seen: list[tuple[int, Any, float, float]], with_loss: bool
-) -> Evaluation:
-    results = [one[1] for one in seen]
-    references = task.references(rows.rows)
-    metrics = task.metrics()
-    metrics.update(results, references)
-    values = metrics.compute()
-    losses = None
-    if with_loss:
-        total = sum(one[3] for one in seen)
-        values["loss"] = sum(one[2] for one in seen) / total
-        losses = [one[2] / one[3] if one[3] else 0.0 for one in seen]
-    ids = rows.ids
-    return Evaluation(rows.split, [ids[one[0]] for one in seen], results, references, losses, values)

@@ -1,8 +1,7 @@
 """Accumulators that turn a stream of results into numbers: the `Metrics` protocol of hf_ft/task.py.
 
-`compute` goes through the `evaluate` modules of this package, over scikit-learn. `value` gives the same
-numbers from counts alone, fast enough to be asked a thousand times by the bootstrap; a test holds the two
-together.
+`compute` goes through scikit-learn. `value` gives the same numbers from counts alone, fast enough to be asked
+a thousand times by the bootstrap; a test holds the two together.
 """
 
 from __future__ import annotations
@@ -13,9 +12,10 @@ from typing import Any
 import numpy as np
 
 from hf_ft.errors import DataError, RecipeError
-from hf_ft.evaluate.extra_metrics import ExtraMetric, load_shipped
-from hf_ft.evaluate.formulas import FROM_CONFUSION, FROM_VALUES, per_class, roc_area
-from hf_ft.evaluate.metric_arrays import Column, Scores, check_finite, same_length
+from hf_ft.evaluate import sklearn_metrics
+from hf_ft.evaluate.extra_metrics import ExtraMetric
+from hf_ft.evaluate.formulas import FROM_COUNTS, FROM_VALUES, ClassCounts, per_class, roc_area
+from hf_ft.evaluate.metric_arrays import Column, RowMetrics, Scores, check_finite, same_length
 
 # metric -> whether a greater value is better.
 CLASSIFICATION_DIRECTIONS = {
@@ -42,7 +42,7 @@ REGRESSION_DIRECTIONS = {
 }
 
 
-class ClassificationMetrics:
+class ClassificationMetrics(RowMetrics):
     """Metrics of single-label classification.
 
     A result is `{"class": int, "scores": float32 [K]}` with probabilities, a reference an int class id.
@@ -60,46 +60,50 @@ class ClassificationMetrics:
     def __init__(self, labels: Sequence[str], extra: Sequence[str] = ()):
         self.labels = list(labels)
         self.extra = [ExtraMetric(name) for name in extra]
-        self._classes = Column(np.int64, ())
-        self._references = Column(np.int64, ())
-        self._scores = Scores(len(self.labels))
+        super().__init__(
+            classes=Column(np.int64), references=Column(np.int64), scores=Scores(len(self.labels))
+        )
 
     def update(self, results: Sequence[Any], references: Sequence[Any]) -> None:
         """Take in B results and their B references."""
         same_length(results, references)
         if not len(results):
             return
-        predicted = [result["class"] for result in results]
+        predicted, references = [result["class"] for result in results], list(references)
         for kind, ids in (("reference", references), ("result", predicted)):
             wrong = [klass for klass in ids if not 0 <= klass < len(self.labels)]
             if wrong:
                 raise DataError(f"a {kind} is class id {wrong[0]}; expected 0 to {len(self.labels) - 1}")
-        self._classes.add(predicted)
-        self._references.add(references)
-        self._scores.add([result["scores"] for result in results])
+        self.columns["classes"].add(predicted)
+        self.columns["references"].add(references)
+        self.columns["scores"].add([result["scores"] for result in results])
 
     def compute(self) -> dict[str, Any]:
         """Give every metric over all rows seen.
 
         Returns:
-            The scalars of CLASSIFICATION_DIRECTIONS but for `loss` (`roc_auc` only where it is defined),
-            those of the extra metrics, and the tables `per_class` (label, support, precision, recall, f1),
-            `confusion` (K lists of K counts; rows are the truth), `notes` (sentences on what was left out).
+            The scalars of CLASSIFICATION_DIRECTIONS but for `loss` (`roc_auc` only where it is defined) and
+            those of the extra metrics; the table `per_class` (label, support, precision, recall, f1);
+            `confusion` (K lists of K counts; rows are the truth) and `notes` (what was left out).
 
         Raises:
             TrainError: scores are not finite.
         """
         predicted, truth, scores = self._arrays()
-        metrics = dict(load_shipped("classification").compute(predictions=predicted, references=truth))
+        metrics: dict[str, Any] = dict(sklearn_metrics.classification(predicted, truth))
         area = self._roc_auc(None)
         if not np.isnan(area):
             metrics["roc_auc"] = area
         metrics |= _extra_values(self.extra, set(metrics), predicted, truth, scores)
-        confusion = self._confusion(None)
-        metrics["per_class"] = per_class(confusion, self.labels)
-        metrics["confusion"] = confusion.tolist()
-        metrics["notes"] = self._notes()
-        return metrics
+        classes = len(self.labels)
+        pairs = np.bincount(truth * classes + predicted, minlength=classes * classes)
+        return {
+            **metrics,
+            "per_class": per_class(ClassCounts.of(predicted, truth, classes), self.labels),
+            "tables": {"per_class": "by class"},
+            "confusion": pairs.reshape(classes, classes).tolist(),
+            "notes": self._notes(),
+        }
 
     def value(self, name: str, rows: np.ndarray | None = None) -> float:
         """Give one metric over the rows seen, or over a selection of them (indices, repeats allowed).
@@ -111,41 +115,38 @@ class ClassificationMetrics:
             RecipeError: there is no such metric.
             TrainError: scores are not finite.
         """
-        if name == "roc_auc":
-            self._arrays()
-            return self._roc_auc(rows)
-        if name in FROM_CONFUSION:
-            self._arrays()
-            return FROM_CONFUSION[name](self._confusion(rows))
-        chosen = slice(None) if rows is None else rows
         predicted, truth, scores = self._arrays()
-        known = list(CLASSIFICATION_DIRECTIONS)[1:]
-        return _extra_value(self.extra, name, known, predicted[chosen], truth[chosen], scores[chosen])
-
-    def _arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        predicted, truth, scores = self._classes.array(), self._references.array(), self._scores.array()
-        check_finite(self._scores)
-        return predicted, truth, scores
-
-    def _confusion(self, rows: np.ndarray | None) -> np.ndarray:
-        """Count (truth, prediction) pairs, int [K, K]."""
-        predicted, truth = self._classes.array(), self._references.array()
+        if name == "roc_auc":
+            return self._roc_auc(rows)
         if rows is not None:
             predicted, truth = predicted[rows], truth[rows]
-        count = len(self.labels)
-        return np.bincount(truth * count + predicted, minlength=count * count).reshape(count, count)
+        if name in FROM_COUNTS:
+            return FROM_COUNTS[name](ClassCounts.of(predicted, truth, len(self.labels)))
+        known = list(CLASSIFICATION_DIRECTIONS)[1:]
+        chosen = scores if rows is None else scores[rows]
+        return _extra_value(self.extra, name, known, predicted, truth, chosen)
+
+    def _arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        predicted, truth, scores = (
+            self.columns[name].array() for name in ("classes", "references", "scores")
+        )
+        check_finite(self.columns["scores"])
+        return predicted, truth, scores
 
     def _roc_auc(self, rows: np.ndarray | None) -> float:
-        truth, count = self._references.array(), len(self.labels)
-        ranks, weight = self._scores.ranks(), self._scores.drawn(rows)
-        present = np.flatnonzero(np.bincount(truth, weights=weight, minlength=count))
-        if len(present) < 2:
+        truth, count = self.columns["references"].array(), len(self.labels)
+        weight = self.columns["scores"].drawn(rows)
+        present = np.bincount(truth, weights=weight, minlength=count) > 0
+        if present.sum() < 2:
             return float("nan")
-        positives = [1] if count == 2 else present
-        return float(np.mean([roc_area(ranks[klass], truth == klass, weight) for klass in positives]))
+        if count == 2:
+            present[0] = False
+        ranks = enumerate(self.columns["scores"].ranks(rows))
+        areas = [roc_area(rank, truth == klass, weight) for klass, rank in ranks if present[klass]]
+        return float(np.mean(areas))
 
     def _notes(self) -> list[str]:
-        present = np.bincount(self._references.array(), minlength=len(self.labels)) > 0
+        present = np.bincount(self.columns["references"].array(), minlength=len(self.labels)) > 0
         if present.sum() < 2:
             return ["roc_auc is left out: the references hold fewer than two classes"]
         if not present.all():
@@ -156,7 +157,7 @@ class ClassificationMetrics:
         return []
 
 
-class RegressionMetrics:
+class RegressionMetrics(RowMetrics):
     """Metrics of regression, in the original units.
 
     A result is `{"value": float [T]}`, a reference float [T]. With several targets a metric is the mean over
@@ -192,34 +193,29 @@ class RegressionMetrics:
         if extra and len(self.targets) > 1:
             raise RecipeError(f"evaluate.extra: works with one target, and there are {len(self.targets)}")
         self.extra = [ExtraMetric(name) for name in extra]
-        self._values = Column(np.float64, (len(self.targets),))
-        self._references = Column(np.float64, (len(self.targets),))
+        shape = (len(self.targets),)
+        super().__init__(values=Column(np.float64, shape), references=Column(np.float64, shape))
 
     def update(self, results: Sequence[Any], references: Sequence[Any]) -> None:
         """Take in B results and their B references."""
         same_length(results, references)
         if len(results):
-            self._values.add([result["value"] for result in results])
-            self._references.add(references)
+            self.columns["values"].add([result["value"] for result in results])
+            self.columns["references"].add(list(references))
 
     def compute(self) -> dict[str, Any]:
         """Give every metric over all rows seen.
 
         Returns:
             The scalars of REGRESSION_DIRECTIONS but for `loss`, each only where it is defined; those of the
-            extra metrics; `per_target` (target, unit and its own metrics) and `notes` (sentences on what was
-            left out).
+            extra metrics; the table `per_target` (target, unit and its own metrics) and `notes` (sentences on
+            what was left out).
 
         Raises:
             TrainError: predictions are not finite.
         """
         predicted, truth = self._arrays()
-        module = load_shipped("regression")
-        rows: list[dict[str, Any]] = []
-        for index, (target, unit) in enumerate(zip(self.targets, self.units, strict=True)):
-            scale = {} if self.scale is None else {"scale": float(self.scale[index])}
-            values = module.compute(predictions=predicted[:, index], references=truth[:, index], **scale)
-            rows.append({"target": target, "unit": unit, **values})
+        rows = [self._target_metrics(index, predicted, truth) for index in range(len(self.targets))]
         notes = [
             f"mape of {row['target']} leaves out {row['zeros']} of {len(truth)} rows, whose reference is 0"
             for row in rows
@@ -235,7 +231,16 @@ class RegressionMetrics:
         if self._units_differ():
             notes.append("mae and rmse are given per target only: the units of the targets differ")
         metrics |= _extra_values(self.extra, set(metrics), predicted[:, 0], truth[:, 0], None)
-        return {**metrics, "per_target": rows, "notes": notes}
+        return {**metrics, "per_target": rows, "tables": {"per_target": "by target"}, "notes": notes}
+
+    def _target_metrics(self, index: int, predicted: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
+        """Measure one target, by scikit-learn."""
+        found = sklearn_metrics.regression(predicted[:, index], truth[:, index])
+        row = {"target": self.targets[index], "unit": self.units[index], **found}
+        row["zeros"] = int((truth[:, index] == 0).sum())
+        if self.scale is not None:
+            row["mase"] = float(np.abs(predicted - truth)[:, index].mean() / self.scale[index])
+        return row
 
     def value(self, name: str, rows: np.ndarray | None = None) -> float:
         """Give one metric over the rows seen, or over a selection of them (indices, repeats allowed).
@@ -265,8 +270,8 @@ class RegressionMetrics:
         return len(set(self.units)) > 1
 
     def _arrays(self) -> tuple[np.ndarray, np.ndarray]:
-        predicted, truth = self._values.array(), self._references.array()
-        check_finite(self._values)
+        predicted, truth = self.columns["values"].array(), self.columns["references"].array()
+        check_finite(self.columns["values"])
         return predicted, truth
 
 

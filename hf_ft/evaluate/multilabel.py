@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from hf_ft.errors import DataError, RecipeError
-from hf_ft.evaluate.extra_metrics import load_shipped
+from hf_ft.evaluate import sklearn_metrics
 from hf_ft.evaluate.formulas import average_precision, ratio, roc_area
-from hf_ft.evaluate.metric_arrays import Column, Scores, check_finite, same_length
+from hf_ft.evaluate.metric_arrays import Column, RowMetrics, Scores, check_finite, same_length
+from hf_ft.text_utils import listing
 
 # metric -> whether a greater value is better.
 MULTILABEL_DIRECTIONS = {
@@ -30,7 +31,7 @@ MULTILABEL_DIRECTIONS = {
 FEWEST_POSITIVES = 10
 
 
-class MultilabelMetrics:
+class MultilabelMetrics(RowMetrics):
     """Metrics of multi-label classification.
 
     A result is `{"scores": float32 [K]}` with a probability for each label, a reference the list of the ids
@@ -53,16 +54,15 @@ class MultilabelMetrics:
             )
         self.labels = list(labels)
         self.thresholds = np.asarray(thresholds, dtype=np.float32)
-        self._references = Column(np.bool_, (len(self.labels),))
-        self._scores = Scores(len(self.labels))
+        super().__init__(references=Column(np.bool_, (len(self.labels),)), scores=Scores(len(self.labels)))
 
     def update(self, results: Sequence[Any], references: Sequence[Any]) -> None:
         """Take in B results and their B references."""
         same_length(results, references)
         if not len(results):
             return
-        self._references.add([indicator(ids, len(self.labels)) for ids in references])
-        self._scores.add([result["scores"] for result in results])
+        self.columns["references"].add([indicator(ids, len(self.labels)) for ids in references])
+        self.columns["scores"].add([result["scores"] for result in results])
 
     def compute(self) -> dict[str, Any]:
         """Give every metric over all rows seen.
@@ -75,14 +75,12 @@ class MultilabelMetrics:
             TrainError: scores are not finite.
         """
         given, truth, scores = self._arrays()
-        values = load_shipped("multilabel").compute(
-            predictions=given.astype(int), references=truth.astype(int), prediction_scores=scores
-        )
-        absent = values.pop("absent")
-        metrics: dict[str, Any] = {name: value for name, value in values.items() if value is not None}
-        metrics["per_class"] = self._per_label(given, truth)
-        metrics["notes"] = self._notes(absent)
-        return metrics
+        return {
+            **sklearn_metrics.multilabel(given, truth, scores),
+            "per_class": self._per_label(given, truth),
+            "tables": {"per_class": "by label"},
+            "notes": self._notes(truth),
+        }
 
     def value(self, name: str, rows: np.ndarray | None = None) -> float:
         """Give one metric over the rows seen, or over a selection of them (indices, repeats allowed).
@@ -122,19 +120,22 @@ class MultilabelMetrics:
         )
 
     def _arrays(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        scores, truth = self._scores.array(), self._references.array()
-        check_finite(self._scores)
+        scores, truth = self.columns["scores"].array(), self.columns["references"].array()
+        check_finite(self.columns["scores"])
         return scores >= self.thresholds, truth, scores
 
     def _ranking(self, name: str, rows: np.ndarray | None) -> float:
         """Mean over labels of what depends on the order of the scores alone."""
-        truth, ranks, weight = self._references.array(), self._scores.ranks(), self._scores.drawn(rows)
+        truth, weight = self.columns["references"].array(), self.columns["scores"].drawn(rows)
         support = weight @ truth
-        counted = np.flatnonzero((support > 0) & (support < weight.sum()))
-        if not len(counted):
+        counted = (support > 0) & (support < weight.sum())
+        if not counted.any():
             return float("nan")
         formula = average_precision if name == "map" else roc_area
-        return float(np.mean([formula(ranks[label], truth[:, label], weight) for label in counted]))
+        ranks = enumerate(self.columns["scores"].ranks(rows))
+        return float(
+            np.mean([formula(rank, truth[:, label], weight) for label, rank in ranks if counted[label]])
+        )
 
     def _per_label(self, given: np.ndarray, truth: np.ndarray) -> list[dict[str, Any]]:
         hits, predicted, support = (given & truth).sum(axis=0), given.sum(axis=0), truth.sum(axis=0)
@@ -154,10 +155,11 @@ class MultilabelMetrics:
             for row in columns
         ]
 
-    def _notes(self, absent: Sequence[int]) -> list[str]:
-        if not absent:
+    def _notes(self, truth: np.ndarray) -> list[str]:
+        absent = np.flatnonzero(truth.min(axis=0) == truth.max(axis=0))
+        if not len(absent):
             return []
-        named = ", ".join(self.labels[label] for label in absent[:5]) + (", ..." if len(absent) > 5 else "")
+        named = listing([self.labels[label] for label in absent], 5)
         return [
             f"map and roc_auc leave out {len(absent)} of {len(self.labels)} labels, true of none or all: "
             f"{named}"

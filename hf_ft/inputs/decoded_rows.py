@@ -52,9 +52,9 @@ class DecodedRows:
     def __iter__(self) -> Iterator[Row]:
         return (self[index] for index in range(len(self)))
 
-    def column(self, name: str) -> list[Any]:
-        """Give all values of a role or column, media as they are in the source."""
-        return self.rows.column(name)
+    def column(self, name: str, indices: Sequence[int] | None = None) -> list[Any]:
+        """Give values of a role or column, media as they are in the source; of all rows, or of some."""
+        return self.rows.column(name, indices)
 
     def select(self, indices: Sequence[int]) -> DecodedRows:
         """Give the rows at these positions, in this order."""

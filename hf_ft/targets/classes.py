@@ -14,6 +14,8 @@ import numpy as np
 
 from hf_ft.data.labels import LabelMap
 from hf_ft.errors import DataError, RecipeError
+from hf_ft.evaluate.metrics import CLASSIFICATION_DIRECTIONS
+from hf_ft.evaluate.multilabel import MULTILABEL_DIRECTIONS
 from hf_ft.task import Evaluation, Figure, Metrics
 from hf_ft.text_utils import listing
 
@@ -29,7 +31,7 @@ class SingleLabel:
         label_smoothing: share of the target that is spread over all classes, in training.
     """
 
-    problem, main_metric = "single-label", "accuracy"
+    problem, main_metric, greater_is_better = "single-label", "accuracy", CLASSIFICATION_DIRECTIONS
     class_role: str | None = "label"
     headline_metrics: tuple[str, ...] = ("balanced_accuracy", "macro_f1", "roc_auc")
     baseline_name = "always the most frequent class of train"
@@ -152,7 +154,7 @@ class MultiLabel(SingleLabel):
         thresholds: the score from which a label is given, or `tuned`: one each, chosen on validation.
     """
 
-    problem, main_metric = "multi-label", "macro_f1"
+    problem, main_metric, greater_is_better = "multi-label", "macro_f1", MULTILABEL_DIRECTIONS
     headline_metrics = ("micro_f1", "weighted_f1", "subset_accuracy", "map", "roc_auc")
     baseline_name = "always the most frequent label of train"
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_ft.errors import DataError
+from hf_ft.evaluate.metrics import REGRESSION_DIRECTIONS
 from hf_ft.task import Evaluation, Figure, Metrics
 from hf_ft.text_utils import listing
 
@@ -24,7 +25,7 @@ class Number:
         standardise: learn (y - mean) / deviation of the training rows, in place of y itself.
     """
 
-    problem, main_metric = "regression", "rmse"
+    problem, main_metric, greater_is_better = "regression", "rmse", REGRESSION_DIRECTIONS
     class_role: str | None = None
     headline_metrics: tuple[str, ...] = ("mae", "r2", "pearson", "spearman")
     baseline_name = "always the mean of train"

@@ -6,7 +6,7 @@ left with what it is said about: pictures, texts.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.task import Batch, Evaluation, Figure, Metrics, Task
@@ -41,9 +41,9 @@ class TargetTask(Task):
 
     # Evaluation
 
-    def references(self, rows: Any) -> list[Any]:
+    def references(self, rows: Any, indices: Sequence[int] | None = None) -> list[Any]:
         """Class ids, lists of label ids, or numbers."""
-        return self.target.references(rows.column("label"))
+        return self.target.references(rows.column("label", indices))
 
     def metrics(self) -> Metrics:
         """The metrics of this kind of answer."""

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from hf_ft.errors import DataError
-from hf_ft.evaluate.metrics import CLASSIFICATION_DIRECTIONS
 from hf_ft.recipe.schema import PositiveFloat, Section
 from hf_ft.targets.classes import SingleLabel
 from hf_ft.task import Batch, Inspection, Item, Ready, Role, Row
@@ -82,7 +81,7 @@ class ImageClassification(TargetTask):
         ),
     }
     main_metric = SingleLabel.main_metric
-    greater_is_better = CLASSIFICATION_DIRECTIONS
+    greater_is_better = SingleLabel.greater_is_better
     class_role = "label"
     headline_metrics = SingleLabel.headline_metrics
     example_input = "picture.png"

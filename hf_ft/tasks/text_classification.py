@@ -10,8 +10,6 @@ from pydantic import Field
 from hf_ft.data.labels import find_problem
 from hf_ft.data.table import Table
 from hf_ft.errors import DataError, RecipeError
-from hf_ft.evaluate.metrics import CLASSIFICATION_DIRECTIONS, REGRESSION_DIRECTIONS
-from hf_ft.evaluate.multilabel import MULTILABEL_DIRECTIONS
 from hf_ft.inputs.text_rows import joined, problem_of
 from hf_ft.inputs.token_cache import KNOWN_NAMES, CachedTokens, cache_tokens
 from hf_ft.recipe.schema import Fraction, PositiveFloat, Section
@@ -73,11 +71,7 @@ class TextClassification(TargetTask):
         "label": Role("what is to be said about it", target=True, usual=tuple(_LABEL_COLUMNS.split())),
     }
     main_metric = SingleLabel.main_metric
-    greater_is_better: ClassVar = {
-        **CLASSIFICATION_DIRECTIONS,
-        **MULTILABEL_DIRECTIONS,
-        **REGRESSION_DIRECTIONS,
-    }
+    greater_is_better = SingleLabel.greater_is_better
     headline_metrics = SingleLabel.headline_metrics
     baseline_name = SingleLabel.baseline_name
     class_role: str | None = "label"
@@ -88,6 +82,12 @@ class TextClassification(TargetTask):
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
         self.target: SingleLabel | Number = self._make_target(self.options.problem or SingleLabel.problem)
+        if self.options.problem is None:
+            # The data settles it: until then, a metric of any problem may be the one that is asked for.
+            kinds = (SingleLabel, MultiLabel, Number)
+            self.greater_is_better = {
+                name: up for kind in kinds for name, up in kind.greater_is_better.items()
+            }
         # The columns behind the roles, so that a prediction can read a table like the training table.
         self.columns: dict[str, str | list[str]] = {"text": "text"}
         self.reason = "as the recipe says"
@@ -112,7 +112,8 @@ class TextClassification(TargetTask):
             target = Number("score", self.options.standardise)
         else:
             target = SingleLabel(weights, smoothing)
-        self.main_metric, self.class_role = target.main_metric, target.class_role
+        self.main_metric, self.greater_is_better = target.main_metric, target.greater_is_better
+        self.class_role = target.class_role
         self.headline_metrics, self.baseline_name = target.headline_metrics, target.baseline_name
         return target
 

@@ -229,13 +229,15 @@ class TimeSeriesForecasting(Task):
 
     # Evaluation
 
-    def references(self, rows: Windows) -> list[dict[str, Any]]:
+    def references(self, rows: Windows, indices: Sequence[int] | None = None) -> list[dict[str, Any]]:
         """What followed, the last value before, and the hours of the day."""
         import numpy as np
 
-        last = rows.last()[:, : len(self.channels.target)]
-        hours = rows.series.hours[(rows.starts + rows.shape.context)[:, None] + np.arange(rows.shape.horizon)]
-        parts = zip(rows.targets(), last, hours, strict=True)
+        chosen = np.arange(len(rows)) if indices is None else np.asarray(indices, dtype=np.int64)
+        last = rows.last(chosen)[:, : len(self.channels.target)]
+        starts = rows.starts[chosen] + rows.shape.context
+        hours = rows.series.hours[starts[:, None] + np.arange(rows.shape.horizon)]
+        parts = zip(rows.targets(chosen), last, hours, strict=True)
         return [{"value": value, "last": one, "hour": hour} for value, one, hour in parts]
 
     def groups(self, rows: Windows) -> list[tuple[int, int]] | None:

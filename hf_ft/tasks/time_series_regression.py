@@ -216,11 +216,12 @@ class TimeSeriesRegression(Task):
 
     # Evaluation
 
-    def references(self, rows: Any) -> list[np.ndarray]:
+    def references(self, rows: Any, indices: Sequence[int] | None = None) -> list[np.ndarray]:
         """Targets [T] in original units."""
         import numpy as np
 
-        return [np.atleast_1d(np.asarray(value, dtype=np.float64)) for value in rows.column("target")]
+        values = rows.column("target", indices)
+        return [np.atleast_1d(np.asarray(value, dtype=np.float64)) for value in values]
 
     def metrics(self) -> RegressionMetrics:
         """Errors in original units, by target."""

@@ -11,6 +11,7 @@ from hf_ft.evaluate.forecast_metrics import FORECASTING_DIRECTIONS, ForecastMetr
 
 
 def made(targets=2, windows=40, horizon=3, units=None, naive=None, seed=0, offset=1000.0):
+    """Metrics that saw two batches; forecasts, truth and hours; the deviations of the truth."""
     rng = np.random.default_rng(seed)
     truth = rng.normal(0, 1, (windows, horizon, targets)) * np.arange(1, targets + 1) * 10 + offset
     predicted = truth + rng.normal(0.5, 2, truth.shape)
@@ -18,7 +19,8 @@ def made(targets=2, windows=40, horizon=3, units=None, naive=None, seed=0, offse
     metrics = ForecastMetrics([f"t{i}" for i in range(targets)], std, units, naive)
     hour = rng.integers(0, 24, (windows, horizon))
     references = [{"value": v, "last": v[0] - 1, "hour": h} for v, h in zip(truth, hour, strict=True)]
-    metrics.update([{"value": one} for one in predicted], references)
+    for part in (slice(0, 17), slice(17, None)):
+        metrics.update([{"value": one} for one in predicted[part]], references[part])
     return metrics, predicted, truth, std
 
 
@@ -60,17 +62,32 @@ def test_errors_in_scaled_units_are_never_the_only_ones():
     assert found["mae_scaled"] == pytest.approx(found["mae"] / std[0])
 
 
-def test_by_step_ahead_and_by_hour():
-    metrics, predicted, truth, _ = made(targets=1)
+@pytest.mark.parametrize("targets", [1, 2])
+def test_by_step_ahead_and_by_hour(targets):
+    metrics, predicted, truth, std = made(targets=targets)
     found = metrics.compute()
+    error = (predicted - truth) / (std if targets > 1 else 1)
     steps = found["per_horizon"]
     assert [row["step"] for row in steps] == [1, 2, 3]
-    assert steps[2]["mae"] == pytest.approx(np.abs(predicted - truth)[:, 2].mean())
-    assert steps[0]["last_value_mae"] == pytest.approx(1.0)
-    assert not steps[0]["scaled"]
-    counts = np.bincount(np.stack([one["hour"] for one in metrics._references]).ravel(), minlength=24)
-    mean = sum(row["mae"] * counts[row["hour"]] for row in found["per_hour"]) / counts.sum()
-    assert mean == pytest.approx(found["mae"])
+    assert steps[2]["mae"] == pytest.approx(np.abs(error)[:, 2].mean())
+    assert steps[2]["rmse"] == pytest.approx(np.sqrt((error[:, 2] ** 2).mean(axis=0)).mean())
+    assert steps[0]["last_value_mae"] == pytest.approx((1 / std).mean() if targets > 1 else 1.0)
+    assert steps[0]["scaled"] == (targets > 1)
+    hours = np.random.default_rng(7).integers(5, size=(40, 3))
+    again = ForecastMetrics(metrics.targets, std)
+    references = [{"value": v, "last": v[0], "hour": hour} for v, hour in zip(truth, hours, strict=True)]
+    again.update([{"value": one} for one in predicted], references)
+    for row in again.compute()["per_hour"]:
+        assert row["mae"] == pytest.approx(np.abs(error[hours == row["hour"]]).mean())
+    assert [row["hour"] for row in again.compute()["per_hour"]] == [0, 1, 2, 3, 4]
+    assert set(found["tables"]) == {"per_target", "per_horizon", "per_hour"} <= set(found)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e8])
+def test_the_variance_of_a_high_level_survives_rounding(offset):
+    metrics, predicted, truth, _ = made(targets=1, offset=offset)
+    expected = sklearn_metrics.r2_score(truth.ravel(), predicted.ravel())
+    assert metrics.compute()["r2"] == pytest.approx(expected, rel=1e-6)
 
 
 def test_units_that_differ_have_no_mean():
@@ -87,7 +104,9 @@ def test_zeros_are_left_out_of_mape_and_constants_out_of_r2():
     metrics.update([{"value": np.array([[1.0], [3.0]])}], [{"value": np.array([[0.0], [2.0]]), **zero}])
     assert metrics.compute()["mape"] == pytest.approx(0.5)
     constant = ForecastMetrics(["a"], np.ones(1))
-    constant.update([{"value": np.array([[1.0], [3.0]])}], [{"value": np.array([[2.0], [2.0]]), **zero}])
+    # Three times 0.1 has a mean that is not 0.1.
+    level = {"value": np.full((3, 1), 0.1), "last": np.zeros(1), "hour": np.zeros(3, dtype=int)}
+    constant.update([{"value": np.array([[1.0], [3.0], [2.0]])}], [level])
     found = constant.compute()
     assert "r2" not in found and any("r2" in note for note in found["notes"])
 

@@ -87,7 +87,7 @@ def test_absent_classes_are_said_and_left_out_of_the_area():
     results, truth = classified(classes=6, present=[0, 2, 5])
     found = accumulate(ClassificationMetrics(names(6)), results, truth).compute()
     assert found["notes"] == ["3 of 6 classes have no reference here: class 1, class 3, class 4"]
-    assert len(found["per_class"]) == 6
+    assert len(found["per_class"]) == 6 and found["tables"] == {"per_class": "by class"}
     scores = np.stack([result["scores"] for result in results])
     areas = [sklearn.metrics.roc_auc_score(truth == klass, scores[:, klass]) for klass in (0, 2, 5)]
     assert found["roc_auc"] == pytest.approx(np.mean(areas))
@@ -190,7 +190,7 @@ def test_what_is_undefined_is_left_out_and_said():
     metrics = RegressionMetrics(["flow"])
     metrics.update([{"value": [1.0]}, {"value": [2.0]}], [[0.0], [0.0]])
     found = metrics.compute()
-    assert set(found) == {"mae", "rmse", "per_target", "notes"}
+    assert set(found) == {"mae", "rmse", "per_target", "tables", "notes"}
     undefined = ["mape", "mape", "r2", "explained_variance", "pearson", "spearman"]
     assert [note.split(" ")[0] for note in found["notes"]] == undefined
     assert np.isnan([metrics.value(name) for name in ("mape", "r2", "explained_variance")]).all()
@@ -305,37 +305,31 @@ def test_extra_metric_that_is_not_there(tmp_path, monkeypatch):
         ExtraMetric("f1")
 
 
-def test_shipped_modules_keep_one_import_a_line():
-    """evaluate#315: a module with a multi-line import fails in evaluate's import parser."""
-    from hf_ft.evaluate.extra_metrics import _SHIPPED
-
-    for path in sorted(_SHIPPED.glob("*.py")):
-        imports = [line for line in path.read_text().splitlines() if line.startswith(("import ", "from "))]
-        assert imports
-        assert not [line for line in imports if "," in line or "(" in line]
-
-
 MANY = """
+import sys
+
 from hf_ft.evaluate.metrics import ClassificationMetrics
 
-metrics = ClassificationMetrics(["no", "yes"])
+metrics = ClassificationMetrics(["no", "yes"], extra=sys.argv[1:])
 for repeat in range(3):
     metrics.update([{"class": 1, "scores": [0.1, 0.9]}, {"class": 0, "scores": [0.8, 0.2]}], [1, 1])
-    print(metrics.compute()["accuracy"])
+    print(metrics.compute()["errors"])
 """
 
 
 @pytest.mark.multi_process
 @pytest.mark.slow
 def test_processes_of_one_host_do_not_meet_in_the_cache(tmp_path):
-    """Four processes, one empty cache: each loads the modules and keeps its own rows."""
+    """Four processes, one empty cache: each loads the same extra module and keeps its own rows."""
+    path = tmp_path / "errors.py"
+    path.write_text(LOCAL)
     environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_EVALUATE_OFFLINE": "1"}
-    command = [sys.executable, "-c", MANY]
+    command = [sys.executable, "-c", MANY, str(path)]
     processes = [
         subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for _ in range(4)
     ]
     for process in processes:
         out, error = process.communicate(timeout=300)
-        assert out.split() == ["0.5"] * 3, error
+        assert out.split() == ["1.0", "2.0", "3.0"], error
     assert not list(tmp_path.rglob("*.arrow"))

@@ -90,11 +90,11 @@ class Windows:
         found = self._values[self._chosen(indices)]
         return fill(found) if self.interpolate else found
 
-    def last(self) -> np.ndarray:
-        """Values of the last step of each history, float64 [N, C]."""
+    def last(self, indices: np.ndarray | None = None) -> np.ndarray:
+        """Values of the last step of each history, float64 [B, C]."""
         if self.interpolate:
-            return self.histories()[:, -1]
-        result: np.ndarray = self.series.values[self.starts + self.shape.context - 1]
+            return self.histories(indices)[:, -1]
+        result: np.ndarray = self.series.values[self._chosen(indices) + self.shape.context - 1]
         return result
 
     def aheads(self, indices: np.ndarray | None = None) -> np.ndarray:
@@ -125,11 +125,14 @@ class Windows:
     def _chosen(self, indices: np.ndarray | None) -> np.ndarray:
         return self.starts if indices is None else self.starts[indices]
 
-    def column(self, name: str) -> list[Any]:
-        """Give one entry of every row: `target`, `start`, `series` or `id`."""
+    def column(self, name: str, indices: Sequence[int] | None = None) -> list[Any]:
+        """Give one entry of every row, or of some: `target`, `start`, `series` or `id`."""
         if name not in ("target", "start", "series", "id"):
             raise DataError(f"windows have no column {name!r}; expected target, start, series or id")
-        return list(self.targets()) if name == "target" else [self[index][name] for index in range(len(self))]
+        wanted = range(len(self)) if indices is None else indices
+        if name == "target":
+            return list(self.targets(np.asarray(wanted, dtype=np.int64)))
+        return [self[index][name] for index in wanted]
 
     def select(self, indices: Sequence[int]) -> Windows:
         """Give the windows at these positions, in this order."""
