@@ -49,3 +49,20 @@ class PlainTask(Task):
     roles: ClassVar = {"value": Role("the value")}
     main_metric = "mae"
     greater_is_better: ClassVar = {"mae": False}
+
+
+class HeadsOptions(Section):
+    heads: list[str]
+    """Names of the heads."""
+
+
+class HeadsTask(ToyTask):
+    """A task whose metrics are named by its options."""
+
+    name = "heads"
+    Options = HeadsOptions
+
+    def __init__(self, *args, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.greater_is_better = {f"{head}/accuracy": True for head in self.options.heads}
+        self.main_metric = f"{self.options.heads[0]}/accuracy"

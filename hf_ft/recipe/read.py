@@ -75,7 +75,8 @@ def check_document(document: Document) -> Recipe:
     except ValidationError as error:
         known = {path for path, text in problems if not text.startswith("given twice")}
         problems += [(path, text) for path, text in explain(error, value, model, name) if path not in known]
-    problems += wrong_metric(value, task_class)
+    task = None if task_class is None else make_task(value, task_class, problems)
+    problems += () if task is None else wrong_metric(value, task)
     if problems:
         problems.sort(key=lambda item: document.line(item[0]))
         raise RecipeError("\n".join(message(document, path, text) for path, text in problems))
@@ -219,13 +220,40 @@ def find_strategy(value: dict[str, Any], problems: list[tuple[Path, str]]) -> st
     return None
 
 
-def wrong_metric(value: dict[str, Any], task_class: type[Task] | None) -> Iterator[tuple[Path, str]]:
+def make_task(value: dict[str, Any], task_class: type[Task], problems: list[tuple[Path, str]]) -> Task | None:
+    """Make the task that the sections describe; None, and a problem, where they contradict each other.
+
+    A section that has errors of its own, which are told elsewhere, counts as empty.
+    """
+    sections: list[Any] = []
+    for name, schema in (
+        ("task", task_class.Options),
+        ("augment", task_class.Augment),
+        ("loss", task_class.Loss),
+    ):
+        given = value.get(name)
+        keys = {key: item for key, item in given.items() if key != "name"} if isinstance(given, dict) else {}
+        try:
+            sections.append(schema.model_validate(keys))
+        except ValidationError:
+            sections.append(None)
+    try:
+        return task_class(*sections)
+    except ValidationError:
+        return None  # an option without a default is missing
+    except RecipeError as error:
+        key, _, text = str(error).partition(": ")
+        problems.append((tuple(key.split(".")), text))
+        return None
+
+
+def wrong_metric(value: dict[str, Any], task: Task) -> Iterator[tuple[Path, str]]:
     """Find a main metric whose direction would be a guess, or is given the wrong way round (tf#31142)."""
     section = value.get("evaluate")
-    if task_class is None or not isinstance(section, dict):
+    if not isinstance(section, dict):
         return
-    directions, mode = task_class.greater_is_better, section.get("mode")
-    metric = section.get("metric") or task_class.main_metric
+    directions, mode = task.greater_is_better, section.get("mode")
+    metric = section.get("metric") or task.main_metric
     if not isinstance(metric, str):
         return
     if metric not in directions and mode is None:

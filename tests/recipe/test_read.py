@@ -11,6 +11,7 @@ from hf_ft.recipe.read import load_recipe
 from hf_ft.recipe.task_schema import recipe_model
 
 MINIMAL = {"task": "toy:ToyTask", "data": {"source": "a.csv"}, "model": {"name": "m"}}
+TEXT = {"task": {"name": "text-classification"}, "data": {"source": "a.csv"}, "model": {"name": "m"}}
 
 
 def recipe_file(folder, text, name="signs.yaml"):
@@ -285,6 +286,48 @@ def test_a_metric_from_elsewhere_needs_its_direction():
     )
     assert (recipe.evaluate.metric, recipe.evaluate.mode) == ("mine", "max")
     assert load_recipe(MINIMAL | {"evaluate": {"metric": "accuracy", "mode": "max"}}).evaluate.mode == "max"
+
+
+HEADS = MINIMAL | {"task": {"name": "toy:HeadsTask", "heads": ["colour", "shape"]}}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "evaluate", "message"),
+    [
+        (HEADS, {"metric": "shape/accuracy"}, None),
+        (HEADS, {"metric": "shape/acuracy"}, r"evaluate\.metric: .*'shape/acuracy'.* shape/accuracy"),
+        (HEADS, {"metric": "accuracy"}, r"evaluate\.metric: .*'accuracy'.*colour/accuracy, shape/accuracy"),
+        (HEADS, {"mode": "min"}, r"evaluate\.mode: found min, .*colour/accuracy"),
+        (
+            MINIMAL | {"task": "toy:HeadsTask"},
+            {"metric": "accuracy"},
+            r"^recipe: task\.heads: missing[^\n]*$",
+        ),
+        (TEXT, {"metric": "rmse"}, None),
+        (TEXT | {"task": {**TEXT["task"], "problem": "regression"}}, {"metric": "rmse"}, None),
+        (
+            TEXT | {"task": {**TEXT["task"], "problem": "regression"}},
+            {"metric": "accuracy"},
+            r"evaluate\.metric: .*'accuracy'.*rmse",
+        ),
+    ],
+)
+def test_the_options_of_a_task_decide_which_metrics_there_are(recipe, evaluate, message):
+    """Before any data is read: a metric of the wrong name would stop the run at its first evaluation."""
+    if message is None:
+        assert load_recipe(recipe | {"evaluate": evaluate}).evaluate.metric == evaluate["metric"]
+        return
+    with pytest.raises(RecipeError, match=message):
+        load_recipe(recipe | {"evaluate": evaluate})
+
+
+def test_sections_that_contradict_each_other_are_told_with_all_other_errors():
+    task = {"name": "text-classification", "problem": "multi-label"}
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(TEXT | {"task": task, "loss": {"label_smoothing": 0.1}, "seed": "x"})
+    found = dict(line.split(": ", 2)[1:] for line in str(caught.value).splitlines())
+    assert set(found) == {"loss.label_smoothing", "seed"}
+    assert "multi-label" in found["loss.label_smoothing"]
 
 
 @pytest.mark.parametrize("seed", range(3))
