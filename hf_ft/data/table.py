@@ -25,6 +25,8 @@ class Table:
         self.dataset = dataset
         self.columns = dict(columns)
         self.ids = list(ids)
+        # Columns that were asked for: `datasets` makes a view of one anew each time, and copies the features.
+        self._views: dict[str, Any] = {}
 
     def __len__(self) -> int:
         return len(self.dataset)
@@ -47,11 +49,17 @@ class Table:
             name: of the role or column.
             indices: the rows that are wanted, in this order; None: all.
         """
-        wanted = slice(None) if indices is None else [int(index) for index in indices]
         column = self.columns.get(name, name)
         if isinstance(column, str):
-            return self.dataset[column][wanted]
-        return [list(values) for values in zip(*(self.dataset[part][wanted] for part in column), strict=True)]
+            return self._values(column, indices)
+        return [
+            list(values) for values in zip(*(self._values(part, indices) for part in column), strict=True)
+        ]
+
+    def _values(self, column: str, indices: Sequence[int] | None) -> list[Any]:
+        if column not in self._views:
+            self._views[column] = self.dataset[column]
+        return self._views[column][slice(None) if indices is None else [int(index) for index in indices]]
 
     def has(self, name: str) -> bool:
         """Tell whether there is such a role or column."""

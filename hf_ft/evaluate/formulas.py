@@ -25,6 +25,20 @@ def roc_area(ranks: np.ndarray, positive: np.ndarray, weight: np.ndarray) -> flo
     return float((above * (np.cumsum(below) - below / 2)).sum() / (above.sum() * below.sum()))
 
 
+def roc_area_of_all(scores: np.ndarray, positive: np.ndarray) -> float:
+    """Give what `roc_area` gives where every row counts once, several times faster where positives are few.
+
+    Args:
+        scores: of each row, float [N].
+        positive: whether the row is of the class, bool [N].
+    """
+    ordered, own = np.sort(scores), scores[positive]
+    # Twice the rows that each positive one is above, ties counting one half; then without the positive ones.
+    twice = np.searchsorted(ordered, own, "left") + np.searchsorted(ordered, own, "right")
+    count = len(own)
+    return float((twice.sum() - count**2) / 2 / (count * (len(scores) - count)))
+
+
 def average_precision(ranks: np.ndarray, positive: np.ndarray, weight: np.ndarray) -> float:
     """Average precision: the sum of precisions, each times the recall that its score adds.
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -81,25 +81,17 @@ class Scores(Column):
         self._ranks = []
         super().add(values)
 
-    def ranks(self, rows: np.ndarray | None) -> Iterator[np.ndarray]:
-        """Give the rank of each row's score, int32 [N], for each of the K.
-
-        Args:
-            rows: the selection that they are wanted for. The ranks are kept where there is one, since a
-                bootstrap asks for many.
-        """
-        if rows is not None and not self._ranks:
-            self._ranks = [_ranks(column) for column in self.array().T]
-        return iter(self._ranks) if self._ranks else (_ranks(column) for column in self.array().T)
+    def ranks(self) -> list[np.ndarray]:
+        """Give the rank of each row's score, int32 [N], for each of the K: found once, for resampling."""
+        if not self._ranks:
+            found = (np.unique(column, return_inverse=True)[1] for column in self.array().T)
+            self._ranks = [ranks.astype(np.int32) for ranks in found]
+        return self._ranks
 
     def drawn(self, rows: np.ndarray | None) -> np.ndarray:
         """Give how often each row is among those selected [N]; None: every row once."""
         count = len(self.array())
         return np.bincount(np.arange(count) if rows is None else rows, minlength=count)
-
-
-def _ranks(values: np.ndarray) -> np.ndarray:
-    return np.unique(values, return_inverse=True)[1].astype(np.int32)
 
 
 class BatchSums:

@@ -14,7 +14,14 @@ import numpy as np
 from hf_ft.errors import DataError, RecipeError
 from hf_ft.evaluate import sklearn_metrics
 from hf_ft.evaluate.extra_metrics import ExtraMetric
-from hf_ft.evaluate.formulas import FROM_COUNTS, FROM_VALUES, ClassCounts, per_class, roc_area
+from hf_ft.evaluate.formulas import (
+    FROM_COUNTS,
+    FROM_VALUES,
+    ClassCounts,
+    per_class,
+    roc_area,
+    roc_area_of_all,
+)
 from hf_ft.evaluate.metric_arrays import Column, RowMetrics, Scores, check_finite, same_length
 
 # metric -> whether a greater value is better.
@@ -115,9 +122,9 @@ class ClassificationMetrics(RowMetrics):
             RecipeError: there is no such metric.
             TrainError: scores are not finite.
         """
-        predicted, truth, scores = self._arrays()
         if name == "roc_auc":
             return self._roc_auc(rows)
+        predicted, truth, scores = self._arrays()
         if rows is not None:
             predicted, truth = predicted[rows], truth[rows]
         if name in FROM_COUNTS:
@@ -134,15 +141,17 @@ class ClassificationMetrics(RowMetrics):
         return predicted, truth, scores
 
     def _roc_auc(self, rows: np.ndarray | None) -> float:
-        truth, count = self.columns["references"].array(), len(self.labels)
-        weight = self.columns["scores"].drawn(rows)
-        present = np.bincount(truth, weights=weight, minlength=count) > 0
-        if present.sum() < 2:
+        _, truth, scores = self._arrays()
+        weight, count = self.columns["scores"].drawn(rows), len(self.labels)
+        present = np.flatnonzero(np.bincount(truth, weights=weight, minlength=count))
+        if len(present) < 2:
             return float("nan")
-        if count == 2:
-            present[0] = False
-        ranks = enumerate(self.columns["scores"].ranks(rows))
-        areas = [roc_area(rank, truth == klass, weight) for klass, rank in ranks if present[klass]]
+        positives = [1] if count == 2 else present
+        if rows is None:
+            areas = [roc_area_of_all(scores[:, klass], truth == klass) for klass in positives]
+        else:
+            ranks = self.columns["scores"].ranks()
+            areas = [roc_area(ranks[klass], truth == klass, weight) for klass in positives]
         return float(np.mean(areas))
 
     def _notes(self) -> list[str]:

@@ -128,14 +128,11 @@ class MultilabelMetrics(RowMetrics):
         """Mean over labels of what depends on the order of the scores alone."""
         truth, weight = self.columns["references"].array(), self.columns["scores"].drawn(rows)
         support = weight @ truth
-        counted = (support > 0) & (support < weight.sum())
-        if not counted.any():
+        counted = np.flatnonzero((support > 0) & (support < weight.sum()))
+        if not len(counted):
             return float("nan")
-        formula = average_precision if name == "map" else roc_area
-        ranks = enumerate(self.columns["scores"].ranks(rows))
-        return float(
-            np.mean([formula(rank, truth[:, label], weight) for label, rank in ranks if counted[label]])
-        )
+        formula, ranks = average_precision if name == "map" else roc_area, self.columns["scores"].ranks()
+        return float(np.mean([formula(ranks[label], truth[:, label], weight) for label in counted]))
 
     def _per_label(self, given: np.ndarray, truth: np.ndarray) -> list[dict[str, Any]]:
         hits, predicted, support = (given & truth).sum(axis=0), given.sum(axis=0), truth.sum(axis=0)
