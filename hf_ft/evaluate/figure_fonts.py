@@ -6,7 +6,7 @@ import contextlib
 import functools
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -45,18 +45,31 @@ class Lettering:
 
 
 def lettering(texts: Iterable[str]) -> Lettering:
-    """Choose installed fonts that together have every character of these texts."""
+    """Choose installed fonts that together have every character of these texts.
+
+    matplotlib looks in them one after the other for each glyph. It is not given all installed fonts, since it
+    opens every one that it is given: with 28 of them, a figure took half as long again.
+    """
     # The ellipsis is what `spell` puts in.
     wanted = {letter for text in texts for letter in text} | {"…"}
     invisible = {letter for letter in wanted if unicodedata.category(letter) in _INVISIBLE}
     needed = {ord(letter) for letter in wanted - invisible}
-    families = []
-    for family, path in _families().items():
-        found = needed & _glyphs(path) if needed else set()
+    families, missing = _covering(needed, _families())
+    if missing:
+        # matplotlib remembers its list of fonts, and does not notice one that was installed since.
+        families, missing = _covering(needed, _families_found_again())
+    return Lettering(tuple(families), _note(missing), frozenset(invisible | {chr(code) for code in missing}))
+
+
+def _covering(needed: set[int], families: Mapping[str, str]) -> tuple[list[str], set[int]]:
+    """Give the families that have some of these code points, and the code points that none has."""
+    chosen, missing = [], set(needed)
+    for family, path in families.items():
+        found = missing & _glyphs(path) if missing else set()
         if found:
-            families.append(family)
-            needed -= found
-    return Lettering(tuple(families), _note(needed), frozenset(invisible | {chr(code) for code in needed}))
+            chosen.append(family)
+            missing -= found
+    return chosen, missing
 
 
 def _note(without: set[int]) -> str:
@@ -73,21 +86,27 @@ def _code(letter: str) -> str:
     return f" U+{ord(letter):04X} "
 
 
-@functools.cache
 def _families() -> dict[str, str]:
     """Installed families and a file of each; Noto and plain sans-serif first, as they read best."""
-    from matplotlib.font_manager import findSystemFonts, fontManager
+    from matplotlib.font_manager import fontManager
 
-    # matplotlib remembers its list of fonts, and does not notice one that was installed since.
-    for path in sorted(set(findSystemFonts()) - {font.fname for font in fontManager.ttflist}):
-        # A font that is broken or a bitmap is no use here, and no reason to stop.
-        with contextlib.suppress(OSError, RuntimeError, NotImplementedError):
-            fontManager.addfont(path)
     # Last Resort draws every character as a box, and colour bitmaps cannot be drawn as outlines.
     fonts = [font for font in fontManager.ttflist if not re.search("Last ?Resort|Emoji", font.name)]
     files = {font.name: font.fname for font in fonts}
     order = sorted((name != _DEFAULT, "Noto Sans" not in name, "Sans" not in name, name) for name in files)
     return {name: files[name] for *_, name in order}
+
+
+@functools.cache
+def _families_found_again() -> dict[str, str]:
+    """The same after a search of the system's font folders, which takes a third of a second: once."""
+    from matplotlib.font_manager import findSystemFonts, fontManager
+
+    for path in sorted(set(findSystemFonts()) - {font.fname for font in fontManager.ttflist}):
+        # A font that is broken or a bitmap is no use here, and no reason to stop.
+        with contextlib.suppress(OSError, RuntimeError, NotImplementedError):
+            fontManager.addfont(path)
+    return _families()
 
 
 @functools.cache

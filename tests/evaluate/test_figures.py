@@ -82,12 +82,27 @@ def test_any_name_can_be_drawn():
 def test_missing_glyphs_are_spelled_and_said(monkeypatch):
     """No box is ever drawn for a Chinese name, whatever fonts there are."""
     only = {"DejaVu Sans": lettering_module._families()["DejaVu Sans"]}
-    monkeypatch.setattr(lettering_module, "_families", lambda: only)
+    for name in ("_families", "_families_found_again"):
+        monkeypatch.setattr(lettering_module, name, lambda: only)
     figure = confusion_figure(counts(2), ["停 stop", "go"])
     assert "U+505C stop" in texts(figure)
     assert "No installed font has 1 of the characters" in figure.caption
     assert "U+505C" in figure.caption
     assert "No installed font" not in confusion_figure(counts(2), ["stop", "go"]).caption
+
+
+def test_a_font_that_was_installed_since_is_found_where_it_is_needed(monkeypatch):
+    """matplotlib keeps its list of fonts in a file, and a search of all folders takes a third of a second."""
+    every, searched = lettering_module._families(), []
+    only = {name: every[name] for name in ("STIXSizeOneSym",)}
+    monkeypatch.setattr(lettering_module, "_families", lambda: only)
+    monkeypatch.setattr(
+        lettering_module, "_families_found_again", lambda: searched.append(1) or {**only, **every}
+    )
+    letters = lettering(["stop"])
+    assert searched == [1] and letters.families[-1] == "DejaVu Sans" and not letters.missing
+    monkeypatch.setattr(lettering_module, "_families", lambda: every)
+    assert lettering(["stop", "Überholverbot"]).families == ("DejaVu Sans",) and searched == [1]
 
 
 @pytest.mark.filterwarnings("error")
