@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import csv
-import functools
 import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
@@ -99,8 +98,6 @@ def audit(
     examples: Mapping[str, Any],
     on_bad: str,
     cache_dir: str | os.PathLike[str] | None,
-    *,
-    progress: Callable[[int, int], None] | None = None,
 ) -> Findings:
     """Look at every row of every split once, in parallel.
 
@@ -109,18 +106,13 @@ def audit(
         examples: split -> rows with `len`, `[index] -> Row` and `ids`.
         on_bad: `error`: a row that cannot be used is an error; `skip`: it is left out, up to 1 % of a split.
         cache_dir: keeps what was learned of the rows under a hash of their content; None: nothing is kept.
-        progress: called with rows done and rows in all.
     """
     findings = Findings(counts={split: len(rows) for split, rows in examples.items()})
     seen: dict[str, _Seen] = {}
-    done, total = 0, sum(findings.counts.values())
     for split, rows in examples.items():
-        seen[split] = _inspect_split(
-            task, rows, cache_dir, functools.partial(_advance, progress, done, total)
-        )
+        seen[split] = _inspect_split(task, rows, cache_dir)
         findings.fingerprints[split] = seen[split].fingerprint
         findings.contents[split] = seen[split].content
-        done += len(rows)
     findings.cached = all(one.cached for one in seen.values())
     inspected = {split: one.inspections for split, one in seen.items()}
     ids = {split: rows.ids for split, rows in examples.items()}
@@ -132,11 +124,6 @@ def audit(
     if task.class_role is not None:
         _judge_classes(findings, {split: one.classes for split, one in seen.items()})
     return findings
-
-
-def _advance(progress: Callable[[int, int], None] | None, before: int, total: int, done: int) -> None:
-    if progress is not None:
-        progress(before + done, total)
 
 
 def write_bad(bad: Sequence[Mapping[str, str]], path: Path) -> None:
@@ -164,16 +151,13 @@ class _Seen:
     content: str
 
 
-def _inspect_split(
-    task: Task, rows: Any, cache_dir: str | os.PathLike[str] | None, step: Callable[[int], None]
-) -> _Seen:
+def _inspect_split(task: Task, rows: Any, cache_dir: str | os.PathLike[str] | None) -> _Seen:
     """Inspect all rows of a split, or take what a run before learned of these rows with this code."""
     code, folder = task_source_hash(task), None if cache_dir is None else Path(cache_dir)
     known = None if folder is None else recall(folder, rows, code)
     if folder is not None and known is not None:
         found = _kept(folder / known.audit, len(rows))
         if found is not None:
-            step(len(rows))
             classes = [] if task.class_role is None else rows.column(task.class_role)
             return _Seen(found, classes, True, known.fingerprint, known.audit)
     files: dict[str, FileState] = {}
@@ -187,8 +171,7 @@ def _inspect_split(
     name = f"audit-{state.hexdigest()}.json"
     kept = None if folder is None else _kept(folder / name, len(rows))
     cached = kept is not None
-    inspections = _inspect_all(task, rows, step) if kept is None else kept
-    step(len(rows))
+    inspections = _inspect_all(task, rows) if kept is None else kept
     content = hashlib.blake2b(digest_size=16)
     for row_id, entry, mark in zip(rows.ids, inspections, stamps, strict=True):
         content.update(f"{row_id}\0{entry.digest or mark.hex()}\n".encode())
@@ -201,14 +184,13 @@ def _inspect_split(
     return _Seen(inspections, classes, cached, content.hexdigest(), name)
 
 
-def _inspect_all(task: Task, rows: Any, step: Callable[[int], None]) -> list[Inspection]:
+def _inspect_all(task: Task, rows: Any) -> list[Inspection]:
     inspections: list[Inspection] = []
     # Threads: decoders release the interpreter lock, and no process is forked beside torch.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(rows), _CHUNK):
             chunk = [rows[index] for index in range(start, min(start + _CHUNK, len(rows)))]
             inspections += pool.map(task.inspect, chunk)
-            step(len(inspections))
     return inspections
 
 

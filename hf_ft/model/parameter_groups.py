@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.errors import ModelError
 
 if TYPE_CHECKING:
-    from rich.table import Table
     from torch import nn
 
     from hf_ft.model.freeze import Frozen
@@ -114,20 +112,3 @@ def _in_head(name: str, frozen: Frozen) -> bool:
 def _decays(name: str, parameter: Any) -> bool:
     # IA3 keeps its scaling vectors, which are one at rest, as matrices with one row.
     return parameter.ndim > 1 and "ia3_l" not in name
-
-
-def group_table(groups: Sequence[Group], reason: str = "") -> Table:
-    """Draw the groups: parameters, learning rate and weight decay of each."""
-    from rich.table import Table
-
-    table = Table(title="Learning rates", caption=reason or None)
-    table.add_column("group")
-    for title in ("tensors", "parameters", "learning rate", "weight decay"):
-        table.add_column(title, justify="right")
-    for group in groups:
-        weights = group["params"]
-        count = sum(weight.numel() for weight in weights)
-        table.add_row(
-            group["name"], str(len(weights)), f"{count:,}", f"{group['lr']:g}", f"{group['weight_decay']:g}"
-        )
-    return table

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 # Nanoseconds since 1970 in UTC are what a moment is from here on.
 SECOND = 1_000_000_000
-DAY = 86_400 * SECOND
 EPOCHS = {"unix_s": SECOND, "unix_ms": SECOND // 1000}
 # An offset from UTC at the end of a text with a time of day: Z, +01:00, -0500.
 _OFFSET = re.compile(r"\d[T ]\d.*(Z|[+-]\d{2}:?\d{2})$")
