@@ -26,7 +26,6 @@ from hf_ft.errors import VerifyError
 from hf_ft.storage.atomic import write_json, write_text
 
 if TYPE_CHECKING:
-    from hf_ft.data.prepare import Prepared
     from hf_ft.fresh_process import FreshProcess
     from hf_ft.task import Evaluation, Rows, Task
     from hf_ft.train.assemble import Setup
@@ -159,7 +158,7 @@ def check_reload(
 ) -> str:
     """(a) Compare outputs and metric of the live model with those of the saved folder in a fresh process.
 
-    Both are compared as `Task.summarize` leaves the results, with references that are read from the rows again.
+    The results of both are compared as `Task.summarize` leaves them, with references read again.
 
     Args:
         task: the fitted task.
@@ -187,7 +186,8 @@ def check_reload(
     before, after = (measure(task, results, references).value(metric) for results in (live, saved))
     if not (np.isclose(before, after, atol=TOLERANCE) or (np.isnan(before) and np.isnan(after))):
         raise VerifyError(
-            f"the saved folder gives {metric} {after:.6f} on {len(sample)} rows, the trained model {before:.6f}"
+            f"the saved folder gives {metric} {after:.6f} on {len(sample)} rows, the trained model "
+            f"{before:.6f}"
         )
     return f"{len(sample)} rows, fresh process: differ by {worst:.1e} at most, {metric} {after:.4f} on both"
 

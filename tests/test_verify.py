@@ -3,11 +3,13 @@
 import json
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import masks
 import pytest
+from datasets import Dataset
 
-from hf_ft import finetune, verify
+from hf_ft import finetune
 from hf_ft.data.table import Table
 from hf_ft.errors import VerifyError
 from hf_ft.task import Evaluation
@@ -150,24 +152,19 @@ def test_results_that_need_their_references_go_through_the_gate(segmented):
 )
 def test_counts_of_other_masks_are_refused(segmented, monkeypatch, break_it, message):
     """Upside down, a mask has as many pixels as before, and only its reference tells."""
-    monkeypatch.setenv("PYTHONPATH", str(Path(masks.__file__).parent))
-    from datasets import Dataset
-
-    task, model = segmented.task, segmented.folder / "model"
-    table = Table(
-        Dataset.from_list(masks.rows(12)), {"number": "number", "mask": "mask"}, list("abcdefghijkl")
-    )
-    honest = verify.predict_in_fresh_process(model, [{"id": str(n), "number": n} for n in range(12)])
+    task, columns = segmented.task, {"number": "number", "mask": "mask"}
+    table = Table(Dataset.from_list(masks.rows(12)), columns, list("abcdefghijkl"))
+    honest = segmented.predictor().results([{"id": str(n), "number": n} for n in range(12)])
     live = task.summarize(honest, task.references(table))
     evaluation = Evaluation("test", table.ids, live, task.references(table), None, {})
-    broken = [{"mask": break_it(result["mask"])} for result in honest[::3]]
-    monkeypatch.setattr(verify, "predict_in_fresh_process", lambda *given: broken)
+    answer = [{"mask": break_it(result["mask"])} for result in honest[::3]]
+    fresh, sample = SimpleNamespace(answer=lambda: answer), range(0, 12, 3)
     if message is None:
-        assert "differ by 0.0e+00" in check_reload(task, model, table, range(0, 12, 3), evaluation, "iou")
+        assert "differ by 0.0e+00" in check_reload(task, fresh, table, sample, evaluation, "iou")
         return
     with pytest.raises(VerifyError, match=message):
-        check_reload(task, model, table, range(0, 12, 3), evaluation, "iou")
+        check_reload(task, fresh, table, sample, evaluation, "iou")
     # Where the task cannot tell two results apart, their metric does.
     monkeypatch.setattr(masks.Masks, "difference", lambda *given: 0.0)
     with pytest.raises(VerifyError, match=r"gives iou 0\.\d+ on 4 rows, the trained model 0\.\d+"):
-        check_reload(task, model, table, range(0, 12, 3), evaluation, "loss")
+        check_reload(task, fresh, table, sample, evaluation, "loss")
