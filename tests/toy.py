@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from datetime import time
 from typing import ClassVar, Literal
+
+from pydantic import field_validator
 
 from hf_ft.recipe.schema import Fraction, Section
 from hf_ft.task import Role, Task
@@ -54,6 +57,15 @@ class PlainTask(Task):
 class HeadsOptions(Section):
     heads: list[str]
     """Names of the heads."""
+    until: time | None = None
+    """A type of pydantic's that no task of hf_ft uses."""
+
+    @field_validator("heads")
+    @classmethod
+    def _named_once(cls, heads: list[str]) -> list[str]:
+        if len(set(heads)) < len(heads):
+            raise ValueError(f"found {', '.join(heads)}; name each head once")
+        return heads
 
 
 class HeadsTask(ToyTask):
