@@ -86,7 +86,8 @@ def test_classification_against_scikit_learn():
 def test_absent_classes_are_said_and_left_out_of_the_area():
     results, truth = classified(classes=6, present=[0, 2, 5])
     found = accumulate(ClassificationMetrics(names(6)), results, truth).compute()
-    assert found["notes"] == ["3 of 6 classes have no reference here: class 1, class 3, class 4"]
+    (note,) = found["notes"]
+    assert "3 of 6 classes" in note and "class 1, class 3, class 4" in note
     assert len(found["per_class"]) == 6 and found["tables"] == {"per_class": "by class"}
     scores = np.stack([result["scores"] for result in results])
     areas = [sklearn.metrics.roc_auc_score(truth == klass, scores[:, klass]) for klass in (0, 2, 5)]
@@ -183,7 +184,8 @@ def test_regression_by_hand():
     assert found["mase"] == pytest.approx(2 / 3)
     assert found["r2"] == pytest.approx(1 - 6 / 14)
     assert found["explained_variance"] == pytest.approx(1 - 2 / (14 / 3))
-    assert found["notes"] == ["mape of flow leaves out 1 of 3 rows, whose reference is 0"]
+    (note,) = found["notes"]
+    assert all(piece in note for piece in ("mape", "flow", "1 of 3", "0"))
 
 
 def test_what_is_undefined_is_left_out_and_said():

@@ -191,10 +191,9 @@ def test_the_home_folder_is_expanded_and_variables_are_not(monkeypatch):
 
 def test_what_is_rarely_meant_is_a_warning():
     recipe = load_recipe(MINIMAL | {"train": {"learning_rate": 0.5, "max_steps": 10, "num_train_epochs": 3}})
-    assert recipe.warnings == [
-        "train.learning_rate: 0.5 is far above what fine-tuning bears; usual are 1e-5 to 1e-2",
-        "train.num_train_epochs: has no effect, because train.max_steps is set",
-    ]
+    rate, epochs = recipe.warnings
+    assert rate.startswith("train.learning_rate: ") and "0.5" in rate and "1e-5 to 1e-2" in rate
+    assert epochs.startswith("train.num_train_epochs: ") and "train.max_steps" in epochs
 
 
 def test_a_recipe_cannot_be_changed_in_place():
@@ -214,23 +213,21 @@ def test_missing_file_names_the_near_one(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("content", "message"),
+    ("content", "place", "pieces"),
     [
-        (b"name: caf\xe9\n", "bad.yaml:1: not UTF-8 (byte 0xe9); save the file as UTF-8"),
-        (b"a: 1\nb: \xff\n", "bad.yaml:2: not UTF-8 (byte 0xff); save the file as UTF-8"),
-        (
-            b"\x00\x01",
-            "bad.yaml: not YAML: unacceptable character #x0000: special characters are not allowed",
-        ),
-        (b"a" * 1_000_001, "bad.yaml: 1,000,001 bytes; a recipe has at most 1,000,000. Is this the data?"),
+        (b"name: caf\xe9\n", "bad.yaml:1: ", ["0xe9", "UTF-8"]),
+        (b"a: 1\nb: \xff\n", "bad.yaml:2: ", ["0xff", "UTF-8"]),
+        (b"\x00\x01", "bad.yaml: ", ["YAML", "#x0000"]),
+        (b"a" * 1_000_001, "bad.yaml: ", ["1,000,001", "1,000,000"]),
     ],
 )
-def test_files_that_are_no_text(tmp_path, monkeypatch, content, message):
+def test_files_that_are_no_text(tmp_path, monkeypatch, content, place, pieces):
     monkeypatch.chdir(tmp_path)
     Path("bad.yaml").write_bytes(content)
     with pytest.raises(RecipeError) as caught:
         load_recipe("bad.yaml")
-    assert str(caught.value) == message
+    message = str(caught.value)
+    assert message.startswith(place) and all(piece in message for piece in pieces)
 
 
 def test_a_folder_is_no_recipe(tmp_path):
