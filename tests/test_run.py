@@ -5,6 +5,7 @@ import json
 import points
 import pytest
 import tiny
+import torch
 from PIL import Image, ImageDraw
 
 from hf_ft import Predictor, check, finetune
@@ -132,11 +133,34 @@ def test_the_loss_may_decide(signs, vit, tmp_path):
     assert {line["step"] for line in log if "eval_loss" in line} <= set(steps)
 
 
-def test_a_resnet_under_lora_is_saved_with_its_statistics(signs, tmp_path):
+def test_a_resnet_under_lora_is_the_same_model_merged_and_as_an_adapter(signs, tmp_path):
     """peft#1732: BatchNorm statistics are not part of an adapter; peft#3193: convolutions as targets."""
+    from peft import PeftModel
+    from safetensors.torch import load_file
+    from transformers import AutoModelForImageClassification
+
     resnet = tiny.saved(tiny.resnet(), tmp_path / "resnet", tiny.image_processor())
-    done = finetune(recipe(signs, resnet, tmp_path, freeze={"strategy": "lora", "r": 2}))
-    assert (done.folder / "adapter").is_dir()
+    train = {"num_train_epochs": 2, "global_batch_size": 6, "learning_rate": 0.05, "disable_tqdm": True}
+    done = finetune(recipe(signs, resnet, tmp_path, freeze={"strategy": "lora", "r": 2}, train=train))
+    adapter = load_file(done.folder / "adapter" / "adapter_model.safetensors")
+    learned = [tensor for name, tensor in adapter.items() if "lora_B" in name and tensor.ndim == 4]
+    base = AutoModelForImageClassification.from_pretrained(resnet, num_labels=3, ignore_mismatched_sizes=True)
+    merged = AutoModelForImageClassification.from_pretrained(done.folder / "model")
+    # Every convolution of the blocks has learned: what PEFT starts as zero is zero no more.
+    convolutions = [
+        name for name, part in base.named_modules() if "encoder" in name and isinstance(part, torch.nn.Conv2d)
+    ]
+    assert len(learned) == len(convolutions) > 5 and all(tensor.abs().max() > 0 for tensor in learned)
+    statistics = {name: value for name, value in base.state_dict().items() if "running" in name}
+    assert len(statistics) > 10
+    assert all(torch.equal(merged.state_dict()[name], value) for name, value in statistics.items())
+    adapted = PeftModel.from_pretrained(base, done.folder / "adapter")
+    pictures = torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        live, plain, again = (
+            model.eval()(pixel_values=pictures).logits for model in (done.model, merged, adapted)
+        )
+    assert torch.allclose(plain, live, atol=1e-5) and torch.allclose(again, live, atol=1e-5)
 
 
 def test_sabotage_of_the_saved_model_fails_the_gate(signs, vit, tmp_path, monkeypatch):

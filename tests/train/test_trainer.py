@@ -148,16 +148,17 @@ def test_only_best_and_last_are_kept(tuner, tmp_path):
     assert kept == {"checkpoint-42", f"checkpoint-{trained.state.best_global_step}"}
 
 
-def test_a_nan_stops_the_run_and_names_the_row(tuner, tmp_path):
+def test_a_nan_stops_the_run_before_its_step_and_names_the_row(tuner, tmp_path):
     """trl#6702: the Trainer's log hides it, and the step is taken."""
     probe = tuner("probe")
-    row = probe.train_dataset.ids[5]
+    row = probe.train_dataset.ids[list(probe.get_train_dataloader())[2]["row"][0]]
+    good = tuner("good", callbacks=[StopAt(2)])
+    good.train()
     exploding = tuner("nan", sections={"task": {"name": "points:Points", "explode_at": row}})
-    before = weights(exploding).clone()
-    with pytest.raises(TrainError, match=rf"nan at step \d+ .* row\(s\) {row};"):
+    with pytest.raises(TrainError, match=rf"nan at step 3 .* row\(s\) {row};"):
         exploding.train()
-    assert torch.isfinite(weights(exploding)).all()
-    assert before.shape == weights(exploding).shape
+    assert exploding.state.global_step == 2 and losses(exploding) == losses(good)
+    assert torch.equal(weights(exploding), weights(good))
     assert not list((tmp_path / "nan" / "checkpoints").glob("checkpoint-*"))
 
 
@@ -300,11 +301,25 @@ def test_balanced_sampling_sees_the_rare_class_as_often(tuner):
     assert 15 <= sum(drawn) <= 45
 
 
-def test_without_evaluations_the_last_model_is_the_result(tuner):
-    trained = tuner(eval_strategy="no", num_train_epochs=1)
+def test_without_evaluations_the_last_model_is_the_result(tuner, tmp_path):
+    from safetensors.torch import load_file
+
+    straight = tuner("straight", num_train_epochs=2)
+    straight.train()
+    trained = tuner("silent", eval_strategy="no", num_train_epochs=2)
     trained.train()
-    assert trained.state.best_metric is None
-    assert trained.evaluate_finished("validation").metrics["loss"] > 0
+    assert trained.state.best_metric is None and not trained.loaded_best
+    assert not any("eval_loss" in line for line in trained.state.log_history)
+    found = trained.evaluate_finished("validation")
+    last = load_file(tmp_path / "straight" / "checkpoints" / "checkpoint-14" / "model.safetensors")
+    assert all(torch.equal(trained.model.state_dict()[name], tensor) for name, tensor in last.items())
+    rows = trained.eval_dataset
+    batch = rows.collate(rows.__getitems__([(0, row, True) for row in range(len(rows))]))
+    with torch.no_grad():
+        logits = trained.model.eval()(batch["point"]).logits
+    expected = torch.nn.functional.cross_entropy(logits, batch["labels"])
+    assert found.metrics["loss"] == pytest.approx(float(expected), abs=1e-6)
+    assert found.metrics["accuracy"] == (logits.argmax(-1) == batch["labels"]).double().mean()
 
 
 def test_gradients_that_the_trainer_scales_are_noticed(tuner):
