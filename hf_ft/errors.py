@@ -47,6 +47,10 @@ class VerifyError(HfFtError):
     """The run finished, but the gate found that its result cannot be trusted."""
 
 
+class VerdictError(HfFtError):
+    """The run finished, and its model is not better than what `evaluate.must_beat` names."""
+
+
 class PublishError(HfFtError):
     """The result could not be published; the run itself is unharmed."""
 

@@ -1,0 +1,343 @@
+"""The verdict of a run: is the model better than what would have been tried first, and by how much?
+
+"Better" and "worse" are said only where the paired bootstrap interval of the difference excludes 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from hf_ft.errors import VerdictError
+from hf_ft.evaluate.bootstrap import Interval, Rival, paired_intervals
+from hf_ft.evaluate.metric_format import (
+    show_difference,
+    show_difference_interval,
+    show_metric,
+    show_name,
+    unit_of,
+)
+from hf_ft.task import Evaluation, Metrics
+
+Outcome = Literal["better", "not better", "worse", "not compared"]
+# What is bad is said first.
+_ORDER: tuple[Outcome, ...] = ("worse", "not better", "not compared", "better")
+
+
+@dataclass(frozen=True)
+class Bootstrap:
+    """How intervals are made.
+
+    Args:
+        resamples: how often the rows are drawn again; 0: there are no intervals.
+        confidence: nominal coverage of the intervals.
+        seed: of the draws.
+        groups: group key of each row where rows of a group are not independent, or None.
+    """
+
+    resamples: int = 1000
+    confidence: float = 0.95
+    seed: int = 0
+    groups: Sequence[Hashable] | None = None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """The model beside one baseline, by the main metric.
+
+    Args:
+        name: of the baseline, in words.
+        outcome: `better` and `worse` only where the interval excludes 0; `not compared` where there is none.
+        value: the baseline's metric.
+        model_value: the model's metric on the same rows.
+        interval: (low, high) of the difference, model minus baseline; None: the two were not paired.
+        rows: how many rows the baseline answers.
+        metrics: every metric of the baseline.
+    """
+
+    name: str
+    outcome: Outcome
+    value: float
+    model_value: float
+    interval: Interval | None
+    rows: int
+    metrics: Mapping[str, float]
+
+    @property
+    def difference(self) -> float:
+        """The model's metric minus the baseline's."""
+        return self.model_value - self.value
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What an evaluation comes to.
+
+    Args:
+        metric: what is compared.
+        greater: whether a greater value of it is better.
+        unit: its unit, "" for none.
+        split: name of the split.
+        rows: how many rows it has.
+        selected: whether these rows also chose the checkpoint.
+        value: the model's metric on all of them.
+        interval: (low, high) of it, or None.
+        confidence: nominal coverage of all intervals.
+        comparisons: one for each baseline: losses first, and the baseline that is hardest to beat before
+            those that are easier.
+        undefined: names of baselines that the metric is not defined for.
+    """
+
+    metric: str
+    greater: bool
+    unit: str
+    split: str
+    rows: int
+    selected: bool
+    value: float
+    interval: Interval | None
+    confidence: float
+    comparisons: Sequence[Comparison] = ()
+    undefined: Sequence[str] = ()
+
+    @property
+    def first(self) -> Comparison | None:
+        """The comparison that matters most, or None where there is no baseline."""
+        return self.comparisons[0] if self.comparisons else None
+
+    @property
+    def outcome(self) -> Outcome:
+        """The outcome of the comparison that matters most."""
+        return self.first.outcome if self.first else "not compared"
+
+    @property
+    def alarming(self) -> bool:
+        """Whether a baseline is ahead of the model: surely, or by figures that could not be paired."""
+        return any(
+            one.outcome == "worse"
+            or (one.outcome == "not compared" and _gain(one.difference, self.greater) < 0)
+            for one in self.comparisons
+        )
+
+    @property
+    def text(self) -> str:
+        """The verdict as a sentence."""
+        where = f"on {self.rows:,} rows of {self.split}"
+        if self.selected:
+            where += ", which also chose the checkpoint: expect less on new rows"
+        if self.first is None:
+            return f"Not compared: no baseline has {show_name(self.metric)} {where}."
+        return f"{self.describe(self.first)}, {where}."
+
+    def show(self, value: float) -> str:
+        """Give a value of the metric as a person reads it, rounded as the model's own."""
+        return show_metric(self.metric, value, self.interval, self.unit)
+
+    def describe(self, comparison: Comparison) -> str:
+        """Give one comparison as a clause: outcome, baseline, both values, and their difference."""
+        one = comparison
+        start = "not compared row by row with" if one.interval is None else f"{one.outcome} than"
+        model, baseline = (
+            show_metric(self.metric, value, one.interval, self.unit) for value in (one.model_value, one.value)
+        )
+        return (
+            f"{start[0].upper()}{start[1:]} {one.name}: {show_name(self.metric)} {model} against {baseline}, "
+            f"{self.describe_difference(one)}"
+        )
+
+    def describe_difference(self, comparison: Comparison) -> str:
+        """Give the difference from a baseline with its interval: `9.2 points higher (95 % interval: ...)`."""
+        one = comparison
+        size = show_difference(self.metric, one.difference, one.interval, self.unit)
+        text = f"{size} {'higher' if one.difference > 0 else 'lower'}" if one.difference else "no difference"
+        if one.interval is not None:
+            interval = show_difference_interval(self.metric, one.interval, unit=self.unit)
+            text += f" ({100 * self.confidence:g} % interval: {interval})"
+        return text + (f", on the {one.rows:,} rows that it answers" if one.rows < self.rows else "")
+
+    def to_json(self) -> dict[str, Any]:
+        """Give the verdict as results.json holds it; differences are model minus baseline."""
+        return {
+            "outcome": self.outcome,
+            "text": self.text,
+            "metric": self.metric,
+            "split": self.split,
+            "against": self.first and self.first.name,
+            "difference": self.first and self.first.difference,
+            "interval": self.first and self.first.interval,
+            "confidence": self.confidence,
+            "baselines": [
+                {
+                    "name": one.name,
+                    "outcome": one.outcome,
+                    "text": f"{self.describe(one)}.",
+                    "value": one.value,
+                    "difference": one.difference,
+                    "interval": one.interval,
+                    "rows": one.rows,
+                    "metrics": dict(one.metrics),
+                }
+                for one in self.comparisons
+            ],
+        }
+
+    def require(self, must_beat: str | None) -> None:
+        """Refuse a model that is not what `evaluate.must_beat` asks for.
+
+        Args:
+            must_beat: `baseline`: it must be better than every baseline; None: nothing is asked.
+
+        Raises:
+            VerdictError: it is not; the message names the baselines.
+        """
+        failed = [f"{self.describe(one)}" for one in self.comparisons if one.outcome != "better"]
+        if must_beat is None or (self.comparisons and not failed):
+            return
+        reasons = "".join(f"\n  {text}" for text in failed or [self.text])
+        raise VerdictError(
+            f"evaluate.must_beat: {must_beat}, and on {self.split} the model is not shown to be better than "
+            f"every baseline:{reasons}\nThe files of the run are kept. Change data, model or settings, "
+            "measure on more rows, or write evaluate.must_beat: null"
+        )
+
+
+def judge(
+    evaluation: Evaluation,
+    new_metrics: Callable[[], Metrics],
+    answers: Mapping[str, Sequence[Any]],
+    scores: Mapping[str, Mapping[str, float]],
+    bootstrap: Bootstrap,
+    *,
+    metric: str,
+    greater: bool,
+    selected: bool,
+) -> Verdict:
+    """Compare a model with baselines, on the same rows.
+
+    Args:
+        evaluation: of the model, on N rows.
+        new_metrics: gives a fresh accumulator, for results of the model and of the baselines alike.
+        answers: baseline, in words -> N results in the form of the model's; None for a row without an answer.
+        scores: baseline, in words -> metrics; of baselines whose results are not known, too.
+        bootstrap: how intervals are made.
+        metric: what is compared.
+        greater: whether a greater value of it is better.
+        selected: whether these rows also chose the checkpoint, which the sentence then says.
+
+    Raises:
+        DataError: there are too few rows for an interval, or the metric is undefined on most resamples.
+    """
+    model, rows = new_metrics(), len(evaluation.ids)
+    model.update(evaluation.results, evaluation.references)
+    rivals = _rivals(new_metrics, answers, evaluation, metric)
+    own, intervals = _intervals(model, list(rivals.values()), metric, rows, bootstrap)
+    comparisons = [
+        Comparison(
+            name,
+            _outcome(interval, greater),
+            rival.metrics.value(metric),
+            model.value(metric, rival.rows),
+            interval,
+            rows if rival.rows is None else len(rival.rows),
+            scores.get(name) or _numbers(rival.metrics),
+        )
+        for (name, rival), interval in zip(rivals.items(), intervals, strict=True)
+    ]
+    comparisons += [
+        Comparison(name, "not compared", known[metric], model.value(metric), None, rows, known)
+        for name, known in scores.items()
+        if name not in answers and metric in known
+    ]
+    named = {one.name for one in comparisons}
+    return Verdict(
+        metric=metric,
+        greater=greater,
+        unit=unit_of(metric, evaluation.metrics),
+        split=evaluation.split,
+        rows=rows,
+        selected=selected,
+        value=model.value(metric),
+        interval=own,
+        confidence=bootstrap.confidence,
+        comparisons=sorted(
+            comparisons, key=lambda one: (_ORDER.index(one.outcome), _gain(one.difference, greater))
+        ),
+        undefined=[name for name in dict.fromkeys([*answers, *scores]) if name not in named],
+    )
+
+
+def _rivals(
+    new_metrics: Callable[[], Metrics],
+    answers: Mapping[str, Sequence[Any]],
+    evaluation: Evaluation,
+    metric: str,
+) -> dict[str, Rival]:
+    """Measure the baselines, each on the rows that it answers; leave out where the metric is undefined."""
+    rivals = {}
+    for name, results in answers.items():
+        answered = [row for row, result in enumerate(results) if result is not None]
+        if not answered:
+            continue
+        metrics = new_metrics()
+        metrics.update([results[row] for row in answered], [evaluation.references[row] for row in answered])
+        if not np.isnan(metrics.value(metric)):
+            rivals[name] = Rival(metrics, None if len(answered) == len(results) else np.asarray(answered))
+    return rivals
+
+
+def _intervals(
+    model: Metrics, rivals: Sequence[Rival], metric: str, rows: int, bootstrap: Bootstrap
+) -> tuple[Interval | None, Sequence[Interval | None]]:
+    """Give the interval of the model's metric, and that of its difference from each rival's."""
+    if not bootstrap.resamples:
+        return None, [None] * len(rivals)
+    own, paired = paired_intervals(
+        model,
+        rivals,
+        metric,
+        rows,
+        resamples=bootstrap.resamples,
+        confidence=bootstrap.confidence,
+        seed=bootstrap.seed,
+        groups=bootstrap.groups,
+    )
+    if metric == "accuracy":
+        own = own if own[0] < own[1] else _wilson(own[0], rows, bootstrap.confidence)
+        paired = [one and _widened(one, rows, bootstrap.confidence) for one in paired]
+    return own, paired
+
+
+def _wilson(share: float, rows: int, confidence: float) -> Interval:
+    """Give Wilson's score interval (1927); where all rows are right, the bootstrap has no width."""
+    from scipy.stats import binomtest
+
+    interval = binomtest(round(share * rows), rows).proportion_ci(confidence, method="wilson")
+    return float(interval.low), float(interval.high)
+
+
+def _widened(difference: Interval, rows: int, confidence: float) -> Interval:
+    """Widen the interval of a difference between accuracies where one is right and one wrong on every row."""
+    if abs(difference[0]) != 1 or difference[0] != difference[1]:
+        return difference
+    low = 2 * _wilson(1.0, rows, confidence)[0] - 1
+    return (low, 1.0) if difference[0] > 0 else (-1.0, -low)
+
+
+def _outcome(interval: Interval | None, greater: bool) -> Outcome:
+    """Give the outcome of the interval of a difference, model minus baseline."""
+    if interval is None:
+        return "not compared"
+    low, high = sorted(_gain(value, greater) for value in interval)
+    return "better" if low > 0 else "worse" if high < 0 else "not better"
+
+
+def _numbers(metrics: Metrics) -> dict[str, float]:
+    return {name: value for name, value in metrics.compute().items() if isinstance(value, float)}
+
+
+def _gain(difference: float, greater: bool) -> float:
+    """Give by how much the model is better; below 0 where it is worse."""
+    return difference if greater else -difference
