@@ -22,12 +22,12 @@ from hf_ft.errors import exit_codes
 from hf_ft.recipe.read import load_recipe
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from hf_ft.data.audit import Findings
+    from hf_ft.evaluate.verdict import Verdict
     from hf_ft.model.predictor import Predictor
     from hf_ft.recipe.schema import Recipe
     from hf_ft.report.console import Console
+    from hf_ft.report.report import ReportContent
     from hf_ft.task import Evaluation, Task
     from hf_ft.train.assemble import Setup
     from hf_ft.verify import Item
@@ -124,7 +124,8 @@ def finetune(
 
     Raises:
         HfFtError: the run stopped; the message says what was found and what to change. A VerifyError means
-            that it finished, and that its result cannot be trusted.
+            that it finished, and that its result cannot be trusted; a VerdictError that its model is not
+            better than what `evaluate.must_beat` names.
 
     >>> run = finetune(recipe, verbose=False)
     >>> run.results["headline"]["metric"], run.results["headline"]["split"]
@@ -173,21 +174,22 @@ def finetune(
 
         console.room("evaluate")
         model = setup.trainer.finished_model()
-        evaluations = _evaluate(setup, console)
+        evaluations, verdict = _evaluate(setup, console)
 
         results: dict[str, Any] = {}
         if fresh is not None:
             console.room("save")
             save_model(setup.frozen, setup.task, path / "model", setup.loaded.source)
             ask(fresh, path, setup)
-            results = run_folder.write_run(path, setup, evaluations)
+            results = run_folder.write_run(path, setup, evaluations, verdict)
 
             console.room("verify")
             items = gate(path, setup, evaluations, checks.self_test, fresh)
             console.lines(f"{item.name:<12} {item.detail}" for item in items)
 
             console.room("report")
-            console.table(_report(path, setup, evaluations, items, console))
+            console.result(_report(path, setup, evaluations, verdict, items, console))
+            verdict.require(recipe.evaluate.must_beat)
 
             if recipe.publish.repo is not None:
                 console.room("publish")
@@ -197,27 +199,32 @@ def finetune(
     return Run(recipe, setup.task, model, results, path)
 
 
-def _evaluate(setup: Setup, console: Console) -> dict[str, Evaluation]:
-    """Measure the finished model on validation and test, with intervals, beside a trivial answer."""
-    from hf_ft.evaluate.final import calibrate, with_interval_and_baseline
+def _evaluate(setup: Setup, console: Console) -> tuple[dict[str, Evaluation], Verdict]:
+    """Measure the finished model on validation and test, and judge it beside the baselines."""
+    from hf_ft.evaluate.final import calibrate, conclude
 
     evaluations = {"validation": setup.trainer.evaluate_finished("validation")}
     # Before test is looked at: what turns scores into answers is chosen on validation.
     console.lines(calibrate(setup.task, evaluations["validation"]))
     if "test" in setup.rows:
         evaluations["test"] = setup.trainer.evaluate_finished("test")
-    for evaluation in evaluations.values():
-        with_interval_and_baseline(
-            evaluation, setup.task, setup.recipe.evaluate, metric=setup.metric, data=setup.data
-        )
-    return evaluations
+    section = setup.recipe.evaluate
+    verdict = conclude(
+        evaluations, setup.task, section, metric=setup.metric, greater=setup.greater, data=setup.data
+    )
+    return evaluations, verdict
 
 
 def _report(
-    path: Path, setup: Setup, evaluations: dict[str, Evaluation], items: list[Item], console: Console
-) -> Table:
-    """Write the report and the times of the run; give the table of results."""
-    from hf_ft.report.report import result_table, write_report
+    path: Path,
+    setup: Setup,
+    evaluations: dict[str, Evaluation],
+    verdict: Verdict,
+    items: list[Item],
+    console: Console,
+) -> ReportContent:
+    """Write the report and the times of the run; give what the report holds."""
+    from hf_ft.report.report import write_report
     from hf_ft.report.report_content import report_content
     from hf_ft.storage.atomic import write_json
     from hf_ft.verify import check_contents
@@ -227,12 +234,12 @@ def _report(
         stages = setup.profile.stages
         write_json(path / "profile.json", setup.profile.to_json(), indent=2)
     final = evaluations[setup.data.final_split]
-    content = report_content(path, setup, final, items, {**console.seconds, **stages})
+    content = report_content(path, setup, final, verdict, items, {**console.seconds, **stages})
     write_report(path, content)
     write_json(path / "timing.json", console.finish(), indent=2)
     # The report repeats much of the recipe: what is kept is looked at once more.
     check_contents(path)
-    return result_table(content)
+    return content
 
 
 @_machine_given_back()

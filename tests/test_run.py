@@ -1,6 +1,8 @@
 """The whole flow, on small pictures and on a task of a user's own."""
 
+import html
 import json
+from pathlib import Path
 
 import points
 import pytest
@@ -9,7 +11,7 @@ import torch
 from PIL import Image, ImageDraw
 
 from hf_ft import Predictor, check, finetune
-from hf_ft.errors import DataError, RecipeError, VerifyError
+from hf_ft.errors import DataError, RecipeError, VerdictError, VerifyError
 
 
 def draw_signs(folder, per_class=12, names=("stop", "yield", "停")):
@@ -182,8 +184,6 @@ def test_sabotage_of_the_saved_model_fails_the_gate(signs, vit, tmp_path, monkey
 
 
 def test_a_task_of_ones_own_goes_the_whole_way(tmp_path, monkeypatch):
-    from pathlib import Path
-
     # The fresh process of the gate must find the task's module, as it would for a user's installed package.
     monkeypatch.setenv("PYTHONPATH", str(Path(points.__file__).parent))
     done = finetune(
@@ -263,3 +263,22 @@ def test_the_doctests_of_the_public_names(name, run, signs, vit, tmp_path):
     for test in examples:
         runner.run(test)
     assert runner.summarize().failed == 0
+
+
+def test_a_model_that_must_beat_a_baseline_fails_the_run_and_keeps_its_files(tmp_path, monkeypatch):
+    """Points have no baseline, so nothing shows that the model is better than one."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(points.__file__).parent))
+    content = {
+        "task": "points:Points",
+        "output_dir": str(tmp_path / "run"),
+        "data": {"source": "py:points:rows", "split": {"validation": 20, "test": 10}},
+        "model": {"name": points.saved(tmp_path / "pretrained")},
+        "train": {"num_train_epochs": 1},
+        "evaluate": {"must_beat": "baseline"},
+    }
+    with pytest.raises(VerdictError, match=r"evaluate\.must_beat.*test"):
+        finetune(content, verbose=False)
+    assert all(item["passed"] for item in json.loads((tmp_path / "run" / "verify.json").read_text()))
+    saved = json.loads((tmp_path / "run" / "results.json").read_text())["verdict"]
+    assert saved["outcome"] == "not compared" and saved["baselines"] == []
+    assert saved["text"] in html.unescape((tmp_path / "run" / "report.html").read_text())

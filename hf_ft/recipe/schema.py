@@ -241,6 +241,17 @@ class EvaluateSection(Section):
     """How often the rows are drawn again for the interval."""
     confidence: Fraction = 0.95
     """The share of the resampled values that the interval covers."""
+    must_beat: Literal["baseline"] | None = None
+    """baseline: the run fails, and keeps its files, unless the model is better than every baseline."""
+
+    @field_validator("must_beat")
+    @classmethod
+    def _needs_intervals(cls, value: str | None, info: ValidationInfo) -> str | None:
+        if value is not None and info.data.get("intervals") == "none":
+            raise problem(
+                "needs the interval of the difference, and evaluate.intervals is none; write bootstrap"
+            )
+        return value
 
 
 class PublishSection(Section):

@@ -14,7 +14,7 @@ from pathlib import Path, PureWindowsPath
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.errors import PublishError
-from hf_ft.report.report import show, show_name
+from hf_ft.evaluate.metric_format import show_interval, show_metric, show_name, unit_of
 
 if TYPE_CHECKING:
     from huggingface_hub import EvalResult, ModelCard
@@ -36,13 +36,25 @@ class Result:
         name: of the metric.
         value: as measured.
         interval: (low, high), or None.
-        baseline: the trivial answer's value on the same rows, or None.
+        unit: of the value, "" for none.
+        baselines: the value of each baseline on the same rows, None where it has none.
     """
 
     name: str
     value: float
     interval: Sequence[float] | None
-    baseline: float | None
+    unit: str
+    baselines: Sequence[float | None]
+
+    @property
+    def cells(self) -> list[str]:
+        """Name, value, interval and the baselines' values, as a person reads them."""
+        interval = show_interval(self.name, self.interval, self.unit) if self.interval else ""
+        values = [
+            "" if value is None else show_metric(self.name, value, self.interval, self.unit)
+            for value in (self.value, *self.baselines)
+        ]
+        return [show_name(self.name), values[0], interval, *values[1:]]
 
 
 def model_card(run_folder: Path, repo: str, kept: Mapping[str, Any] | None = None) -> ModelCard:
@@ -98,12 +110,12 @@ def model_card(run_folder: Path, repo: str, kept: Mapping[str, Any] | None = Non
         data=data,
         head=head,
         results=measured,
+        verdict=results["verdict"],
         per_class=results["splits"][head["split"]]["metrics"].get("per_class", []),
         notes=results["splits"][head["split"]]["metrics"].get("notes", []),
         few_classes=FEW_CLASSES,
         environment=environment,
         checks=checks,
-        show=show,
         show_name=show_name,
         cell=cell,
         fence=fence,
@@ -124,11 +136,17 @@ def fence(text: str) -> str:
 def _measured(results: Mapping[str, Any], task: Task) -> list[Result]:
     head = results["headline"]
     split = results["splits"][head["split"]]
-    names = dict.fromkeys([head["metric"], *task.headline_metrics])
+    metrics, baselines = split["metrics"], results["verdict"]["baselines"]
     return [
-        Result(name, split["metrics"][name], split["intervals"].get(name), split["baseline"].get(name))
-        for name in names
-        if split["metrics"].get(name) is not None
+        Result(
+            name,
+            metrics[name],
+            split["intervals"].get(name),
+            unit_of(name, metrics),
+            [one["metrics"].get(name) for one in baselines],
+        )
+        for name in dict.fromkeys([head["metric"], *task.headline_metrics])
+        if metrics.get(name) is not None
     ]
 
 

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as Terminal
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from hf_ft.report.report import ReportContent
+
+_STYLES = {"better": "bold green", "not better": "bold yellow", "not compared": "bold", "worse": "bold red"}
 
 
 class Console:
@@ -48,3 +55,36 @@ class Console:
     def table(self, table: Any) -> None:
         """Print a rich table."""
         self.terminal.print(table)
+
+    def result(self, content: ReportContent) -> None:
+        """Say what a run came to: the verdict first, then the figures, then every further comparison."""
+        verdict = content.verdict
+        style = _STYLES["worse" if verdict.alarming else verdict.outcome]
+        self.terminal.print(f"  {verdict.text}", style=style, markup=False)
+        self.table(result_table(content))
+        self.lines(f"{verdict.describe(one)}." for one in verdict.comparisons[1:])
+
+
+def result_table(content: ReportContent) -> Table:
+    """Give the metrics of a run beside those of the baseline that matters most: headline metrics first."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    from hf_ft.evaluate.metric_format import show_name
+
+    verdict = content.verdict
+    table = Table(
+        title=escape(f"{content.name}: {verdict.split}, {verdict.rows:,} rows"), title_justify="left"
+    )
+    table.add_column("metric")
+    table.add_column("this model", justify="right")
+    table.add_column(f"{verdict.confidence:.0%} interval", justify="right")
+    against = verdict.first.name if verdict.first else None
+    if against is not None:
+        table.add_column(escape(against), justify="right")
+    for index, one in enumerate(content.metrics):
+        cells = [show_name(one.name), one.shown, one.shown_interval]
+        cells += [one.shown_baseline(against)] if against is not None else []
+        style = "bold" if index == 0 else None if one.headline else "dim"
+        table.add_row(*map(escape, cells), style=style)
+    return table

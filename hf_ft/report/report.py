@@ -1,7 +1,7 @@
-"""report.html: one self-contained page that a person reads to judge a run, and the table for the terminal.
+"""report.html: one self-contained page that a person reads to judge a run.
 
-The page needs no network and runs no script; its own security policy forbids both. Labels, row ids and
-messages are text of strangers and are escaped by the template.
+The page needs no network and runs no script; its own security policy forbids both. Labels, row ids, texts and
+messages come from strangers and are escaped by the template.
 """
 
 from __future__ import annotations
@@ -11,60 +11,76 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from hf_ft.errors import DataError
 from hf_ft.evaluate.figures import INK
+from hf_ft.evaluate.metric_format import is_share, show_interval, show_metric, show_name
+from hf_ft.evaluate.verdict import Verdict
+from hf_ft.report.curves import curve_svg
+from hf_ft.report.examples import ExampleGroup, plain
 from hf_ft.storage.atomic import write_text
 from hf_ft.task import Figure
 
-if TYPE_CHECKING:
-    from rich.table import Table
-
-# Metrics that are shares of rows and read best as a percentage.
-_SHARES = ("accuracy", "precision", "recall", "f1", "mape")
+# Rows of a long table that are shown at its top and at its end; the others are folded.
+_TOP, _BOTTOM = 8, 4
 # Two units of a duration, as seconds and name, and the seconds from which they are too small.
 _UNITS = ((1, "s", 60, "min", 3600), (60, "min", 3600, "h", 86400), (3600, "h", 86400, "d", float("inf")))
 
 
 @dataclass(frozen=True)
-class Headline:
+class MetricRow:
     """A metric with what it takes to judge it.
 
     Args:
         name: metric name.
-        value: on the rows of the report.
+        value: the model's.
         interval: (low, high), or None.
-        baseline: the trivial answer's value on the same rows, or None.
-        greater_is_better: its direction.
-        unit: unit of the value, "" for none.
+        greater: whether a greater value is better; None: not known.
+        unit: of the value, "" for none.
+        headline: whether it is shown at once.
+        baselines: baseline -> its value on the same rows.
     """
 
     name: str
     value: float
     interval: tuple[float, float] | None = None
-    baseline: float | None = None
-    greater_is_better: bool = True
+    greater: bool | None = None
     unit: str = ""
+    headline: bool = True
+    baselines: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def shown(self) -> str:
+        """The value as a person reads it."""
+        return show_metric(self.name, self.value, self.interval, self.unit)
+
+    def shown_baseline(self, name: str) -> str:
+        """Give a baseline's value, "" where it has none."""
+        value = self.baselines.get(name)
+        return "" if value is None else show_metric(self.name, value, self.interval, self.unit)
+
+    @property
+    def shown_interval(self) -> str:
+        """The interval as a person reads it, "" for none."""
+        return show_interval(self.name, self.interval, self.unit) if self.interval else ""
 
 
 @dataclass(frozen=True)
-class WorstRow:
-    """A row with a high loss.
+class ReportTable:
+    """A table of the evaluation.
 
     Args:
-        id: of the row.
-        truth: as a person reads it.
-        prediction: as a person reads it.
-        loss: of the row.
-        thumbnail: a small picture as a base64 `data:image/...` address, or None.
+        title: what it is about.
+        rows: one dict a row, all with the same keys: the columns. `label` names a class.
+        ordered_by: the column that the rows are ordered by, as bars show it; None: as they come.
+        folded: whether a reader opens it first.
     """
 
-    id: str
-    truth: str
-    prediction: str
-    loss: float
-    thumbnail: str | None = None
+    title: str
+    rows: Sequence[Mapping[str, Any]]
+    ordered_by: str | None = None
+    folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -78,67 +94,56 @@ class Check:
 
 @dataclass
 class ReportContent:
-    """What the report shows, room by room.
+    """What the report shows, from what a reader asks first to what few ask.
 
     Args:
         name: of the run.
         task: task name.
-        model: the pretrained model's name.
-        data: the source of the rows.
-        split: name of the split that is reported.
-        rows: how many rows it has.
-        headlines: the metrics that matter, the most important one first.
-        selected_on: name of the split that chose the checkpoint; None: nothing was chosen.
-        confidence: nominal coverage of the intervals.
-        interval_over: what the bootstrap drew: "rows", or the group column.
-        baseline: what the trivial answer is ("always 'cat'"), or "".
-        recipe: key -> value, the lines of the recipe that tell this run from others.
-        recipe_text: the resolved recipe as YAML.
-        splits: split name -> number of rows.
-        data_facts: further facts about the data.
-        warnings: what the audit and the metrics want to be known.
-        model_facts: parameters, trainable share, frozen layers.
-        train_facts: steps, learning rate, precision.
-        metrics: every scalar metric.
-        directions: metric -> whether greater is better.
-        per_class: rows with label, support, precision, recall, f1.
+        summary: what was trained, on what, and how much of it learned: sentences.
+        verdict: on the split that is reported.
+        metrics: every metric, the main one first.
+        interval_over: what the bootstrap drew: "rows", or groups of them.
+        examples: rows that are shown.
+        tables: of the evaluation: by class, by target.
         curve: the learning curve.
-        figures: figures about the evaluation.
-        worst: the worst mistakes, worst first.
+        figures: about the evaluation.
+        splits: split -> number of rows and where they come from.
+        warnings: what the audit and the metrics want to be known.
+        usage: lines that load and use the model.
+        recipe: key -> value, what the recipe sets.
+        recipe_text: the resolved recipe as YAML.
+        model_facts: subject -> text, about the network.
+        train_facts: subject -> text, what was decided for training.
         checks: the gate, item by item.
         timing: stage -> seconds.
         environment: versions and hardware.
-        usage: lines that load and use the model.
     """
 
     name: str
     task: str
-    model: str
-    data: str
-    split: str
-    rows: int
-    headlines: Sequence[Headline]
-    selected_on: str | None = None
-    confidence: float = 0.95
+    verdict: Verdict
+    metrics: Sequence[MetricRow]
+    summary: str = ""
     interval_over: str = "rows"
-    baseline: str = ""
-    recipe: Mapping[str, Any] = field(default_factory=dict)
-    recipe_text: str = ""
-    splits: Mapping[str, int] = field(default_factory=dict)
-    data_facts: Mapping[str, Any] = field(default_factory=dict)
-    warnings: Sequence[str] = ()
-    model_facts: Mapping[str, Any] = field(default_factory=dict)
-    train_facts: Mapping[str, Any] = field(default_factory=dict)
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    directions: Mapping[str, bool] = field(default_factory=dict)
-    per_class: Sequence[Mapping[str, Any]] = ()
+    examples: Sequence[ExampleGroup] = ()
+    tables: Sequence[ReportTable] = ()
     curve: Figure | None = None
     figures: Sequence[Figure] = ()
-    worst: Sequence[WorstRow] = ()
+    splits: Mapping[str, tuple[int, str]] = field(default_factory=dict)
+    warnings: Sequence[str] = ()
+    usage: Sequence[str] = ()
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+    recipe_text: str = ""
+    model_facts: Mapping[str, Any] = field(default_factory=dict)
+    train_facts: Mapping[str, Any] = field(default_factory=dict)
     checks: Sequence[Check] = ()
     timing: Mapping[str, float] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
-    usage: Sequence[str] = ()
+
+    @property
+    def all_figures(self) -> list[Figure]:
+        """The learning curve, and what is drawn about the evaluation."""
+        return [*([self.curve] if self.curve else []), *self.figures]
 
 
 def write_report(run_folder: Path, content: ReportContent) -> Path:
@@ -152,60 +157,17 @@ def write_report(run_folder: Path, content: ReportContent) -> Path:
         The path of the page.
 
     Raises:
-        DataError: there is no headline metric, a thumbnail is no data address, or two figures share a name.
+        DataError: there is no metric, a picture is no data address, or two figures share a name.
     """
     _check(content)
-    figures = [*([content.curve] if content.curve else []), *content.figures]
     (run_folder / "figures").mkdir(exist_ok=True)
-    for figure in figures:
+    for figure in content.all_figures:
         figure.figure.savefig(
             run_folder / "figures" / f"{_slug(figure.name)}.png", facecolor="white", dpi=160
         )
     page = run_folder / "report.html"
     write_text(page, _render(content))
     return page
-
-
-def result_table(content: ReportContent) -> Table:
-    """Give the result for the terminal: headline metrics first, then the rest."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    table = Table(
-        title=escape(f"{content.name}: {content.split}, {content.rows:,} rows"), title_justify="left"
-    )
-    table.add_column("metric")
-    table.add_column("value", justify="right")
-    table.add_column(f"{content.confidence:.0%} interval", justify="right")
-    table.add_column("baseline", justify="right")
-    for index, one in enumerate(content.headlines):
-        interval = (
-            f"{show(one.name, one.interval[0])} to {show(one.name, one.interval[1])}" if one.interval else ""
-        )
-        baseline = "" if one.baseline is None else show(one.name, one.baseline)
-        unit = f" {one.unit}" if one.unit else ""
-        style = "bold" if index == 0 else None
-        table.add_row(
-            escape(one.name), escape(show(one.name, one.value) + unit), interval, baseline, style=style
-        )
-    shown = {one.name for one in content.headlines}
-    for name, value in content.metrics.items():
-        if name not in shown:
-            table.add_row(escape(name), show(name, value), "", "", style="dim")
-    return table
-
-
-def show(name: str, value: float) -> str:
-    """Give a metric's value as a person reads it: shares in percent, the rest with four digits."""
-    if name.endswith(_SHARES):
-        return f"{100 * value:.1f} %"
-    return f"{value:,.0f}" if abs(value) >= 10_000 else f"{value:.4g}"
-
-
-def show_name(name: str) -> str:
-    """Give a metric's name as a person reads it: `macro_f1` is macro F1, `roc_auc` is ROC-AUC."""
-    plain = re.sub(r"\b(f1|mcc|mae|rmse|mape|mase|r2)\b", lambda found: found[0].upper(), _plain(name))
-    return plain.replace("roc auc", "ROC-AUC")
 
 
 def show_seconds(seconds: float) -> str:
@@ -220,17 +182,16 @@ def show_seconds(seconds: float) -> str:
 
 
 def _check(content: ReportContent) -> None:
-    if not content.headlines:
-        raise DataError("the report needs at least one headline metric, and there is none")
-    for row in content.worst:
-        if row.thumbnail is not None and not re.match(
-            r"data:image/(png|jpeg|webp|gif);base64,", row.thumbnail
-        ):
+    if not content.metrics:
+        raise DataError("the report needs at least one metric, and there is none")
+    for example in (one for group in content.examples for one in group.examples):
+        picture = example.preview.picture
+        if picture is not None and not re.match(r"data:image/(png|jpeg|webp|gif);base64,", picture):
             raise DataError(
-                f"the thumbnail of row {row.id!r} begins with {row.thumbnail[:20]!r}; expected a base64 "
+                f"the picture of row {example.id!r} begins with {picture[:20]!r}; expected a base64 "
                 f"data:image/... address, as the page may fetch nothing"
             )
-    names = [_slug(figure.name) for figure in [*([content.curve] if content.curve else []), *content.figures]]
+    names = [_slug(figure.name) for figure in content.all_figures]
     twins = sorted({name for name in names if names.count(name) > 1})
     if twins:
         raise DataError(f"two figures are named {twins[0]!r}; expected a name for each")
@@ -246,16 +207,66 @@ def _render(content: ReportContent) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"svg": _svg, "seconds": show_seconds, "plain": _plain, "metric": show_name}
-    failed = [check.item for check in content.checks if not check.ok]
+    environment.filters |= {
+        "svg": _svg,
+        "curve": curve_svg,
+        "seconds": show_seconds,
+        "words": lambda name: name.replace("_", " "),
+        "metric": show_name,
+        "plain": plain,
+    }
+    main, verdict = content.metrics[0], content.verdict
+    compared = [abs(one.value) for one in verdict.comparisons]
     return environment.get_template("report.html.j2").render(
         content=content,
-        show=show,
-        failed=failed,
-        per_class=sorted(content.per_class, key=lambda row: (row["f1"], row["label"])),
-        others={name: value for name, value in content.metrics.items() if name != content.headlines[0].name},
-        judged={one.name: one for one in content.headlines},
+        main=main,
+        verdict=verdict,
+        percent=f"{100 * verdict.confidence:g} %",
+        # A bar shows a share as it is, and any other metric as a share of the greatest.
+        full=1.0 if is_share(verdict.metric) else max(abs(verdict.value), *compared, 1e-12),
+        on_a_scale=is_share(main.name) or main.name.endswith("auc"),
+        baselines=list(dict.fromkeys(name for row in content.metrics for name in row.baselines)),
+        failed=[check.item for check in content.checks if not check.ok],
+        has_curves=_longest_forecast(content) > 0,
+        tables=[_split_table(table) for table in content.tables],
+        figures=sorted(
+            (figure for figure in content.figures if not _is_elsewhere(figure, content)),
+            key=lambda figure: float(figure.figure.get_figheight()),
+        ),
     )
+
+
+def _is_elsewhere(figure: Figure, content: ReportContent) -> bool:
+    """Tell whether a table with bars, or the examples, show what a figure does; its file is kept."""
+    return {
+        "baselines": bool(content.verdict.comparisons),
+        "per_class": any("label" in table.rows[0] for table in content.tables),
+        "forecast": _longest_forecast(content) > 1,
+    }.get(figure.name, False)
+
+
+def _longest_forecast(content: ReportContent) -> int:
+    """Give the steps of the longest forecast among the examples, 0 where there is none."""
+    previews = [one.preview for group in content.examples for one in group.examples]
+    return max((len((preview.curves or {}).get("forecast", ())) for preview in previews), default=0)
+
+
+def _split_table(table: ReportTable) -> dict[str, Any]:
+    """Order a table, and divide a long one into its top, its end, and what is folded between them."""
+    rows, key = list(table.rows), table.ordered_by
+    if key is not None:
+        rows.sort(key=lambda row: (row[key], str(row.get("label", ""))))
+    short = len(rows) <= _TOP + _BOTTOM + 4
+    return {
+        "title": table.title,
+        "columns": list(rows[0]),
+        "ordered_by": key,
+        "folded": table.folded,
+        "rows": rows,
+        "top": rows if short else rows[:_TOP],
+        "middle": [] if short else rows[_TOP:-_BOTTOM],
+        "end": [] if short else rows[-_BOTTOM:],
+    }
 
 
 def _svg(figure: Figure) -> Any:
@@ -273,10 +284,6 @@ def _svg(figure: Figure) -> Any:
     # Ids are only unique within one figure, and the page has several.
     drawn = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{slug}-", drawn).replace(INK, "currentColor")
     return Markup(drawn)
-
-
-def _plain(name: str) -> str:
-    return name.replace("_", " ")
 
 
 def _slug(name: str) -> str:

@@ -7,20 +7,36 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from hf_ft.evaluate.figures import learning_curve_figure
-from hf_ft.report.report import Check, Headline, ReportContent, WorstRow
+from hf_ft.evaluate.metric_format import unit_of
+from hf_ft.report.examples import choose_examples, plain
+from hf_ft.report.report import Check, MetricRow, ReportContent, ReportTable
 
 if TYPE_CHECKING:
+    from hf_ft.evaluate.verdict import Verdict
     from hf_ft.recipe.schema import Recipe
     from hf_ft.task import Evaluation, Task
     from hf_ft.train.assemble import Setup
     from hf_ft.verify import Item
 
-WORST_ROWS = 12
+# Titles of the tables that metrics give, and whether a figure already shows what is in them.
+_TITLES = {
+    "per_class": ("Classes", False),
+    "per_target": ("Targets", False),
+    "per_horizon": ("Errors by step ahead", True),
+    "per_hour": ("Errors by hour of the day", True),
+}
 
 
 def report_content(
-    folder: Path, setup: Setup, evaluation: Evaluation, items: Sequence[Item], seconds: Mapping[str, float]
+    folder: Path,
+    setup: Setup,
+    evaluation: Evaluation,
+    verdict: Verdict,
+    items: Sequence[Item],
+    seconds: Mapping[str, float],
 ) -> ReportContent:
     """Put the content of the report together.
 
@@ -28,49 +44,39 @@ def report_content(
         folder: the run folder, with log.jsonl and environment.json.
         setup: the run.
         evaluation: of the split that is reported.
+        verdict: on it.
         items: the gate.
         seconds: room -> seconds.
     """
-    recipe, task, data, frozen = setup.recipe, setup.task, setup.data, setup.frozen
+    recipe, task, data = setup.recipe, setup.task, setup.data
     metric, greater = setup.metric, setup.greater
     log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     environment = json.loads((folder / "environment.json").read_text())
-    directions = {**task.greater_is_better, metric: greater}
-    scalars = {name: value for name, value in evaluation.metrics.items() if isinstance(value, float)}
-    counts = frozen.counts()
-    learning, total = sum(row[1] for row in counts), sum(row[2] for row in counts)
+    groups = data.groups(task, evaluation.split)
     return ReportContent(
         name=recipe.name,
         task=task.name,
-        model=recipe.model.name,
-        data=str(recipe.data.source),
-        split=evaluation.split,
-        rows=len(evaluation.ids),
-        headlines=_headlines(directions, evaluation, metric, task.headline_metrics),
-        selected_on="validation",
-        confidence=recipe.evaluate.confidence,
-        interval_over="rows"
-        if data.groups(task, evaluation.split) is None
-        else "groups of rows that belong together",
-        baseline=task.baseline_name,
-        recipe=_told_apart(recipe),
-        recipe_text=recipe.to_yaml(),
-        splits={split: len(rows) for split, rows in data.rows.items()},
-        data_facts={split: about["origin"] for split, about in data.info["splits"].items()},
-        warnings=[*recipe.warnings, *data.findings.warnings, *evaluation.metrics.get("notes", [])],
-        model_facts={
-            "strategy": frozen.strategy,
-            "parameters": f"{total:,}",
-            "trainable": f"{learning:,} ({learning / total:.1%})",
-            **({"batch norms held in eval mode": frozen.norms_in_eval} if frozen.norms_in_eval else {}),
-        },
-        train_facts={subject: str(choice) for subject, choice in setup.decisions.items()},
-        metrics=scalars,
-        directions=directions,
-        per_class=evaluation.metrics.get("per_class", []),
+        verdict=verdict,
+        metrics=_metrics({**task.greater_is_better, metric: greater}, evaluation, verdict, metric, task),
+        summary=_summary(setup),
+        interval_over="rows" if groups is None else "groups of rows that belong together",
+        examples=choose_examples(task, data.rows[evaluation.split], evaluation, groups),
+        tables=_tables(evaluation.metrics),
         curve=learning_curve_figure(log, metric, _best_step(log, metric, greater)),
         figures=task.figures(evaluation),
-        worst=_worst(task, data.rows[evaluation.split], evaluation),
+        splits={
+            split: (len(rows), str(data.info["splits"][split]["origin"])) for split, rows in data.rows.items()
+        },
+        warnings=[*recipe.warnings, *data.findings.warnings, *evaluation.metrics.get("notes", [])],
+        usage=[
+            "from hf_ft import Predictor",
+            f'predictor = Predictor.load("{folder}")',
+            f"predictor({task.example_input!r})",
+        ],
+        recipe=_set_keys(recipe),
+        recipe_text=recipe.to_yaml(),
+        model_facts=_model_facts(setup),
+        train_facts={subject: str(choice) for subject, choice in setup.decisions.items()},
         checks=[Check(item.name, item.passed, item.detail) for item in items],
         timing=dict(seconds),
         environment={
@@ -78,32 +84,91 @@ def report_content(
             "python": environment["python"],
             "device": environment["device"],
         },
-        usage=[
-            "from hf_ft import Predictor",
-            f'predictor = Predictor.load("{folder}")',
-            f"predictor({task.example_input!r})",
-        ],
     )
 
 
-def _headlines(
-    directions: Mapping[str, bool], evaluation: Evaluation, metric: str, beside: Sequence[str]
-) -> list[Headline]:
-    names = [metric, *(name for name in beside if name != metric and name in evaluation.metrics)]
+def _summary(setup: Setup) -> str:
+    """Say in sentences what was trained, on what, and how much of it learned."""
+    recipe, sizes = setup.recipe, {split: len(rows) for split, rows in setup.data.rows.items()}
+    learning, total = _parameters(setup)
+    source = recipe.data.source if isinstance(recipe.data.source, str) else plain(recipe.data.source)
+    begun = "built from random weights" if recipe.model.from_scratch else "fine-tuned"
+    how = "all weights learned"
+    if learning != total:
+        share = f"{100 * learning / total:.2g} %"
+        how = f"{share} of its weights learned (freeze.strategy: {setup.frozen.strategy})"
+    return f"{recipe.model.name}, {begun} on {sizes['train']:,} rows of {source}; {how}."
+
+
+def _parameters(setup: Setup) -> tuple[int, int]:
+    """Give the number of parameters that learn, and of all."""
+    counts = setup.frozen.counts()
+    return sum(row[1] for row in counts), sum(row[2] for row in counts)
+
+
+def _model_facts(setup: Setup) -> dict[str, str]:
+    learning, total = _parameters(setup)
+    facts = {"parameters": f"{total:,}", "trainable": f"{learning:,} ({learning / total:.1%})"}
+    if setup.frozen.norms_in_eval:
+        facts["batch norms held in eval mode"] = str(setup.frozen.norms_in_eval)
+    return facts
+
+
+def _metrics(
+    directions: Mapping[str, bool], evaluation: Evaluation, verdict: Verdict, metric: str, task: Task
+) -> list[MetricRow]:
+    """Give every metric: the main one, those beside it, and the others."""
+    values = {name: value for name, value in evaluation.metrics.items() if isinstance(value, float)}
+    shown = [
+        name for name in dict.fromkeys([metric, verdict.metric, *task.headline_metrics]) if name in values
+    ]
     return [
-        Headline(
+        MetricRow(
             name,
-            evaluation.metrics[name],
+            values[name],
             evaluation.intervals.get(name),
-            evaluation.baseline.get(name),
-            directions.get(name, True),
+            directions.get(name),
+            unit_of(name, evaluation.metrics),
+            headline=name in shown,
+            baselines={one.name: one.metrics[name] for one in verdict.comparisons if name in one.metrics},
         )
-        for name in names
+        for name in dict.fromkeys([*shown, *values])
     ]
 
 
-def _told_apart(recipe: Recipe) -> dict[str, Any]:
-    """Give the lines of the recipe that are not defaults, flat."""
+def _tables(metrics: Mapping[str, Any]) -> list[ReportTable]:
+    """Give the tables among the metrics."""
+    found = []
+    for name, rows in metrics.items():
+        if not isinstance(rows, list) or not rows or not isinstance(rows[0], dict):
+            continue
+        if name == "per_target" and len(rows) == 1:
+            continue  # the same figures as the metrics themselves
+        title, drawn = _TITLES.get(name, (name.replace("_", " ").capitalize(), False))
+        if name == "per_class" and "confusion" in metrics:
+            rows = _with_mistakes(rows, np.asarray(metrics["confusion"]))
+        found.append(ReportTable(title, rows, "f1" if "f1" in rows[0] else None, folded=drawn))
+    return found
+
+
+def _with_mistakes(rows: Sequence[Mapping[str, Any]], confusion: np.ndarray) -> list[dict[str, Any]]:
+    """Add to each class what it is most often taken for.
+
+    Args:
+        rows: K classes.
+        confusion: counts [K, K]; rows are the truth.
+    """
+    wrong = confusion - np.diag(np.diag(confusion))
+    found = []
+    for row, counts in zip(rows, wrong, strict=True):
+        most = int(counts.argmax())
+        taken_for = f"{rows[most]['label']} ({counts[most]} of {row['support']})" if counts[most] else ""
+        found.append({**row, "most often taken for": taken_for})
+    return found
+
+
+def _set_keys(recipe: Recipe) -> dict[str, str]:
+    """Give the keys of the recipe that are not at their default, flat."""
 
     def flat(section: Any, path: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -114,7 +179,7 @@ def _told_apart(recipe: Recipe) -> dict[str, Any]:
             inner = (
                 flat(value, f"{path}{name}.")
                 if hasattr(value, "model_fields_set")
-                else {f"{path}{name}": value}
+                else {f"{path}{name}": plain(value)}
             )
             found |= inner
         return found
@@ -130,20 +195,3 @@ def _best_step(log: Sequence[Mapping[str, Any]], metric: str, greater: bool) -> 
     # The first of equals, as the Trainer chooses.
     value = best(value for value, _ in measured)
     return next(step for found, step in measured if found == value)
-
-
-def _worst(task: Task, rows: Any, evaluation: Evaluation) -> list[WorstRow]:
-    losses = evaluation.losses
-    if losses is None:
-        return []
-    order = sorted(range(len(losses)), key=lambda index: -losses[index])[:WORST_ROWS]
-    return [
-        WorstRow(
-            evaluation.ids[index],
-            str(task.decode_reference(evaluation.references[index])),
-            task.describe(evaluation.results[index]),
-            losses[index],
-            task.thumbnail(rows[index]),
-        )
-        for index in order
-    ]

@@ -21,6 +21,7 @@ from hf_ft.train.schedule import with_choices
 if TYPE_CHECKING:
     from accelerate import PartialState
 
+    from hf_ft.evaluate.verdict import Verdict
     from hf_ft.recipe.schema import Recipe
     from hf_ft.task import Evaluation, Task
     from hf_ft.train.assemble import Setup
@@ -210,7 +211,9 @@ def write_origin(folder: Path, setup: Setup) -> None:
     write_json(folder / "environment.json", environment(), indent=2)
 
 
-def write_run(folder: Path, setup: Setup, evaluations: dict[str, Evaluation]) -> dict[str, Any]:
+def write_run(
+    folder: Path, setup: Setup, evaluations: dict[str, Evaluation], verdict: Verdict
+) -> dict[str, Any]:
     """Write results.json and predictions.parquet; give the results."""
     task, data, metric = setup.task, setup.data, setup.metric
     final = evaluations[data.final_split]
@@ -223,8 +226,9 @@ def write_run(folder: Path, setup: Setup, evaluations: dict[str, Evaluation]) ->
             "interval": final.intervals.get(metric),
             "confidence": setup.recipe.evaluate.confidence,
             "interval_over": "rows" if data.groups(task, final.split) is None else "groups of rows",
-            "baseline": final.baseline.get(metric),
+            "baseline": verdict.first.metrics.get(metric) if verdict.first else None,
         },
+        "verdict": verdict.to_json(),
         "splits": {
             split: {
                 "rows": len(evaluation.ids),

@@ -1,10 +1,92 @@
-"""The interval where the bootstrap has no width."""
+"""What a run comes to: intervals on every split, a verdict on the last."""
 
+from types import SimpleNamespace
+
+import numpy as np
+import points
 import pytest
 
-from hf_ft.evaluate.final import _wilson
+from hf_ft.evaluate.final import conclude, named_scores
+from hf_ft.recipe.schema import EvaluateSection
+from hf_ft.task import Evaluation
+
+
+class Points(points.Points):
+    """Points with a trivial answer and a better one."""
+
+    baseline_name = "always the most frequent class of train"
+
+    def baseline(self, train, rows):
+        return {"accuracy": 0.5, "trees_accuracy": 0.95, "trees_fitted_on_steps": 9.0}
+
+
+def measured(task, right, split):
+    truth = [row % 2 for row in range(len(right))]
+    said = [klass if good else 1 - klass for klass, good in zip(truth, right, strict=True)]
+    results = [{"class": klass, "scores": np.eye(2)[klass]} for klass in said]
+    metrics = task.metrics()
+    metrics.update(results, truth)
+    values = {**metrics.compute(), "loss": 0.5}
+    return Evaluation(split, [f"{split}/{row}" for row in range(len(right))], results, truth, None, values)
+
+
+def concluded(splits, metric="accuracy", greater=True, **section):
+    """The evaluations of some splits, each given as which of its rows are right, and the verdict."""
+    task = Points()
+    task.restore({"labels": ["a", "b"]})
+    evaluations = {split: measured(task, right, split) for split, right in splits.items()}
+    data = SimpleNamespace(
+        rows={"train": None, **dict.fromkeys(splits)},
+        final_split=list(splits)[-1],
+        seed=3,
+        groups=lambda task, split: None,
+    )
+    chosen = EvaluateSection(resamples=200, **section)
+    return evaluations, conclude(evaluations, task, chosen, metric=metric, greater=greater, data=data)
+
+
+def test_every_split_has_an_interval_and_the_last_one_the_verdict():
+    evaluations, verdict = concluded({"validation": [True] * 30 + [False] * 10, "test": [True, False] * 30})
+    assert set(evaluations["validation"].intervals) == set(evaluations["test"].intervals) == {"accuracy"}
+    low, high = evaluations["test"].intervals["accuracy"]
+    assert low < 0.5 < high and verdict.interval == (low, high)
+    assert (verdict.split, verdict.rows, verdict.selected) == ("test", 60, False)
+    assert evaluations["test"].baseline["trees_accuracy"] == 0.95
+
+
+def test_baselines_are_told_apart_by_name_and_the_hardest_comes_first():
+    _, verdict = concluded({"test": [True, False] * 30})
+    assert [one.name for one in verdict.comparisons] == ["boosted trees", "the most frequent class of train"]
+    assert verdict.alarming and "boosted trees" in verdict.text
+    assert named_scores(Points(), {"trees_accuracy": 0.5}) == {"boosted trees": {"accuracy": 0.5}}
+
+
+def test_a_run_without_test_says_that_validation_chose_the_checkpoint():
+    _, verdict = concluded({"validation": [True, False] * 30})
+    assert verdict.selected and "validation, which also chose the checkpoint" in verdict.text
+
+
+def test_a_run_that_goes_by_its_loss_is_judged_by_the_main_metric():
+    evaluations, verdict = concluded({"test": [True, False] * 30}, metric="loss", greater=False)
+    assert (verdict.metric, verdict.greater, verdict.value) == ("accuracy", True, 0.5)
+    assert set(evaluations["test"].intervals) == {"accuracy"}
+
+
+def test_too_few_rows_for_an_interval_do_not_cost_the_run():
+    evaluations, verdict = concluded({"validation": [True] * 9 + [False], "test": [True]})
+    assert verdict.interval is None and verdict.outcome == "not compared" and verdict.value == 1.0
+    assert evaluations["test"].intervals == {}
+    assert "at least 2 rows" in evaluations["test"].metrics["notes"][-1]
+    assert evaluations["validation"].intervals
+
+
+def test_no_intervals_where_none_are_asked_for():
+    evaluations, verdict = concluded({"test": [True, False] * 30}, intervals="none")
+    assert evaluations["test"].intervals == {} and verdict.interval is None
 
 
 def test_all_right_on_few_rows_is_not_certainty():
-    low, high = _wilson(1.0, 12, 0.95)
+    """The bootstrap has no width there; Wilson's interval has."""
+    evaluations, _ = concluded({"test": [True] * 12})
+    low, high = evaluations["test"].intervals["accuracy"]
     assert low == pytest.approx(0.757, abs=0.002) and high == pytest.approx(1.0)

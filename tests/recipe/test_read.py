@@ -386,3 +386,13 @@ def test_the_examples_in_the_docstrings():
 
     assert doctest.testmod(read).attempted == 3
     assert doctest.testmod(read).failed == 0
+
+
+def test_must_beat_needs_intervals():
+    beat = {**MINIMAL, "evaluate": {"must_beat": "baseline"}}
+    assert load_recipe(beat).evaluate.must_beat == "baseline"
+    assert load_recipe(MINIMAL).evaluate.must_beat is None
+    with pytest.raises(RecipeError, match=r"evaluate\.must_beat: .*intervals is none.*bootstrap"):
+        load_recipe(beat, ["evaluate.intervals=none"])
+    with pytest.raises(RecipeError, match=r"evaluate\.must_beat: found the text 'trees'.*baseline"):
+        load_recipe(beat, ["evaluate.must_beat=trees"])

@@ -1,0 +1,171 @@
+"""Examples: wrong and right, worst and best, of different groups, and no more of them for more rows."""
+
+import numpy as np
+import points
+import pytest
+
+from hf_ft.evaluate.verdict import Bootstrap, judge
+from hf_ft.report.curves import curve_svg
+from hf_ft.report.examples import Preview, choose_examples, plain, preview_of, shorten
+from hf_ft.report.report import MetricRow, ReportContent, ReportTable, write_report
+from hf_ft.task import Evaluation, Task
+
+
+class Numbers(Task):
+    """A task that gives a number."""
+
+    name, summary, roles, main_metric, greater_is_better = "numbers", "", {}, "mae", {"mae": False}
+
+    def decode(self, result):
+        return {"value": result}
+
+
+class Texts(points.Points):
+    """A task whose rows are texts."""
+
+
+def classified(right, labels=("yes", "no", "maybe"), losses=True):
+    """A task and its evaluation, of rows that are right where it is said; the losses fall with the row."""
+    task = Texts()
+    task.restore({"labels": list(labels)})
+    count, kinds = len(right), len(labels)
+    truth = [row % kinds for row in range(count)]
+    said = [klass if good else (klass + 1) % kinds for klass, good in zip(truth, right, strict=True)]
+    scores = np.eye(kinds, dtype=np.float32)
+    results = [{"class": klass, "scores": scores[klass]} for klass in said]
+    metrics = task.metrics()
+    metrics.update(results, truth)
+    ids = [f"r{row}" for row in range(count)]
+    loss = [float(count - row) for row in range(count)] if losses else None
+    rows = [{"id": one, "text": f"text of {one}", "label": labels[truth[row]]} for row, one in enumerate(ids)]
+    return task, rows, Evaluation("test", ids, results, truth, loss, metrics.compute())
+
+
+def ids(group):
+    return [one.id for one in group.examples]
+
+
+def test_wrong_answers_come_by_loss_and_right_ones_of_every_class():
+    wrong, right, *difficult = choose_examples(*classified([row % 2 == 0 for row in range(60)]))
+    assert ids(wrong) == [f"r{row}" for row in range(1, 24, 2)]
+    assert all(one.right is False and one.truth not in one.answer for one in wrong.examples)
+    assert len(right.examples) == 8 and {one.truth for one in right.examples[:3]} == {"yes", "no", "maybe"}
+    assert all(one.right and one.truth in one.answer for one in right.examples)
+    assert wrong.examples[0].preview == Preview(text="text of r1")
+    assert not wrong.folded and not right.folded and all(group.folded for group in difficult)
+
+
+def test_difficult_classes_have_their_wrong_rows_and_a_right_one():
+    """Rows of 'no' are mostly wrong, the others right."""
+    _, _, first, *_ = choose_examples(*classified([row % 3 != 1 or row > 50 for row in range(60)]))
+    assert first.title == "Rows of no" and ids(first)[:2] == ["r1", "r4"]
+    assert [one.right for one in first.examples] == [False, False, True]
+
+
+def test_of_a_group_one_row_is_shown():
+    task, rows, evaluation = classified([False] * 60)
+    wrong, *_ = choose_examples(task, rows, evaluation, [row // 20 for row in range(60)])
+    assert ids(wrong) == ["r0", "r20", "r40"]
+
+
+def test_where_all_is_right_nothing_wrong_is_shown():
+    groups = choose_examples(*classified([True] * 30))
+    assert groups[0].title == "Right answers" and all(group.examples for group in groups)
+
+
+def test_without_losses_rows_are_shown_all_the_same():
+    wrong, *_ = choose_examples(*classified([row % 2 == 0 for row in range(60)], losses=False))
+    assert len(wrong.examples) == 12 and wrong.note == "" and wrong.examples[0].loss is None
+
+
+def test_numbers_have_a_worst_a_typical_and_a_best_row():
+    losses = np.random.default_rng(0).permutation(100).astype(float)
+    evaluation = Evaluation(
+        "test", [f"r{i}" for i in range(100)], [1.5] * 100, [2.0] * 100, losses.tolist(), {}
+    )
+    groups = choose_examples(Numbers(), [{}] * 100, evaluation)
+    found = {group.title: [one.loss for one in group.examples] for group in groups}
+    assert found["Worst"] == [99.0, 98.0, 97.0, 96.0, 95.0, 94.0]
+    assert found["Best"] == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+    assert all(40 < loss < 60 for loss in found["Typical"])
+    one = groups[0].examples[0]
+    assert (one.truth, one.answer, one.right) == ("2", "1.5", None)
+
+
+def test_few_numbers_are_shown_once():
+    evaluation = Evaluation("test", list("abc"), [1.0] * 3, [2.0] * 3, [0.1, 0.3, 0.2], {})
+    (group,) = choose_examples(Numbers(), [{}] * 3, evaluation)
+    assert ids(group) == ["b", "c", "a"]
+
+
+def test_a_forecast_is_a_curve_and_not_a_wall_of_numbers():
+    row = {
+        "history": np.arange(400.0).reshape(200, 2),
+        "target": np.full((24, 1), 5.0),
+        "start": np.datetime64("2024-05-01T06:00", "ns").astype("int64"),
+    }
+    preview = preview_of(Numbers(), row, {"value": np.full((24, 1), 7.0)}, None)
+    assert {name: len(values) for name, values in preview.curves.items()} == {
+        "history": 72,
+        "truth": 24,
+        "forecast": 24,
+    }
+    assert preview.curves["history"][-1] == 398.0
+    assert "2024-05-01 06:00" in preview.caption and "off by 2.00" in preview.caption
+    evaluation = Evaluation("test", ["a"], [{"value": row["target"]}], [None], [0.5], {})
+    (group,) = choose_examples(Numbers(), [row], evaluation)
+    assert (group.examples[0].truth, group.examples[0].answer) == ("", "")
+
+
+def test_a_series_and_a_pair_of_texts():
+    assert preview_of(Numbers(), {"series": [[1, 2], [3, 4]]}, None, None).curves == {"series": [1.0, 2.0]}
+    assert preview_of(Numbers(), {"text": ["a", None, "b"], "pair": "c"}, None, None).text == "a b / c"
+    assert preview_of(Numbers(), {"point": [1, 2]}, None, None) == Preview()
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ({"a": 1.23456, "b": [1, 2]}, "a 1.235, b 1, 2"),
+        ([0.5] * 20, "0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5, …"),
+        (np.float64(2.5), "2.5"),
+        (True, "yes"),
+        (None, "none"),
+        ("a  b\n c", "a b c"),
+    ],
+)
+def test_plain(value, expected):
+    assert plain(value) == expected
+
+
+def test_texts_are_cut_behind_a_word():
+    assert shorten("one two three", 9) == "one two …"
+    assert shorten("x" * 50, 10) == "x" * 10 + " …"
+    assert shorten("short", 10) == "short"
+
+
+def test_a_curve_is_drawn_from_numbers_alone():
+    svg = str(curve_svg({"history": [0.0, 10.0], "forecast": [5.0, float("nan"), 5.0], '"><script>': [1.0]}))
+    assert svg.count("<path") == 3 and "<script" not in svg and "nan" not in svg
+    assert ">10.0</text>" in svg and ">0</text>" in svg
+    assert "<path" in curve_svg({"forecast": [3.0, 3.0]}) and "<path" in curve_svg({"forecast": []})
+    assert len(curve_svg({"history": np.random.default_rng(0).normal(size=100_000)})) < 5000
+
+
+def test_a_large_split_gives_no_more_examples_and_a_small_page(tmp_path):
+    labels = [f"class {number}" for number in range(30)]
+    task, rows, evaluation = classified(np.random.default_rng(0).random(50_000) < 0.9, labels)
+    judged = judge(
+        evaluation, task.metrics, {}, {}, Bootstrap(0), metric="accuracy", greater=True, selected=False
+    )
+    groups = choose_examples(task, rows, evaluation)
+    content = ReportContent(
+        name="big",
+        task="points",
+        verdict=judged,
+        metrics=[MetricRow("accuracy", judged.value)],
+        examples=groups,
+        tables=[ReportTable("Classes", evaluation.metrics["per_class"], "f1")],
+    )
+    assert sum(len(group.examples) for group in groups) <= 40
+    assert write_report(tmp_path, content).stat().st_size < 2_000_000
