@@ -103,7 +103,7 @@ def publish(run_folder: Path, section: PublishSection) -> list[str]:
 
 def retry(run_folder: Path, repo: str, private: bool) -> str:
     """Give the command that publishes a run, as a shell takes it."""
-    command = ["hf-ft"] if shutil.which("hf-ft") else [sys.executable, "-m", "hf_ft.cli"]
+    command = ["hf-ft"] if shutil.which("hf-ft") else [sys.executable, "-m", "hf_ft"]
     return shlex.join([*command, "push", str(run_folder), "--repo", repo, *([] if private else ["--public"])])
 
 
