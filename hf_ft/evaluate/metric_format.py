@@ -52,7 +52,8 @@ def show_difference(name: str, difference: float, interval: Sequence[float] | No
     """Give the size of a difference between two values of a metric: `9.2 points`, `1.3 °C`."""
     decimals = _decimals(name, difference, interval)
     number = _number(abs(_scaled(name, difference)), decimals)
-    return number + (" points" if is_share(name) else f" {unit}" if unit else "")
+    points = " point" if number == "1" else " points"
+    return number + (points if is_share(name) else f" {unit}" if unit else "")
 
 
 def show_difference_interval(

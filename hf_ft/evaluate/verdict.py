@@ -140,13 +140,8 @@ class Verdict:
         """Give one comparison as a clause: outcome, baseline, both values, and their difference."""
         one = comparison
         start = "not compared row by row with" if one.interval is None else f"{one.outcome} than"
-        model, baseline = (
-            show_metric(self.metric, value, one.interval, self.unit) for value in (one.model_value, one.value)
-        )
-        return (
-            f"{start[0].upper()}{start[1:]} {one.name}: {show_name(self.metric)} {model} against {baseline}, "
-            f"{self.describe_difference(one)}"
-        )
+        values = f"{show_name(self.metric)} {self.show(one.model_value)} against {self.show(one.value)}"
+        return f"{start[0].upper()}{start[1:]} {one.name}: {values}, {self.describe_difference(one)}"
 
     def describe_difference(self, comparison: Comparison) -> str:
         """Give the difference from a baseline with its interval: `9.2 points higher (95 % interval: ...)`."""
@@ -281,10 +276,13 @@ def _rivals(
         answered = [row for row, result in enumerate(results) if result is not None]
         if not answered:
             continue
-        metrics = new_metrics()
-        metrics.update([results[row] for row in answered], [evaluation.references[row] for row in answered])
+        metrics, whole = new_metrics(), len(answered) == len(results)
+        metrics.update(
+            results if whole else [results[row] for row in answered],
+            evaluation.references if whole else [evaluation.references[row] for row in answered],
+        )
         if not np.isnan(metrics.value(metric)):
-            rivals[name] = Rival(metrics, None if len(answered) == len(results) else np.asarray(answered))
+            rivals[name] = Rival(metrics, None if whole else np.asarray(answered))
     return rivals
 
 

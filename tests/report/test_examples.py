@@ -41,6 +41,21 @@ def classified(right, labels=("yes", "no", "maybe"), losses=True):
     return task, rows, Evaluation("test", ids, results, truth, loss, metrics.compute())
 
 
+class Tags(Task):
+    """A task that gives several labels."""
+
+    name, summary, roles, main_metric, greater_is_better = "tags", "", {}, "f1", {"f1": True}
+
+    def labels(self):
+        return ["a", "b", "c"]
+
+    def decode(self, result):
+        return {"labels": result, "scores": {"a": 0.5}}
+
+    def describe(self, result):
+        return ", ".join(result) or "no label"
+
+
 def ids(group):
     return [one.id for one in group.examples]
 
@@ -60,6 +75,18 @@ def test_difficult_classes_have_their_wrong_rows_and_a_right_one():
     _, _, first, *_ = choose_examples(*classified([row % 3 != 1 or row > 50 for row in range(60)]))
     assert first.title == "Rows of no" and ids(first)[:2] == ["r1", "r4"]
     assert [one.right for one in first.examples] == [False, False, True]
+
+
+def test_several_labels_are_right_in_any_order_and_wrong_where_one_is_missing():
+    given = [["b", "a"], ["a"], [], ["c"]]
+    truth = [["a", "b"], ["a", "c"], [], ["c"]]
+    per_class = [{"label": "a", "support": 2, "f1": 0.5}, {"label": "c", "support": 2, "f1": 0.9}]
+    evaluation = Evaluation("test", list("wxyz"), given, truth, None, {"per_class": per_class})
+    wrong, right, of_a, of_c = choose_examples(Tags(), [{}] * 4, evaluation)
+    assert [(one.id, one.truth, one.answer) for one in wrong.examples] == [("x", "a, c", "a")]
+    assert {one.id for one in right.examples} == {"w", "y", "z"}
+    assert {one.answer for one in right.examples} == {"b, a", "no label", "c"}
+    assert (set(ids(of_a)), ids(of_c)) == ({"w", "x"}, ["x", "z"])
 
 
 def test_of_a_group_one_row_is_shown():
