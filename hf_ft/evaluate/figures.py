@@ -123,7 +123,7 @@ def reliability_figure(scores: np.ndarray, references: Sequence[int], name: str 
     parts = [sure[right], sure[~right]]
     counted.hist(parts, bins=edges, stacked=True, color=[GOOD, BAD], label=["right", "wrong"], rwidth=0.9)
     counted.set(xlim=(0, 1.01), xlabel="score of the predicted class", ylabel="rows")
-    counted.legend(frameon=False, fontsize=8, labelcolor=INK, loc="upper left")
+    counted.legend(frameon=False, fontsize=8, labelcolor=INK, loc="best")
     _bare(left)
     _bare(counted)
     caption = (
