@@ -79,7 +79,7 @@ def _judge(
     judged = partial(
         judge,
         evaluation,
-        task.metrics,
+        partial(measure, task),
         {},
         named_scores(task, evaluation.baseline) if compare else {},
         metric=metric,

@@ -22,6 +22,7 @@ from hf_ft.evaluate.metric_format import (
 )
 from hf_ft.task import Evaluation, Metrics
 
+Measure = Callable[[Sequence[Any], Sequence[Any]], Metrics]
 Outcome = Literal["better", "not better", "worse", "not compared"]
 # What is bad is said first.
 _ORDER: tuple[Outcome, ...] = ("worse", "not better", "not compared", "better")
@@ -201,7 +202,7 @@ class Verdict:
 
 def judge(
     evaluation: Evaluation,
-    new_metrics: Callable[[], Metrics],
+    measure: Measure,
     answers: Mapping[str, Sequence[Any]],
     scores: Mapping[str, Mapping[str, float]],
     bootstrap: Bootstrap,
@@ -214,7 +215,7 @@ def judge(
 
     Args:
         evaluation: of the model, on N rows.
-        new_metrics: gives a fresh accumulator, for results of the model and of the baselines alike.
+        measure: from results and their references to metrics, for model and baselines alike.
         answers: baseline, in words -> N results in the form of the model's; None for a row without an answer.
         scores: baseline, in words -> metrics; of baselines whose results are not known, too.
         bootstrap: how intervals are made.
@@ -225,9 +226,8 @@ def judge(
     Raises:
         DataError: there are too few rows for an interval, or the metric is undefined on most resamples.
     """
-    model, rows = new_metrics(), len(evaluation.ids)
-    model.update(evaluation.results, evaluation.references)
-    rivals = _rivals(new_metrics, answers, evaluation, metric)
+    model, rows = measure(evaluation.results, evaluation.references), len(evaluation.ids)
+    rivals = _rivals(measure, answers, evaluation, metric)
     own, intervals = _intervals(model, list(rivals.values()), metric, rows, bootstrap)
     comparisons = [
         Comparison(
@@ -265,7 +265,7 @@ def judge(
 
 
 def _rivals(
-    new_metrics: Callable[[], Metrics],
+    measure: Measure,
     answers: Mapping[str, Sequence[Any]],
     evaluation: Evaluation,
     metric: str,
@@ -276,8 +276,8 @@ def _rivals(
         answered = [row for row, result in enumerate(results) if result is not None]
         if not answered:
             continue
-        metrics, whole = new_metrics(), len(answered) == len(results)
-        metrics.update(
+        whole = len(answered) == len(results)
+        metrics = measure(
             results if whole else [results[row] for row in answered],
             evaluation.references if whole else [evaluation.references[row] for row in answered],
         )

@@ -110,6 +110,8 @@ def test_any_number_of_processes_evaluates_the_same(kind, processes, monkeypatch
         if kind == "masks"
         else points.PointModel(points.PointConfig(num_labels=2))
     )
+    # The ranks are threads that share the model: none may leave it in training mode to the others.
+    model.eval()
     alone = evaluate_rows(task, model, rows, batch_size=4)
     assert alone.ids == [f"r{index}" for index in range(23)]
     ranks = Processes(processes, monkeypatch)

@@ -23,13 +23,24 @@ def numbers(values):
     return [{"value": [float(value)]} for value in values]
 
 
+def seen_by(new_metrics):
+    """Fresh metrics that have seen results and their references."""
+
+    def measure(results, references):
+        metrics = new_metrics()
+        metrics.update(results, references)
+        return metrics
+
+    return measure
+
+
 def verdict(results, references, baselines, *, scores=None, split="test", selected=False, **options):
     """A verdict on classes, or on numbers where the results are."""
     classes = "class" in results[0]
     evaluation = Evaluation(split, [str(i) for i in range(len(results))], results, references, None, {})
     return judge(
         evaluation,
-        lambda: ClassificationMetrics(LABELS) if classes else RegressionMetrics(["y"]),
+        seen_by(lambda: ClassificationMetrics(LABELS) if classes else RegressionMetrics(["y"])),
         baselines,
         scores or {},
         Bootstrap(**{"resamples": 400, "seed": 3, **options}),
@@ -162,7 +173,7 @@ def test_undefined_resamples_are_drawn_again_for_the_pair():
     evaluation = Evaluation("test", [str(i) for i in range(40)], good, truth, None, {})
     found = judge(
         evaluation,
-        lambda: ClassificationMetrics(LABELS),
+        seen_by(lambda: ClassificationMetrics(LABELS)),
         {"noise": bad},
         {},
         Bootstrap(300),
@@ -179,7 +190,7 @@ def test_a_metric_that_a_baseline_does_not_have():
     truth = rng.normal(size=100)
     found = judge(
         Evaluation("test", [str(i) for i in range(100)], numbers(truth), truth[:, None].tolist(), None, {}),
-        lambda: RegressionMetrics(["y"]),
+        seen_by(lambda: RegressionMetrics(["y"])),
         {"the mean": numbers([0.0] * 100)},
         {},
         Bootstrap(100),

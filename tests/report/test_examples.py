@@ -1,9 +1,12 @@
 """Examples: wrong and right, worst and best, of different groups, and no more of them for more rows."""
 
+from functools import partial
+
 import numpy as np
 import points
 import pytest
 
+from hf_ft.evaluate.loop import measure
 from hf_ft.evaluate.verdict import Bootstrap, judge
 from hf_ft.report.curves import curve_svg
 from hf_ft.report.examples import Preview, choose_examples, plain, preview_of, shorten
@@ -183,7 +186,14 @@ def test_a_large_split_gives_no_more_examples_and_a_small_page(tmp_path):
     labels = [f"class {number}" for number in range(30)]
     task, rows, evaluation = classified(np.random.default_rng(0).random(50_000) < 0.9, labels)
     judged = judge(
-        evaluation, task.metrics, {}, {}, Bootstrap(0), metric="accuracy", greater=True, selected=False
+        evaluation,
+        partial(measure, task),
+        {},
+        {},
+        Bootstrap(0),
+        metric="accuracy",
+        greater=True,
+        selected=False,
     )
     groups = choose_examples(task, rows, evaluation)
     content = ReportContent(
