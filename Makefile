@@ -21,8 +21,8 @@ demo: .venv/installed  ## fine-tune a real pretrained model on real data, in und
 test: .venv/installed  ## the suite for every change, in two processes: under 15 minutes on two cores
 	$(OFFLINE) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
-test-all: .venv/installed  ## everything, also the long runs and the real data
-	$(OFFLINE) $(BIN)/python -m pytest
+test-all: .venv/installed  ## everything, also the long runs; DATA=folder: and the real data
+	$(OFFLINE) $(BIN)/python -m pytest $(if $(DATA),--data $(DATA))
 
 quality: .venv/installed  ## what CI checks before the tests
 	$(BIN)/ruff check .
@@ -35,4 +35,4 @@ style: .venv/installed  ## mend what can be mended by a tool
 	$(BIN)/ruff format .
 
 bench: .venv/installed  ## side by side with plain scripts, under 30 minutes on two cores; ONLY=name runs one item
-	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.run $(if $(ONLY),--only $(ONLY)) $(if $(FULL),--full)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.run $(if $(ONLY),--only $(ONLY)) $(if $(FULL),--full) $(if $(DATA),--data $(DATA))

@@ -1,6 +1,6 @@
 """Makes what an item of work needs, once for both sides: files of rows and a folder of weights.
 
-    python -m benchmarks.prepare FOLDER --data images --model lite0 --train 215 --validation 86 [--shared DIR]
+    python -m benchmarks.prepare FOLDER --data images --model lite0 --train 215 --validation 86 [--real DIR]
 
 Runs in a process of its own, so that the driver stays small: a child's peak memory can never be below what
 its parent held when it was started. Writes FOLDER/facts.json.
@@ -22,12 +22,12 @@ from hf_ft.data.samples import sample_data, sample_model
 SEED = 17
 
 
-def images(folder: Path, shared: Path, options: argparse.Namespace) -> dict[str, Any]:
+def images(folder: Path, real: Path | None, options: argparse.Namespace) -> dict[str, Any]:
     """Traffic signs, classes evenly drawn; handwritten digits where the real data are absent."""
     from datasets import Image, load_dataset
 
-    signs = shared / "gtsrb"
-    if signs.is_dir():
+    signs = real and real / "gtsrb"
+    if signs and signs.is_dir():
         train, validation = (
             first_classes(load_dataset("parquet", data_files=str(file), split="train"), options.classes)
             for file in (signs / "balanced" / "train.parquet", signs / "validation.parquet")
@@ -37,12 +37,12 @@ def images(folder: Path, shared: Path, options: argparse.Namespace) -> dict[str,
     return write(folder, *parted(first_classes(digits, options.classes), options), "sample:digits")
 
 
-def texts(folder: Path, shared: Path, options: argparse.Namespace) -> dict[str, Any]:
+def texts(folder: Path, real: Path | None, options: argparse.Namespace) -> dict[str, Any]:
     """Sentences of film reviews; docstrings of the standard library where the real data are absent."""
     from datasets import load_dataset
 
-    reviews = shared / "sst2"
-    if reviews.is_dir():
+    reviews = real and real / "sst2"
+    if reviews and reviews.is_dir():
         train, validation = (
             load_dataset("parquet", data_files=str(reviews / f"{split}.parquet"), split="train")
             .select_columns(["text", "label"])
@@ -54,10 +54,10 @@ def texts(folder: Path, shared: Path, options: argparse.Namespace) -> dict[str, 
     return write(folder, *parted(docs, options), "sample:stdlib-docs")
 
 
-def series(folder: Path, shared: Path, options: argparse.Namespace) -> dict[str, Any]:
+def series(folder: Path, real: Path | None, options: argparse.Namespace) -> dict[str, Any]:
     """Loads of a transformer by the hour; a year of weather where the real data are absent."""
-    loads = shared / "etth1" / "ETTh1.csv"
-    if loads.is_file():
+    loads = real and real / "etth1" / "ETTh1.csv"
+    if loads and loads.is_file():
         shutil.copyfile(loads, folder / "series.csv")
         targets, timestamp, name = "HUFL,HULL,MUFL,MULL,LUFL,LULL,OT", "date", "ETTh1"
     else:
@@ -73,7 +73,7 @@ def series(folder: Path, shared: Path, options: argparse.Namespace) -> dict[str,
     }
 
 
-def blocks(folder: Path, shared: Path, options: argparse.Namespace) -> dict[str, Any]:
+def blocks(folder: Path, real: Path | None, options: argparse.Namespace) -> dict[str, Any]:
     """Made-up pictures of 4 x 4 coloured blocks, any number of rows and classes: for the scaling table."""
     from datasets import ClassLabel, Dataset, Features, Image
 
@@ -166,11 +166,11 @@ def main() -> None:
     parser.add_argument("--train", type=int, required=True)
     parser.add_argument("--validation", type=int, required=True)
     parser.add_argument("--classes", type=int)
-    parser.add_argument("--shared", type=Path, required=True)
+    parser.add_argument("--real", type=Path, help="folder with the real data sets; none: samples")
     options = parser.parse_args()
     options.folder.mkdir(parents=True, exist_ok=True)
     make = {"images": images, "texts": texts, "series": series, "blocks": blocks}[options.data]
-    facts = make(options.folder, options.shared, options)
+    facts = make(options.folder, options.real, options)
     if options.model == "trained":
         recipe = Path(__file__).parent / "recipes" / "head_image.yaml"
         facts["model"] = trained_folder(options.folder, facts, recipe)

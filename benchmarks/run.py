@@ -3,6 +3,7 @@
     make bench                           everything, in under half an hour on two cores; writes results.md
     make bench ONLY=head_image           one item, printed and not written (or: quality, scaling, start)
     make bench ONLY=head_image FULL=1    with the rows that its target was set for
+    make bench DATA=DIR                  on real data (default: $HF_FT_DATA); without, on samples of packages
 
 Every side is a fresh process. A round runs the sides of every item in turn, and rounds follow one another
 until the time is used up: A B, then A B again.
@@ -26,7 +27,6 @@ from benchmarks.report import report
 from benchmarks.works import QUALITY, SCALING, WORKS, Work
 
 HERE = Path(__file__).parent
-SHARED = HERE.parent.parent / "shared" / "data"
 
 
 @dataclass
@@ -35,14 +35,14 @@ class Bench:
 
     Args:
         scratch: a folder for rows, weights, caches and runs.
-        shared: where the real data sets are; the samples are used where it is absent.
+        real: the folder with the real data sets; None: the samples are used.
         rounds: item -> what each round measured: side -> its JSON.
         facts: item -> what was prepared for it.
         took: item -> seconds of its last round, start-up included.
     """
 
     scratch: Path
-    shared: Path = SHARED
+    real: Path | None = None
     rounds: dict[str, list[Round]] = field(default_factory=dict)
     facts: dict[str, dict[str, str]] = field(default_factory=dict)
     took: dict[str, float] = field(default_factory=dict)
@@ -66,7 +66,8 @@ class Bench:
         sizes: list[object] = ["--train", work.train, "--validation", work.validation]
         sizes += [] if work.classes is None else ["--classes", work.classes]
         command = ["-m", "benchmarks.prepare", folder, "--data", work.data, "--model", work.model]
-        call([*command, *sizes, "--shared", self.shared], surroundings(), folder / "prepare.log")
+        sizes += [] if self.real is None else ["--real", self.real]
+        call([*command, *sizes], surroundings(), folder / "prepare.log")
         return json.loads((folder / "facts.json").read_text())
 
     def run(self, work: Work, side: str, folder: Path) -> Measured:
@@ -128,7 +129,7 @@ def call(arguments: Sequence[object], environment: dict[str, str], log: Path) ->
 
 def start_up(times: int = 3) -> dict[str, list[float]]:
     """Time what a user waits for before anything happens: command line, check of a recipe, launcher."""
-    hf_ft = [sys.executable, "-m", "hf_ft.cli"]
+    hf_ft = [sys.executable, "-m", "hf_ft"]
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
     commands = {
         "hf-ft --help": [*hf_ft, "--help"],
@@ -151,14 +152,23 @@ def main() -> None:
     parser.add_argument("--full", action="store_true", help="the rows of the targets, however long it takes")
     parser.add_argument("--minutes", type=float, default=28, help="begin no round that would end later")
     parser.add_argument("--rounds", type=int, default=5, help="at most so many")
+    data = os.environ.get("HF_FT_DATA")
+    parser.add_argument(
+        "--data",
+        type=Path,
+        default=Path(data) if data else None,
+        help="folder with the real data sets (default: $HF_FT_DATA); without one, samples are used",
+    )
     options = parser.parse_args()
+    if options.data is not None and not options.data.is_dir():
+        parser.error(f"--data: there is no folder {options.data}")
 
     works = [work for work in (*WORKS, *QUALITY, *SCALING) if work.name.startswith(options.only or "")]
     if options.full:
         works = [work.full() for work in works]
     deadline = time.monotonic() + 60 * options.minutes
     with tempfile.TemporaryDirectory(prefix="hf_ft-bench-") as scratch:
-        bench = Bench(Path(scratch))
+        bench = Bench(Path(scratch), options.data and options.data.resolve())
         starts = start_up() if options.only in (None, "start") else {}
 
         def write() -> str:

@@ -133,7 +133,7 @@ def finetune(
     >>> all(item["passed"] for item in run.verification)
     True
     """
-    recipe = load_recipe(recipe)
+    recipe = load_recipe(recipe, in_memory=data is not None)
 
     from hf_ft.fresh_process import FreshProcess
     from hf_ft.model.save import save_model
@@ -256,7 +256,7 @@ def check(recipe: Recipe | str | Path | dict[str, Any], *, data: Any = None) -> 
     >>> check(recipe).errors
     []
     """
-    recipe = load_recipe(recipe)
+    recipe = load_recipe(recipe, in_memory=data is not None)
 
     from hf_ft.errors import AuditError
     from hf_ft.report import hub

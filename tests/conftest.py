@@ -8,6 +8,15 @@ import pytest
 from filelock import FileLock
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--data",
+        metavar="DIR",
+        default=os.environ.get("HF_FT_DATA"),
+        help="folder with the real data sets that tests marked `real` read (default: $HF_FT_DATA)",
+    )
+
+
 def pytest_configure(config):
     config.cache_folder = tempfile.TemporaryDirectory(prefix="hf_ft-tests-")
     os.environ["HF_FT_CACHE"] = config.cache_folder.name
@@ -15,6 +24,17 @@ def pytest_configure(config):
 
 def pytest_unconfigure(config):
     config.cache_folder.cleanup()
+
+
+@pytest.fixture
+def real_data(request):
+    """The folder with the real data sets; tests that need it are marked `real`."""
+    folder = request.config.getoption("--data")
+    if folder is None:
+        pytest.skip("needs real data: pass --data DIR or set HF_FT_DATA")
+    if not Path(folder).is_dir():
+        pytest.skip(f"needs real data: there is no folder {folder!r} (--data, HF_FT_DATA)")
+    return Path(folder).resolve()
 
 
 @pytest.fixture(autouse=True)

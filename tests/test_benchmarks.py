@@ -148,7 +148,7 @@ def test_one_round_of_a_tiny_item(tmp_path, monkeypatch):
     sides = {side: HEAD_IMAGE.sides[side] for side in ("plain", "ours")}
     work = replace(HEAD_IMAGE, train=40, validation=20, epochs=2, sides=sides, goals=HEAD_IMAGE.goals[:1])
     sizes = Namespace(train=work.train, validation=work.validation, classes=5)
-    facts = images(tmp_path, tmp_path / "absent", sizes)
+    facts = images(tmp_path, None, sizes)
     facts["model"] = tiny.saved(tiny.vit(), tmp_path / "vit", tiny.image_processor())
     bench = Bench(tmp_path, facts={work.name: facts})
     found = bench.measure(work)

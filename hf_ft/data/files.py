@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import contextlib
 import csv
 import json
@@ -44,7 +45,8 @@ def read_files(paths: Sequence[str]) -> Dataset:
     """Read files of one format as one data set, in the order given.
 
     CSV columns become numbers only when every value is written as a plain number; names such as `no`, `NA`,
-    `007` and `2016-01-04` stay the text they are. A text column that holds nothing but names of media files
+    `007` and `2016-01-04` stay the text they are. They become lists when every cell is a list, `["a", "b"]`
+    or `[1, 2]`. A text column that holds nothing but names of media files
     is resolved against the folder of its file, so that a table may lie beside its images.
 
     Raises:
@@ -71,7 +73,7 @@ def read_files(paths: Sequence[str]) -> Dataset:
             import pandas
 
             frame = pandas.concat([_read_csv(path) for path in paths], ignore_index=True)
-            return from_frame(_numbers(frame))
+            return from_frame(_typed(frame))
         return (
             concatenate_datasets([_read_json(path) for path in paths])
             if len(paths) > 1
@@ -131,10 +133,38 @@ def _resolve_media(frame: DataFrame, folder: str) -> DataFrame:
     return frame
 
 
-def _numbers(frame: DataFrame) -> DataFrame:
+def _typed(frame: DataFrame) -> DataFrame:
+    """Turn columns of text into lists or numbers where every value is written as one."""
     for name in frame.columns:
-        frame[name] = _number(frame[name])
+        frame[name] = _lists(frame[name]) or _number(frame[name])
     return frame
+
+
+def _lists(column: Series) -> list[list[Any] | None] | None:
+    """Read cells such as `["a", "b"]`, or `['a', 'b']` as pandas writes it; None where a cell is no list.
+
+    All items of a column are text, or all are numbers. An empty cell gives None.
+    """
+    cells = [cell.strip() for cell in column.fillna("")]
+    if not any(cells) or not all(cell.startswith("[") and cell.endswith("]") for cell in cells if cell):
+        return None
+    found = []
+    for cell in cells:
+        try:
+            found.append(_list(cell) if cell else None)
+        except (ValueError, SyntaxError):
+            return None
+    items = [item for values in found for item in values or ()]
+    of_text = all(isinstance(item, str) for item in items)
+    of_numbers = all(isinstance(item, int | float) and not isinstance(item, bool) for item in items)
+    return found if of_text or of_numbers else None
+
+
+def _list(cell: str) -> list[Any]:
+    try:
+        return list(json.loads(cell))
+    except json.JSONDecodeError:
+        return list(ast.literal_eval(cell))
 
 
 def _number(column: Series) -> Series:
@@ -167,7 +197,7 @@ def _read_json(path: str) -> Dataset:
                     raise DataError(
                         f"data.source: {path}, line {number}: {error}; expected one object a line."
                     ) from error
-    return from_records(records, path, folder=os.path.dirname(path))
+    return from_records(records, f"data.source: {path}", folder=os.path.dirname(path))
 
 
 def from_records(records: Sequence[Any], name: str, folder: str | None = None) -> Dataset:
@@ -181,9 +211,7 @@ def from_records(records: Sequence[Any], name: str, folder: str | None = None) -
 
     for number, record in enumerate(records, start=1):
         if not isinstance(record, dict):
-            raise DataError(
-                f"data.source: {name}: record {number} is {type(record).__name__}, expected an object."
-            )
+            raise DataError(f"{name}: record {number} is {type(record).__name__}, expected an object.")
     keys = list(dict.fromkeys(key for record in records for key in record))
     columns = {key: [record.get(key) for record in records] for key in keys}
     if folder is not None:
@@ -194,7 +222,7 @@ def from_records(records: Sequence[Any], name: str, folder: str | None = None) -
         try:
             pyarrow.array([value for value in values if isinstance(value, (str, int, float, bool))])
         except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
-            raise DataError(f"data.source: {name}: column {key!r} mixes types ({error}).") from error
+            raise DataError(f"{name}: column {key!r} mixes types ({error}).") from error
     return Dataset.from_dict(columns)
 
 

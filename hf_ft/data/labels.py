@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from hf_ft.errors import DataError
 from hf_ft.text_utils import hint, listing, natural_key
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+# With more classes than this that are whole numbers, a message asks whether they are amounts.
+MOST_NUMBERED_CLASSES = 20
 
 
 @dataclass(frozen=True)
@@ -57,8 +64,10 @@ class LabelMap:
                 + ". Write each class in one spelling."
             )
         if len(first) < 2:
+            found = f"all {len(rows)} labels are {rows[0][0]!r}" if rows else f"{len(values)} rows, no label"
             raise DataError(
-                f"train: found {len(first)} class ({listing(first)}); a classifier needs at least two."
+                f"train: {found}; a classifier needs at least two classes. Is data.columns.label the column "
+                "with the classes?"
             )
         return cls(tuple(sorted(first, key=_order(first))))
 
@@ -137,6 +146,39 @@ def are_amounts(values: Sequence[Any]) -> bool:
     return all(isinstance(value, float) for value in present) and any(value % 1 for value in present)
 
 
+def part_labels(rows: Dataset, column: str | list[str] | None, separator: str, split: str) -> Dataset:
+    """Part the labels that one cell of text holds, so that each row has a list; an empty cell gives none.
+
+    Args:
+        rows: of one split.
+        column: the column that plays the role `label`, or None.
+        separator: `data.label_separator`.
+        split: for messages.
+
+    Raises:
+        DataError: no such column, or its cells are not text.
+    """
+    from datasets import List, Value
+
+    if not isinstance(column, str):
+        raise DataError(
+            "data.label_separator: parts the text of one label column, and "
+            f"{'none was found' if column is None else f'there are {len(column)}'}; remove the key"
+        )
+    values = rows[column][:]
+    other = [value for value in values if value is not None and not isinstance(value, str)]
+    if other:
+        raise DataError(
+            f"data.label_separator: {split}: column {column!r} holds {type(other[0]).__name__} "
+            f"({other[0]!r}), not text; remove the key"
+        )
+    parted = [[name for part in (value or "").split(separator) if (name := part.strip())] for value in values]
+    order = rows.column_names
+    # Under another name first: a table that loses its only column loses its rows.
+    rows = rows.add_column(f"{column} parted", parted, feature=List(Value("string")))
+    return rows.remove_columns(column).rename_column(f"{column} parted", column).select_columns(order)
+
+
 def find_problem(values: Sequence[Any]) -> tuple[str, str]:
     """Say what kind of problem labels pose, from all of them: never from a first batch (tf#14180).
 
@@ -164,7 +206,20 @@ def find_problem(values: Sequence[Any]) -> tuple[str, str]:
             f"train: the labels are whole numbers written as fractions ({listing(sorted(set(floats)), 4)}): "
             "classes or amounts? Write task.problem: single-label or regression"
         )
+    names = {name for value in values if (name := name_of(value)) is not None}
+    if advice := advice_on_amounts(Counter(names)):
+        return "single-label", f"the training labels are whole numbers, one a row{advice}"
     return "single-label", "the training labels are names or whole numbers, one a row"
+
+
+def advice_on_amounts(counts: Mapping[str, int]) -> str:
+    """Give what to write where classes are many whole numbers, which may be meant as amounts; or nothing."""
+    if len(counts) <= MOST_NUMBERED_CLASSES or not all(re.fullmatch(r"-?\d+", name) for name in counts):
+        return ""
+    return (
+        f". The labels are {len(counts)} different whole numbers: if they are amounts and not classes, write "
+        "task.problem: regression"
+    )
 
 
 def count_classes(values: Sequence[Any]) -> dict[str, int]:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.data.audit import Findings, audit, write_bad
-from hf_ft.data.sources import as_datasets, on_hub, read_source
+from hf_ft.data.sources import on_hub, read_source, rows_in_memory
 from hf_ft.data.splits import make_splits
 from hf_ft.data.table import Table
 from hf_ft.errors import DataError
@@ -68,7 +68,7 @@ def prepare(recipe: Recipe, task: Task, *, data: Any = None, cache: Path | None 
     Raises:
         DataError: the data cannot be used; the message names rows and keys.
     """
-    sources = read_source(recipe.data) if data is None else as_datasets(data, "data")
+    sources = read_source(recipe.data) if data is None else rows_in_memory(data)
     splits = make_splits(sources, recipe.data, task.roles, recipe.seed, task.class_role, task.times)
     rows = task.examples(splits.tables)
     for needed in ("train", "validation"):
@@ -87,7 +87,7 @@ def prepare(recipe: Recipe, task: Task, *, data: Any = None, cache: Path | None 
         rows[split] = rows[split].select(
             [index for index in range(len(rows[split])) if index not in left_out]
         )
-    given = recipe.data.source if data is None else {}
+    given = recipe.data.source
     names = [given] if isinstance(given, str) else given.values()
     info = {
         **splits.info,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from hf_ft.data.class_folders import ROW_ID, read_class_folders, visible
 from hf_ft.data.files import download, format_of, from_frame, from_records, read_files
 from hf_ft.errors import DataError
+from hf_ft.recipe.schema import IN_MEMORY
 from hf_ft.text_utils import hint, listing, media_kind, natural_key, split_of
 
 if TYPE_CHECKING:
@@ -85,6 +86,11 @@ def _read_split(split: str, source: str, section: DataSection) -> Dataset:
 
 
 def _read_one(source: str, section: DataSection) -> dict[str, Dataset]:
+    if source == IN_MEMORY:
+        raise DataError(
+            "data.source: this recipe was run on rows given in Python (data=...); give them again, or write "
+            "them to a file and name it here"
+        )
     if source.startswith("sample:"):
         from hf_ft.data.samples import sample_data
 
@@ -226,7 +232,20 @@ def _read_python(source: str) -> dict[str, Dataset]:
     if name not in vars(module):
         raise DataError(f"data.source: {module_name} has no function {name!r}{hint(name, vars(module))}")
     made = vars(module)[name]()
-    return as_datasets(made, source)
+    return as_datasets(made, f"data.source: {source}")
+
+
+def rows_in_memory(data: Any) -> dict[str, Dataset]:
+    """Take the rows that are given in Python as `data=`, with plain columns as `read_source` gives them.
+
+    Raises:
+        DataError: they are no rows, or there are none.
+    """
+    found = {split: _plain(rows) for split, rows in as_datasets(data, "data=").items()}
+    empty = [split for split, rows in found.items() if not len(rows)]
+    if empty or not found:
+        raise DataError(f"data=: there are no rows in {listing(empty) or 'any split'}")
+    return found
 
 
 def as_datasets(made: Any, name: str) -> dict[str, Dataset]:
@@ -247,8 +266,8 @@ def as_datasets(made: Any, name: str) -> dict[str, Dataset]:
     if isinstance(made, list):
         return {"train": from_records(made, name)}
     raise DataError(
-        f"data.source: {name} gave {type(made).__name__}; expected a Dataset, a DataFrame, a list of dicts, "
-        "or a dict of these by split."
+        f"{name}: found {type(made).__name__}; expected a Dataset, a DataFrame, a list of dicts, or a dict "
+        "of these by split."
     )
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import warnings
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING, TypeAlias
 
+from hf_ft.data.labels import advice_on_amounts
 from hf_ft.errors import DataError
 from hf_ft.text_utils import listing
 
@@ -50,13 +51,31 @@ def draw_rows(total: int, rows: int, classes: Sequence[str] | None, seed: int, k
     pool = everything[[counts[name] > 1 for name in classes]]
     several = sum(count > 1 for count in counts.values())
     if not several or rows < several or len(pool) - rows < several:
-        raise DataError(
-            f"{key}: {rows} of {total} rows cannot hold each of {several} classes on both sides; ask for at "
-            f"least {several} and at most {len(pool) - several} rows, or set data.split.stratify: false"
-        )
+        raise DataError(f"{key}: {_too_few(counts, rows, len(pool))}{advice_on_amounts(counts)}")
     strata = [classes[index] for index in pool]
     _, drawn = train_test_split(pool, test_size=rows, random_state=seed, stratify=strata)
     return np.setdiff1d(everything, drawn), np.sort(drawn)
+
+
+def _too_few(counts: Mapping[str, int], rows: int, pool: int) -> str:
+    """Say why a draw cannot hold every class on both sides, with the counts.
+
+    Args:
+        counts: class -> number of rows, of all rows to draw from.
+        rows: number to draw.
+        pool: number of rows whose class has two rows or more.
+    """
+    several, total = sum(count > 1 for count in counts.values()), sum(counts.values())
+    if not several:
+        return (
+            f"each of the {len(counts)} classes has one row, and a row cannot be on both sides of a split; "
+            "give each class at least two rows, or merge classes"
+        )
+    text = f"{rows} of {total} rows cannot hold each of {several} classes on both sides"
+    if pool < 2 * several:
+        return f"{text}: {total / len(counts):.1f} rows a class are too few; add rows or merge classes"
+    room = f"ask for at least {several} and at most {pool - several} rows"
+    return f"{text}; {room}, or set data.split.stratify: false"
 
 
 def draw_distinct(first: np.ndarray, rows: int, classes: Sequence[str] | None, seed: int, key: str) -> Draw:
@@ -177,7 +196,8 @@ def sample(total: int, rows: int, classes: Sequence[str] | None, seed: int, key:
         return np.sort(shuffled[:rows])
     names, codes, counts = np.unique(np.asarray(classes)[shuffled], return_inverse=True, return_counts=True)
     if rows < len(names):
-        raise DataError(f"{key}: {rows} rows cannot hold each of {len(names)} classes; ask for more.")
+        advice = advice_on_amounts(Counter(classes))
+        raise DataError(f"{key}: {rows} rows cannot hold each of {len(names)} classes; ask for more{advice}")
     # One row for each class, the rest by largest remainders.
     shares = (counts - 1) * (rows - len(names)) / max(1, (counts - 1).sum())
     taken = 1 + np.floor(shares).astype(int)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_ft.data.class_folders import ROW_ID
 from hf_ft.data.columns import map_columns
-from hf_ft.data.labels import are_amounts, count_classes, name_of
+from hf_ft.data.labels import are_amounts, count_classes, name_of, part_labels
 from hf_ft.data.split_sampling import draw_distinct, draw_groups, draw_latest, sample
 from hf_ft.data.table import Table
 from hf_ft.errors import DataError
@@ -96,8 +96,14 @@ def make_splits(
             "data.split.validation is null and the source gives no validation split; the best checkpoint "
             "is chosen on validation: set data.split.validation: 0.1"
         )
-    tables["train"], notes = _limit(train, section, seed, class_role, times)
-    info["notes"] += notes
+    tables["train"] = train
+    for split, asked in section.limits.items():
+        if split not in tables:
+            raise DataError(
+                f"data.limit.{split}: there is no {split} split (splits: {listing(tables)}); take the key out"
+            )
+        tables[split], note = _limit(tables[split], split, asked, section, seed, class_role, times)
+        info["notes"].append(note)
     tables = {split: tables[split] for split in ("train", "validation", "test") if split in tables}
     _check_ids(tables, section.id)
     if section.split.by not in (None, "time"):
@@ -162,6 +168,8 @@ def _table(rows: Dataset, name: str, split: str, section: DataSection, roles: Ma
         ids = [str(value) for value in rows[ROW_ID]]
     else:
         ids = [f"{name}/{index}" for index in range(len(rows))]
+    if section.label_separator is not None:
+        rows = part_labels(rows, columns.get("label"), section.label_separator, split)
     return Table(rows, columns, ids)
 
 
@@ -311,23 +319,33 @@ def _times(table: Table) -> np.ndarray:
 
 
 def _limit(
-    train: Table,
+    table: Table,
+    split: str,
+    asked: float | int,
     section: DataSection,
     seed: int,
     class_role: str | None,
     times: Callable[[Table], np.ndarray | None],
-) -> tuple[Table, list[str]]:
-    """Take the seeded sample of the training rows; with `by: time` the latest ones, which stay a series."""
-    if section.limit is None:
-        return train, []
-    asked, total = section.limit, len(train)
+) -> tuple[Table, str]:
+    """Take the seeded sample of a split that `data.limit` asks for, and say what was taken.
+
+    Of training rows in the order of time the latest are taken, so that they end where validation begins.
+    """
+    key = f"data.limit.{split}" if isinstance(section.limit, dict) else "data.limit"
+    total, kind = len(table), "training" if split == "train" else split
+    of = f"of {total} {kind} rows"
     rows = asked if isinstance(asked, int) else max(1, round(asked * total))
     if rows >= total:
-        return train, [f"data.limit: {asked} keeps all {total} training rows"]
-    moments = times(train)
-    if moments is not None or section.split.by == "time":
-        kept = draw_latest(_times(train) if moments is None else moments, rows)[1][-rows:]
-        return train.select(kept.tolist()), [f"data.limit: the latest {rows} of {total} training rows"]
-    classes, notes = _classes(train, class_role, section.split.stratify)
-    kept = sample(total, rows, classes, seed, "data.limit")
-    return train.select(kept.tolist()), [*notes, f"data.limit: a sample of {rows} of {total} training rows"]
+        return table, f"{key}: {asked} keeps all {total} {kind} rows"
+    moments = times(table)
+    if moments is not None and split != "train":
+        raise DataError(
+            f"{key}: the rows are steps in time, and a series without some of its steps has gaps; take the "
+            "key out, and thin the windows out with task.eval_stride or ask for a shorter split in data.split"
+        )
+    if split == "train" and (moments is not None or section.split.by == "time"):
+        kept = draw_latest(_times(table) if moments is None else moments, rows)[1][-rows:]
+        return table.select(kept.tolist()), f"{key}: the latest {rows} {of}"
+    classes, _ = _classes(table, class_role, section.split.stratify)
+    kept = sample(total, rows, classes, seed, key)
+    return table.select(kept.tolist()), f"{key}: a sample of {rows} {of}"

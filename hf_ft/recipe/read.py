@@ -14,7 +14,7 @@ from hf_ft.errors import RecipeError
 from hf_ft.recipe.library_arguments import peft_methods, unusable_method, usable_methods
 from hf_ft.recipe.messages import describe, explain, one_of
 from hf_ft.recipe.reserved_keys import REMOTE_CODE, REMOTE_CODE_ADVICE, SECRET_ADVICE, SECRETS
-from hf_ft.recipe.schema import Recipe
+from hf_ft.recipe.schema import IN_MEMORY, Recipe
 from hf_ft.recipe.task_schema import STRATEGIES, recipe_model
 from hf_ft.recipe.yaml_text import MAXIMUM_DEPTH, Document, Path, read_yaml
 
@@ -28,12 +28,18 @@ TOKEN = re.compile(r"\bhf_[A-Za-z0-9]{20,}")
 MAXIMUM_BYTES = 1_000_000
 
 
-def load_recipe(source: str | FilePath | Mapping[str, Any] | Recipe, overrides: Sequence[str] = ()) -> Recipe:
+def load_recipe(
+    source: str | FilePath | Mapping[str, Any] | Recipe,
+    overrides: Sequence[str] = (),
+    *,
+    in_memory: bool = False,
+) -> Recipe:
     """Read and check a recipe.
 
     Args:
         source: path of a YAML file, the recipe as a mapping, or a Recipe (to change it by overrides).
         overrides: `key.path=value`, the value in YAML; the whole recipe is checked again with them.
+        in_memory: whether the rows are given in Python (`data=`), in the place of `data.source`.
 
     Returns:
         The recipe, with its task's own sections and every default filled in.
@@ -59,7 +65,17 @@ def load_recipe(source: str | FilePath | Mapping[str, Any] | Recipe, overrides: 
     for override in overrides:
         apply_override(document, override)
     expand_shorthands(document)
+    if in_memory:
+        _take_rows_from_memory(document.value)
     return check_document(document)
+
+
+def _take_rows_from_memory(value: dict[str, Any]) -> None:
+    """Let `data.source` say that the rows were given in Python; the section `data` may be absent."""
+    if value.get("data") is None:
+        value["data"] = {}
+    if isinstance(value["data"], dict):
+        value["data"]["source"] = IN_MEMORY
 
 
 def check_document(document: Document) -> Recipe:

@@ -15,6 +15,8 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 from pydantic_core import PydanticCustomError
 
+from hf_ft.text_utils import SPLIT_WORDS, hint
+
 Fraction = Annotated[float, Field(gt=0, lt=1)]
 Auto = Literal["auto"]
 PositiveInt = Annotated[int, Field(ge=1)]
@@ -59,6 +61,10 @@ class SplitSection(Section):
     """Keep the class proportions in every drawn split, where the task has classes."""
 
 
+# What `data.source` says where rows were given in Python.
+IN_MEMORY = "rows given in Python"
+
+
 class DataSection(Section):
     """Where the rows come from and which column plays which role."""
 
@@ -70,14 +76,16 @@ class DataSection(Section):
     """Branch, tag or commit of a Hub data set."""
     columns: dict[str, str | list[str]] = Field(default_factory=dict)
     """role -> column name(s) of the source, where the names differ from the roles of the task."""
+    label_separator: Annotated[str, Field(min_length=1)] | None = None
+    """What parts several labels in one cell of text, such as `;` in `red;round`; null: one label a cell."""
     id: str | None = None
     """Column whose values name the rows in every message and in predictions.parquet."""
     split: SplitSection = SplitSection()
     """How train, validation and test are made."""
     rows: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)] | None = None
     """Use only these rows of the training source, [first, end], the end not included; null: all."""
-    limit: Fraction | PositiveInt | None = None
-    """A seeded sample of the training rows: a count, or a fraction."""
+    limit: Fraction | PositiveInt | dict[str, Fraction | PositiveInt] | None = None
+    """A seeded sample of the training rows: a count, or a fraction; or {split: count or fraction}."""
     on_bad: Literal["error", "skip"] = "error"
     """What to do with rows that cannot be read: stop, or leave out (at most 1 % of them)."""
     sampler: Literal["shuffle", "balanced"] = "shuffle"
@@ -93,6 +101,23 @@ class DataSection(Section):
                 )
             return {split: expand_home(source) for split, source in value.items()}
         return expand_home(value)
+
+    @field_validator("limit")
+    @classmethod
+    def _limits_known_splits(cls, value: Any) -> Any:
+        for split in value if isinstance(value, dict) else ():
+            if split not in SPLIT_WORDS:
+                raise problem(
+                    f"found the split {split!r}; expected {', '.join(SPLIT_WORDS)}{hint(split, SPLIT_WORDS)}"
+                )
+        return value
+
+    @property
+    def limits(self) -> dict[str, float | int]:
+        """How many rows of each split are used at most, by `limit`: split -> count or fraction."""
+        if self.limit is None:
+            return {}
+        return self.limit if isinstance(self.limit, dict) else {"train": self.limit}
 
 
 class ModelSection(Section):

@@ -2,7 +2,6 @@ import csv
 import io
 import os
 import time
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -19,8 +18,6 @@ from hf_ft.recipe.schema import DataSection
 from hf_ft.storage.row_hash import stamp
 from hf_ft.storage.source_hash import task_source_hash
 from hf_ft.task import Inspection, Task
-
-REAL = Path(__file__).parents[3] / "shared" / "data"
 
 
 class Pictures(Task):
@@ -247,10 +244,9 @@ def test_a_file_changed_within_its_size_and_time_is_seen(tmp_path):
 
 
 @pytest.mark.real
-@pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/data beside the repository")
-def test_real_pictures(tmp_path):
+def test_real_pictures(tmp_path, real_data):
     """The README of this set tells of one nearly equal pair between train and test."""
-    found = read_source(DataSection(source=str(REAL / "cifar10")))
+    found = read_source(DataSection(source=str(real_data / "cifar10")))
     columns = {"image": "image", "label": "label"}
     examples = {
         split: Table(rows, columns, [f"{split}/{row}" for row in range(len(rows))])

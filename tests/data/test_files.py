@@ -41,6 +41,23 @@ def test_numbers(tmp_path, column, expected):
     assert [None if value != value else value for value in found] == expected
 
 
+@pytest.mark.parametrize(
+    ("cells", "expected"),
+    [
+        (['["a", "b"]', "", "[]"], [["a", "b"], None, []]),
+        (["['a', \"b's\"]", "['c']"], [["a", "b's"], ["c"]]),
+        (["[1, 2.5]", "[-3]"], [[1.0, 2.5], [-3.0]]),
+        (["[NAME]", "[a]"], ["[NAME]", "[a]"]),
+        (['["a"]', "b"], ['["a"]', "b"]),
+        (['["a"]', "[1]"], ['["a"]', "[1]"]),
+        (["", " "], ["", " "]),
+    ],
+)
+def test_lists_in_cells(tmp_path, cells, expected):
+    lines = "\n".join('"' + cell.replace('"', '""') + '",x' for cell in cells)
+    assert csv(tmp_path, f"tags,pad\n{lines}\n")["tags"][:] == expected
+
+
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
 def test_delimiters_quotes_and_byte_order_mark(tmp_path, delimiter):
     text = f'\ufefftext{delimiter}label\n"a{delimiter} ""b""\nc"{delimiter}x\n'

@@ -1,6 +1,5 @@
 import json
 import sys
-from pathlib import Path
 
 import pandas
 import pytest
@@ -8,12 +7,10 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from datasets.utils import are_progress_bars_disabled
 
 from hf_ft.data.columns import map_columns
-from hf_ft.data.sources import as_datasets, read_source
+from hf_ft.data.sources import as_datasets, read_source, rows_in_memory
 from hf_ft.errors import DataError
-from hf_ft.recipe.schema import DataSection
+from hf_ft.recipe.schema import IN_MEMORY, DataSection
 from hf_ft.task import Role
-
-REAL = Path(__file__).parents[3] / "shared" / "data"
 
 
 def read(source, **keys):
@@ -107,7 +104,7 @@ def test_python_source(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     found = read("py:own_rows:rows")
     assert found["train"][:] == {"text": ["a", "b"], "n": [None, 1]} and len(found["test"]) == 1
-    with pytest.raises(DataError, match="gave int; expected a Dataset"):
+    with pytest.raises(DataError, match="found int; expected a Dataset"):
         read("py:own_rows:wrong")
     with pytest.raises(DataError, match="no function 'row'; did you mean 'rows'"):
         read("py:own_rows:row")
@@ -120,6 +117,16 @@ def test_rows_in_memory():
     frame = pandas.DataFrame({"text": ["a", "b"]}, index=[7, 8])
     assert as_datasets(frame, "data")["train"][:] == {"text": ["a", "b"]}
     assert list(as_datasets({"train": frame, "val": [{"text": "c"}]}, "data")) == ["train", "val"]
+
+
+def test_rows_in_memory_are_as_plain_as_those_of_files():
+    features = Features({"label": ClassLabel(names=["cat", "dog"]), "text": Value("string")})
+    given = Dataset.from_dict({"label": [1, 0], "text": ["a", "b"]}, features=features)
+    assert rows_in_memory({"train": given})["train"]["label"][:] == ["dog", "cat"]
+    with pytest.raises(DataError, match="data=: there are no rows in train"):
+        rows_in_memory([])
+    with pytest.raises(DataError, match=r"given in Python \(data=\.\.\.\)"):
+        read(IN_MEMORY)
 
 
 def test_what_is_not_there_is_named_with_the_nearest(tmp_path):
@@ -233,9 +240,8 @@ def test_missing_columns_are_all_listed_with_what_was_found():
     ],
 )
 @pytest.mark.real
-@pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/data beside the repository")
-def test_real_folders(source, config, rows):
-    found = read(str(REAL / source), config=config)
+def test_real_folders(real_data, source, config, rows):
+    found = read(str(real_data / source), config=config)
     if rows is not None:
         assert {split: len(part) for split, part in found.items()} == rows
     assert len(next(iter(found.values()))[0]) > 1

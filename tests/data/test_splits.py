@@ -1,7 +1,6 @@
 import json
 from collections import Counter
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from hf_ft.errors import DataError
 from hf_ft.recipe.schema import DataSection, SplitSection
 from hf_ft.task import Role
 
-REAL = Path(__file__).parents[3] / "shared" / "data"
 ROLES = {"text": Role("the text"), "label": Role("its class", target=True)}
 
 
@@ -139,6 +137,49 @@ def test_limit_takes_from_train_only_and_keeps_every_class():
         split(given, data={"limit": 2})
 
 
+def test_limit_by_split_samples_each_of_them():
+    given = {"train": rows(100), "validation": rows(40), "test": rows(30)}
+    splits = split(given, data={"limit": {"train": 20, "validation": 0.5}})
+    assert sizes(splits) == {"train": 20, "validation": 20, "test": 30}
+    assert splits.info["notes"] == [
+        "data.limit.train: a sample of 20 of 100 training rows",
+        "data.limit.validation: a sample of 20 of 40 validation rows",
+    ]
+    assert set(splits.tables["validation"].column("label")) == {"c0", "c1", "c2", "c3"}
+    with pytest.raises(DataError, match=r"data\.limit\.validation: 2 rows cannot hold each of 4 classes"):
+        split(given, data={"limit": {"validation": 2}})
+    with pytest.raises(DataError, match=r"data\.limit\.test: there is no test split .*train, validation"):
+        split({"train": rows(100)}, data={"limit": {"test": 2}})
+    with pytest.raises(ValueError, match="found the split 'val'; expected train, validation, test"):
+        DataSection(source="a", limit={"val": 2})
+
+
+def test_a_series_is_not_thinned_out_in_validation():
+    given = {"train": rows(100), "validation": rows(40)}
+    section = DataSection(source="unused", limit={"train": 10, "validation": 20})
+    with pytest.raises(DataError, match=r"data\.limit\.validation: .* task\.eval_stride"):
+        make_splits(given, section, ROLES, 17, None, lambda table: np.arange(len(table)))
+
+
+def test_classes_that_may_be_amounts_are_asked_about():
+    """A rating of 0 to 100 is no hundred classes, and no fraction in it says so."""
+    scores = [f"{score}" for score in range(30)] * 2
+    with pytest.raises(DataError, match=r"30 different whole numbers: .* task\.problem: regression"):
+        split({"train": rows(60, label=scores)}, validation=6)
+    with pytest.raises(DataError, match="each of the 40 classes has one row") as caught:
+        split({"train": rows(40, label=[f"name {row}" for row in range(40)])}, validation=6)
+    assert "task.problem" not in str(caught.value)
+
+
+def test_labels_in_one_cell_are_parted():
+    tags = ["red;round", " red ; ", "", None] * 10
+    splits = split({"train": rows(40, label=tags)}, data={"label_separator": ";"}, validation=4)
+    found = {tuple(tags) for table in splits.tables.values() for tags in table.column("label")}
+    assert found == {("red", "round"), ("red",), ()}
+    with pytest.raises(DataError, match=r"data\.label_separator: train: column 'label' holds int"):
+        split({"train": rows(4, label=[1, 2, 3, 4])}, data={"label_separator": ";"}, validation=1)
+
+
 def test_a_class_with_one_row_stays_in_train_and_is_told():
     labels = ["a"] * 20 + ["b"] * 19 + ["lonely"]
     splits = split({"train": rows(40, label=labels)}, validation=8)
@@ -201,9 +242,8 @@ def test_plain_draws_and_samples_are_exact():
 
 
 @pytest.mark.real
-@pytest.mark.skipif(not REAL.is_dir(), reason="needs ../shared/data beside the repository")
-def test_real_tracks_stay_together():
-    source = {"train": str(REAL / "gtsrb" / "balanced" / "train.parquet")}
+def test_real_tracks_stay_together(real_data):
+    source = {"train": str(real_data / "gtsrb" / "balanced" / "train.parquet")}
     section = DataSection(source=source, split=SplitSection(validation=0.1, by="track_id"))
     roles = {"image": Role("the picture"), "label": Role("its class", target=True)}
     splits = make_splits(read_source(section), section, roles, 17, "label")

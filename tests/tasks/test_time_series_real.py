@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
+from documented import ROOT, overrides_of
 
 from hf_ft.data.sources import read_source
 from hf_ft.data.splits import make_splits
@@ -13,19 +12,12 @@ from hf_ft.inputs.series.forecast_baselines import last_value, seasonal_naive
 from hf_ft.recipe.read import load_recipe
 from hf_ft.train.assemble import new_task
 
-ROOT = Path(__file__).parents[2]
-DATA = ROOT.parent / "shared" / "data"
-
-pytestmark = [
-    pytest.mark.real,
-    pytest.mark.skipif(not DATA.is_dir(), reason="needs ../shared/data beside the repository"),
-]
+pytestmark = pytest.mark.real
 
 
-def windows_of(name, monkeypatch):
+def windows_of(name, data):
     """The task of a recipe, fitted, and its windows."""
-    monkeypatch.chdir(ROOT)
-    recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml")
+    recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml", overrides_of(name, data))
     task = new_task(recipe)
     splits = make_splits(read_source(recipe.data), recipe.data, task.roles, recipe.seed, None, task.times)
     rows = task.examples(splits.tables)
@@ -39,16 +31,16 @@ def errors(task, rows, forecast):
     return metrics.compute()
 
 
-def test_traffic_flow_has_the_published_windows(monkeypatch):
-    task, rows = windows_of("traffic_flow", monkeypatch)
+def test_traffic_flow_has_the_published_windows(real_data):
+    task, rows = windows_of("traffic_flow", real_data)
     assert len(rows["test"]) == 4308
     found = errors(task, rows["test"], last_value(rows["test"]))
     assert (found["mae"], found["rmse"]) == (pytest.approx(8.335, abs=1e-3), pytest.approx(11.310, abs=1e-3))
     assert found["r2"] == pytest.approx(0.9213, abs=1e-4)
 
 
-def test_transformer_load_has_the_standard_protocol(monkeypatch):
-    task, rows = windows_of("transformer_load", monkeypatch)
+def test_transformer_load_has_the_standard_protocol(real_data):
+    task, rows = windows_of("transformer_load", real_data)
     test = rows["test"]
     assert len(test) == 2785
     found = errors(task, test, last_value(test))
@@ -62,14 +54,14 @@ def test_transformer_load_has_the_standard_protocol(monkeypatch):
     assert found["mae_scaled"] == pytest.approx(0.4333, abs=1e-3)
 
 
-def test_air_quality_counts_what_it_leaves_out(monkeypatch):
-    task, rows = windows_of("air_quality", monkeypatch)
+def test_air_quality_counts_what_it_leaves_out(real_data):
+    task, rows = windows_of("air_quality", real_data)
     assert any("1968 of 35064 values are missing" in note for note in task.notes(rows))
     assert not np.isnan(rows["test"].histories()).any() and not np.isnan(rows["test"].targets()).any()
     assert any(note.startswith("test: ") and "left out" in note for note in task.notes(rows))
 
 
-def test_city_energy_is_whole(monkeypatch):
-    task, rows = windows_of("city_energy", monkeypatch)
+def test_city_energy_is_whole(real_data):
+    task, rows = windows_of("city_energy", real_data)
     assert task.season == 144 and not rows["train"].series.notes
     assert rows["test"].ids[0] == f"train/{43776 - 4464}"
