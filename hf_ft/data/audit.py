@@ -98,6 +98,8 @@ def audit(
     examples: Mapping[str, Any],
     on_bad: str,
     cache_dir: str | os.PathLike[str] | None,
+    *,
+    balanced: bool = False,
 ) -> Findings:
     """Look at every row of every split once, in parallel.
 
@@ -106,6 +108,8 @@ def audit(
         examples: split -> rows with `len`, `[index] -> Row` and `ids`.
         on_bad: `error`: a row that cannot be used is an error; `skip`: it is left out, up to 1 % of a split.
         cache_dir: keeps what was learned of the rows under a hash of their content; None: nothing is kept.
+        balanced: whether the recipe weighs or draws classes by how rare they are, so that it need not be
+            advised.
     """
     findings = Findings(counts={split: len(rows) for split, rows in examples.items()})
     seen: dict[str, _Seen] = {}
@@ -122,7 +126,7 @@ def audit(
     for found in findings.duplicates:
         _judge_duplicates(findings, found)
     if task.class_role is not None:
-        _judge_classes(findings, {split: one.classes for split, one in seen.items()})
+        _judge_classes(findings, {split: one.classes for split, one in seen.items()}, balanced)
     return findings
 
 
@@ -253,12 +257,13 @@ def _judge_duplicates(findings: Findings, found: Duplicates) -> None:
         findings.warnings.append(text)
 
 
-def _judge_classes(findings: Findings, classes: Mapping[str, Sequence[Any]]) -> None:
+def _judge_classes(findings: Findings, classes: Mapping[str, Sequence[Any]], balanced: bool) -> None:
     """Count the classes of every split; warn of imbalance in train and of classes that a split lacks."""
     findings.classes = {split: count_classes(values) for split, values in classes.items()}
     train = findings.classes["train"]
     most, least = max(train.values()), min(train.values())
-    if most > IMBALANCE * least:
+    findings.warnings += _joined_labels(train)
+    if most > IMBALANCE * least and not balanced:
         rare = [name for name, count in train.items() if most > IMBALANCE * count]
         findings.warnings.append(
             f"train: the largest class has {most} rows, the smallest {least} ({most / least:.0f}:1; small: "
@@ -270,3 +275,19 @@ def _judge_classes(findings: Findings, classes: Mapping[str, Sequence[Any]]) -> 
             findings.warnings.append(
                 f"{split}: no rows of {listing(absent, 5)}; nothing can be said about them there"
             )
+
+
+def _joined_labels(counts: Mapping[str, int]) -> list[str]:
+    """Warn of classes that are several others joined, such as `a;b` beside `a` and `b`."""
+    for separator in (";", "|", ","):
+        joined = [
+            name
+            for name in counts
+            if separator in name and all(part.strip() in counts for part in name.split(separator))
+        ]
+        if joined:
+            return [
+                f"train: {len(joined)} classes are others joined by {separator!r}: {listing(joined, 3)}. Where "
+                f'a row has several labels, write data.label_separator: "{separator}"'
+            ]
+    return []

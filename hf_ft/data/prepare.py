@@ -81,7 +81,8 @@ def prepare(recipe: Recipe, task: Task, *, data: Any = None, cache: Path | None 
     for split in rows:
         if split != "train":
             task.check(split, rows[split])
-    findings = audit(task, rows, recipe.data.on_bad, cache or cache_folder() / "audit")
+    balanced = recipe.data.sampler == "balanced" or bool(getattr(task.loss_options, "class_weights", None))
+    findings = audit(task, rows, recipe.data.on_bad, cache or cache_folder() / "audit", balanced=balanced)
     for split, positions in findings.skip.items():
         left_out = set(positions)
         rows[split] = rows[split].select(

@@ -50,8 +50,8 @@ def table(split, files, labels=None, paths=False):
     return Table(rows, {"image": "image", "label": "label"}, [f"{split}/{row}" for row in range(len(files))])
 
 
-def look(examples, tmp_path, on_bad="error"):
-    return audit(Pictures(), examples, on_bad, tmp_path / "cache")
+def look(examples, tmp_path, on_bad="error", **options):
+    return audit(Pictures(), examples, on_bad, tmp_path / "cache", **options)
 
 
 def shown(findings):
@@ -139,6 +139,21 @@ def test_imbalance_and_absent_classes_are_warnings(tmp_path):
     assert findings.errors == []
     assert any("20:1" in line and "rare" in line and "class_weights" in line for line in findings.warnings)
     assert any(line.startswith("validation: no rows of odd") for line in findings.warnings)
+
+
+def test_balanced_classes_are_not_advised_where_the_recipe_balances_them(tmp_path):
+    examples = {"train": table("train", [png(seed) for seed in range(12)], ["a"] * 11 + ["b"])}
+    assert any("class_weights: balanced" in line for line in look(examples, tmp_path).warnings)
+    assert look(examples, tmp_path, balanced=True).warnings == []
+
+
+def test_labels_that_are_others_joined_are_told(tmp_path):
+    files = [png(seed) for seed in range(6)]
+    found = look({"train": table("train", files, ["a", "b", "a;b", "b; a", "x;y", "a"])}, tmp_path).warnings
+    assert found == [
+        "train: 2 classes are others joined by ';': a;b, b; a. Where a row has several labels, write "
+        'data.label_separator: ";"'
+    ]
 
 
 def test_a_second_look_decodes_nothing(tmp_path):
