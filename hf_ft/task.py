@@ -68,6 +68,8 @@ class Role:
         required: whether every data set must have it.
         usual: column names that are taken for this role when the recipe names none.
         several: whether the role can be made of several columns.
+        gathered: whether the steps of a series are gathered to a list, where the table has one row a step
+            and a column for the role `series_id`.
     """
 
     help: str
@@ -75,6 +77,7 @@ class Role:
     required: bool = True
     usual: tuple[str, ...] = ()
     several: bool = False
+    gathered: bool = False
 
 
 @dataclass(frozen=True)

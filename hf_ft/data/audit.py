@@ -287,7 +287,7 @@ def _joined_labels(counts: Mapping[str, int]) -> list[str]:
         ]
         if joined:
             return [
-                f"train: {len(joined)} classes are others joined by {separator!r}: {listing(joined, 3)}. Where "
-                f'a row has several labels, write data.label_separator: "{separator}"'
+                f"train: {len(joined)} classes are others joined by {separator!r}: {listing(joined, 3)}. "
+                f'Where a row has several labels, write data.label_separator: "{separator}"'
             ]
     return []

@@ -9,8 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.data.class_folders import ROW_ID
-from hf_ft.data.columns import map_columns
-from hf_ft.data.labels import are_amounts, count_classes, name_of, part_labels
+from hf_ft.data.columns import read_table
+from hf_ft.data.labels import are_amounts, count_classes, name_of
 from hf_ft.data.split_sampling import draw_distinct, draw_groups, draw_latest, sample
 from hf_ft.data.table import Table
 from hf_ft.errors import DataError
@@ -66,7 +66,7 @@ def make_splits(
         DataError: columns, ids, splits or groups are not as the recipe says, or there are too few rows.
     """
     chosen, unused = _assign(sources, section.split)
-    tables = {split: _table(sources[name], name, split, section, roles) for split, name in chosen.items()}
+    tables = {split: read_table(sources[name], name, split, section, roles) for split, name in chosen.items()}
     labelled = class_role is not None and tables["train"].has(class_role)
     if labelled and are_amounts(tables["train"].column(str(class_role))):
         class_role = None
@@ -153,24 +153,6 @@ def _assign(sources: Mapping[str, Dataset], split: SplitSection) -> tuple[dict[s
         if key not in chosen and key in usual and usual[key] not in chosen.values():
             chosen[key] = usual[key]
     return chosen, [name for name in sources if name not in chosen.values()]
-
-
-def _table(rows: Dataset, name: str, split: str, section: DataSection, roles: Mapping[str, Role]) -> Table:
-    columns = map_columns(rows.column_names, roles, section.columns, split)
-    if section.id is not None:
-        if section.id not in rows.column_names:
-            raise DataError(
-                f"data.id: {split} has no column {section.id!r}{hint(section.id, rows.column_names)} "
-                f"(found columns: {listing(rows.column_names)})"
-            )
-        ids = [str(value) for value in rows[section.id]]
-    elif ROW_ID in rows.column_names:
-        ids = [str(value) for value in rows[ROW_ID]]
-    else:
-        ids = [f"{name}/{index}" for index in range(len(rows))]
-    if section.label_separator is not None:
-        rows = part_labels(rows, columns.get("label"), section.label_separator, split)
-    return Table(rows, columns, ids)
 
 
 def _check_ids(tables: Mapping[str, Table], column: str | None) -> None:

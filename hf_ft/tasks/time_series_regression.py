@@ -49,9 +49,14 @@ class TimeSeriesRegression(Task):
     auto_class = "hf_ft.inputs.series.series_models:AutoModelForTimeSeriesRegression"
     roles: ClassVar = {
         "series": Role(
-            "the values: a column of lists, or one for each channel", several=True, usual=("values", "dim_0")
+            "the values: a column of lists, or one for each channel; numbers where a row is one step",
+            several=True,
+            usual=("values", "dim_0"),
+            gathered=True,
         ),
         "target": Role("the number to predict, or several", target=True, several=True, usual=("label", "y")),
+        "series_id": Role("which series a row belongs to, where a row is one step", required=False),
+        "timestamp": Role("the time of a step, by which the steps are sorted", required=False),
     }
     main_metric = "rmse"
     greater_is_better = REGRESSION_DIRECTIONS
@@ -62,6 +67,8 @@ class TimeSeriesRegression(Task):
     Options, Loss = Options, PointwiseLoss
 
     columns: list[str]
+    # The columns with the roles `series_id` and `timestamp`, which a table with one row a step has.
+    long: dict[str, str]
     names: list[str]
     length: int
     scaler: Scaler
@@ -98,8 +105,10 @@ class TimeSeriesRegression(Task):
             ) from error
         values = values[:, None] if values.ndim == 1 else values.T
         if values.ndim != 2 or not values.size:
+            lone = "; where a row is one step, name its series in data.columns.series_id"
             raise DataError(
-                f"row {row['id']}: expected a list of numbers for each channel, found shape {values.shape}"
+                f"row {row['id']}: expected a list of numbers for each channel, found "
+                + (f"one number{lone}" if not values.ndim else f"shape {values.shape}")
             )
         holes = np.isnan(values)
         if holes.any() and (self.options.missing == "error" or holes.all(axis=0).any()):
@@ -143,6 +152,9 @@ class TimeSeriesRegression(Task):
         self.length, channels = (int(size) for size in shapes[counts.argmax()])
         common = [one for one in series if one.shape == (self.length, channels)]
         self.names, self.columns = _names(train.columns["target"]), _names(train.columns["series"])
+        self.long = {
+            role: str(train.columns[role]) for role in ("series_id", "timestamp") if role in train.columns
+        }
         self.scaler = Scaler.fit(np.concatenate(common), _channels(self.columns, channels))
         self.target_scaler = Scaler.fit(np.stack(targets), self.names)
         unknown = sorted(set(self.options.units) - set(self.names))
@@ -152,11 +164,11 @@ class TimeSeriesRegression(Task):
     def state(self) -> dict[str, Any]:
         """Length, scales and names."""
         scales = {"scaler": self.scaler.to_json(), "target_scaler": self.target_scaler.to_json()}
-        return {"columns": self.columns, "length": self.length, **scales}
+        return {"columns": self.columns, "long": self.long, "length": self.length, **scales}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` gave."""
-        self.columns, self.length = state["columns"], state["length"]
+        self.columns, self.long, self.length = state["columns"], state["long"], state["length"]
         self.scaler, self.target_scaler = (
             Scaler.from_json(state[key]) for key in ("scaler", "target_scaler")
         )
@@ -289,23 +301,37 @@ class TimeSeriesRegression(Task):
         import numpy as np
 
         from hf_ft.data.files import read_files
+        from hf_ft.data.long_table import gather_steps, is_long
         from hf_ft.data.sources import as_datasets
 
         if isinstance(inputs, np.ndarray):
             inputs = [inputs]
         if isinstance(inputs, (str, Path)):
-            inputs = read_files([str(inputs)])
-        if isinstance(inputs, (list, tuple)) and not (inputs and isinstance(inputs[0], (str, Path))):
+            inputs = [inputs]
+        if (
+            isinstance(inputs, (list, tuple))
+            and inputs
+            and all(isinstance(one, (str, Path)) for one in inputs)
+        ):
+            inputs = read_files([str(one) for one in inputs])
+        if isinstance(inputs, (list, tuple)):
             values = [one if isinstance(one, dict) else {"series": one} for one in inputs]
             return [{"id": str(number), **row} for number, row in enumerate(values)]
         table = as_datasets(inputs, "inputs")["train"]
         absent = [name for name in self.columns if name not in table.column_names]
         if absent:
             raise DataError(f"the model needs the columns {absent}; found columns: {table.column_names}")
+        ids: list[Any] = list(range(len(table)))
+        roles: dict[str, str | list[str]] = {"series": self.columns, **self.long}
+        series_id = self.long.get("series_id")
+        if series_id in table.column_names and is_long(table.features, roles, "series"):
+            time = self.long.get("timestamp")
+            table = gather_steps(table, str(series_id), self.columns, [], time, name="inputs")
+            ids = table[series_id][:]
         columns = [table[name] for name in self.columns]
         return [
-            {"id": str(number), "series": list(values) if len(values) > 1 else values[0]}
-            for number, values in enumerate(zip(*columns, strict=True))
+            {"id": str(row_id), "series": list(values) if len(values) > 1 else values[0]}
+            for row_id, values in zip(ids, zip(*columns, strict=True), strict=True)
         ]
 
 

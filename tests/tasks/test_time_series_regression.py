@@ -139,3 +139,34 @@ def test_targets_come_back_in_original_units(tmp_path):
     result = task.predict(None, batch["target_values"], batch)
     truth = task.references(prepared.rows["train"].select(range(4)))
     assert np.allclose([one["value"] for one in result], truth, rtol=1e-5)
+
+
+def long_rows(wide):
+    """The same series, one row a step, the steps of all series mixed."""
+    steps = [
+        {"pump": f"pump {number}", "day": f"2020-01-{step + 1:02}", "flow": value, "wear": row.target}
+        for number, row in enumerate(wide.itertuples())
+        for step, value in enumerate(row.dim_0)
+    ]
+    return pandas.DataFrame(steps).sample(frac=1, random_state=0)
+
+
+def test_a_table_with_one_row_a_step(tmp_path):
+    """Measurements come as rows of (machine, time, value) more often than as lists."""
+    columns = {"series_id": "pump", "timestamp": "day", "series": "flow", "target": "wear"}
+    wide = rows(24)
+    run = finetune(recipe(tmp_path, columns=columns), data=long_rows(wide), verbose=False)
+    assert all(item["passed"] for item in run.verification)
+    assert run.task.length == 16 and run.results["splits"]["validation"]["rows"] == 6
+    long_rows(wide).to_csv(tmp_path / "new.csv", index=False)
+    predictor = Predictor.load(run.folder)
+    found = {row["id"]: row["prediction"] for row in predictor([str(tmp_path / "new.csv")])}
+    lists = [{"series": series} for series in wide["dim_0"]]
+    expected = [row["prediction"] for row in predictor(lists)]
+    assert found == {f"pump {number}": pytest.approx(value) for number, value in enumerate(expected)}
+
+
+def test_single_numbers_without_a_series_id_say_what_is_missing(tmp_path):
+    columns = {"series": "flow", "target": "wear"}
+    with pytest.raises(DataError, match=r"data\.columns\.series_id"):
+        ready(recipe(tmp_path, columns=columns), long_rows(rows(24)))
