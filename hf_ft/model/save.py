@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.errors import ModelError
-from hf_ft.model.load import quiet
+from hf_ft.model.load import quiet, resolve
 from hf_ft.storage.atomic import new_folder
 
 if TYPE_CHECKING:
@@ -57,19 +57,25 @@ def save_model(
     if adapted and source is not None:
         with new_folder(folder.parent / "adapter") as fresh, quiet():
             _save_adapter(network, plain.config, fresh, source)
-            _save_rest(task, fresh, source)
+            _save_rest(task, fresh, {**source, "name": local_path(source["name"])})
     return folder
 
 
 def _save_adapter(network: Any, config: Any, folder: Path, source: Mapping[str, Any]) -> None:
     settings = network.peft_config["default"]
-    settings.base_model_name_or_path = source["name"]
+    # PEFT and transformers know no `sample:` names, and look for a relative path from where they are called.
+    settings.base_model_name_or_path = local_path(resolve(source["name"]))
     settings.revision = source["commit"] or source["revision"]
     network.save_pretrained(folder)
     (folder / "README.md").unlink(
         missing_ok=True
     )  # PEFT's empty card; hf_ft writes its own where it publishes
     config.save_pretrained(folder)
+
+
+def local_path(name: str) -> str:
+    """Give the absolute path of a local folder, and any other name as it is."""
+    return str(Path(name).absolute()) if Path(name).is_dir() else name
 
 
 def _without_path(source: Mapping[str, Any]) -> dict[str, Any]:

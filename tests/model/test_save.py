@@ -136,6 +136,31 @@ def test_adapter_folder_loads_with_labels_processor_and_pinned_base(tmp_path: Pa
         torch.testing.assert_close(one, other, atol=1e-4, rtol=0)
 
 
+def test_an_adapter_names_a_base_that_peft_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """peft#554: `sample:` names and relative paths mean nothing to PEFT, nor from another folder."""
+    import peft
+    from transformers import AutoConfig, AutoModelForImageClassification
+
+    found = loaded(tmp_path)
+    monkeypatch.setattr("hf_ft.data.samples.sample_model", lambda name: str(tmp_path / "base"))
+    frozen = freeze(found.model, "lora", found.new)
+    monkeypatch.chdir(tmp_path)
+    for name in ("base", "sample:tiny"):
+        save_model(frozen, toy(), tmp_path / "run" / "model", {**found.source, "name": name})
+        folder = tmp_path / "run" / "adapter"
+        with monkeypatch.context() as elsewhere:
+            elsewhere.chdir("/")
+            config = AutoConfig.from_pretrained(folder)
+            base = peft.PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+            model = AutoModelForImageClassification.from_pretrained(
+                base, config=config, ignore_mismatched_sizes=True
+            )
+            batch = tiny.inputs(model)
+            model = peft.PeftModel.from_pretrained(model, str(folder)).eval()
+            assert torch.allclose(tiny.outputs(model, batch), tiny.outputs(frozen.model, batch), atol=1e-5)
+            assert Predictor.load(folder).model is not None
+
+
 def test_adapter_on_a_changed_base_is_refused(tmp_path: Path) -> None:
     found = loaded(tmp_path)
     frozen = freeze(found.model, "lora", found.new)
