@@ -38,10 +38,16 @@ def natural_key(name: str) -> list[tuple[int, int | str]]:
     return [(0, int(part)) if part.isascii() and part.isdigit() else (1, part) for part in parts]
 
 
-def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Give the known name that is most like this one, without regard to case, or None when none is alike."""
+def nearest(name: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """Give the known name that is most like this one, without regard to case, or None when none is alike.
+
+    Args:
+        name: what was found.
+        known: what could have been meant.
+        cutoff: how alike it must be at least: 0 anything, 1 the same (difflib's ratio).
+    """
     spelled = {candidate.casefold(): candidate for candidate in known}
-    found = difflib.get_close_matches(name.casefold(), spelled, n=1)
+    found = difflib.get_close_matches(name.casefold(), spelled, n=1, cutoff=cutoff)
     return spelled[found[0]] if found else None
 
 

@@ -59,6 +59,16 @@ def sample_names() -> dict[str, str]:
     }
 
 
+def data_samples() -> list[str]:
+    """Names of the samples that are data."""
+    return [name for name, about in sample_names().items() if about.startswith("data: ")]
+
+
+def model_samples() -> list[str]:
+    """Names of the samples that are models."""
+    return [name for name, about in sample_names().items() if about.startswith("model: ")]
+
+
 def sample_data(name: str) -> dict[str, Dataset]:
     """Give the rows of a data sample by split.
 
@@ -83,7 +93,7 @@ def sample_model(name: str) -> str:
     Raises:
         ModelError: there is no such model sample, or its package is not installed.
     """
-    known = ("efficientnet-lite0", "efficientnet-lite1", "efficientnet-lite2", "minilm")
+    known = model_samples()
     if name not in known:
         raise ModelError(
             f"model.name: there is no model sample {name!r}{hint(name, known)} (there are: {listing(known)})"

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 from hf_ft.data.class_folders import ROW_ID, read_class_folders, visible
 from hf_ft.data.files import download, format_of, from_frame, from_records, read_files
+from hf_ft.data.hub_lookup import did_you_mean, why_not_on_hub
+from hf_ft.data.samples import data_samples, sample_data
 from hf_ft.errors import DataError
 from hf_ft.recipe.schema import IN_MEMORY
 from hf_ft.text_utils import hint, listing, media_kind, natural_key, split_of
@@ -92,8 +94,6 @@ def _read_one(source: str, section: DataSection) -> dict[str, Dataset]:
             "them to a file and name it here"
         )
     if source.startswith("sample:"):
-        from hf_ft.data.samples import sample_data
-
         return sample_data(source.removeprefix("sample:"))
     if source.startswith("py:"):
         return _read_python(source)
@@ -193,6 +193,13 @@ def _read_many(files: Sequence[str], root: Path) -> dict[str, Dataset]:
 
 
 def _read_hub(source: str, section: DataSection) -> dict[str, Dataset]:
+    reason = why_not_on_hub(source, "data set", section.revision)
+    if reason is not None:
+        near = did_you_mean(source, {"sample:{}": data_samples(), "{!r}, which is here": os.listdir()})
+        raise DataError(
+            f"data.source: there is no file or folder {source!r} (looked from {os.getcwd()}), and {reason}"
+            f"{near}"
+        )
     try:
         return _load(source, section, section.revision)
     except (OSError, RuntimeError) as error:

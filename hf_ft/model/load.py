@@ -15,6 +15,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_ft.data.hub_lookup import did_you_mean, why_not_on_hub
 from hf_ft.errors import ModelError
 from hf_ft.model.head import check_report, some
 from hf_ft.task import Loaded
@@ -75,7 +76,7 @@ def load_model(auto_class: str, section: ModelSection, config: Mapping[str, Any]
         ModelError: there is no such model, a key of the configuration is unknown, or weights outside the head
             are missing, left over or of another shape.
     """
-    name = resolve(section.name)
+    name = find_model(section)
     settings = load_config(name, section, dict(config or {}))
     if section.attn_implementation != "auto":
         settings._attn_implementation = section.attn_implementation
@@ -109,6 +110,31 @@ def load_saved(auto_class: str, folder: str | Path, **overrides: Any) -> Any:
             f"or of another shape. The folder is damaged or was changed; save the model again"
         )
     return model
+
+
+def find_model(section: ModelSection) -> str:
+    """Find what `model.name` names: a folder, a Hub id, or a kind of model that is built from scratch.
+
+    Raises:
+        ModelError: there is nothing of that name; the message names the nearest folder, sample and kind.
+    """
+    from transformers import CONFIG_MAPPING
+
+    from hf_ft.data.samples import model_samples
+
+    name = resolve(section.name)
+    if Path(name).is_dir() or (section.from_scratch and name in CONFIG_MAPPING):
+        return name
+    reason = why_not_on_hub(name, "model", section.revision)
+    if reason is None:
+        return name
+    folders = [path.name for path in Path.cwd().iterdir() if (path / "config.json").is_file()]
+    kinds = "{}, a kind of model" + ("" if section.from_scratch else " (with model.from_scratch: true)")
+    known = {"sample:{}": model_samples(), "./{}, a folder": folders, kinds: list(CONFIG_MAPPING)}
+    raise ModelError(
+        f"model.name: there is no folder {name!r} (seen from {Path.cwd()}), and {reason}"
+        f"{did_you_mean(name, known)}"
+    )
 
 
 def resolve(name: str) -> str:
@@ -307,7 +333,7 @@ def _explained(name: str) -> Iterator[None]:
                 "network. Offline, only what is in the local Hub cache can be used"
             )
         )
-        raise ModelError(f"model.name: cannot load {name!r}: {reason[:500]}.{hint}") from error
+        raise ModelError(f"model.name: cannot load {name!r}: {reason[:500].rstrip(".")}.{hint}") from error
 
 
 def _source(section: ModelSection, name: str, content: str | None) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.data.device import to_device
+from hf_ft.data.hub_lookup import did_you_mean, why_not_on_hub
 from hf_ft.data.samplers import batches_of, forward_batch, numbers_in
 from hf_ft.errors import ModelError
 from hf_ft.model.allocator import memory_kept
@@ -212,6 +213,14 @@ def _download(name: str) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    reason = why_not_on_hub(name, "model", file=TASK_FILE)
+    if reason is not None:
+        saved = [file.parent for depth in ("*/", "*/*/", "*/*/*/") for file in Path().glob(depth + TASK_FILE)]
+        runs = [str(folder.parent if folder.name == "model" else folder) for folder in saved]
+        raise ModelError(
+            f"{name}: there is no folder with {TASK_FILE} here (seen from {Path.cwd()}), and {reason}"
+            f"{did_you_mean(name, {'{}': runs})}"
+        )
     try:
         return Path(
             snapshot_download(name, ignore_patterns=["*.bin", "*.pt", "*.pth", "*.h5", "*.onnx", "*.msgpack"])

@@ -146,6 +146,8 @@ def test_hub_failure_says_where_it_looked_and_scripts_say_what_to_do(monkeypatch
     """ds#7693: data sets made by a script no longer load."""
     import datasets
 
+    monkeypatch.setattr("hf_ft.data.sources.why_not_on_hub", lambda *args: None)
+
     def refuse(*args, **kwargs):
         raise RuntimeError("Dataset scripts are no longer supported, but found old.py")
 
@@ -162,6 +164,7 @@ def test_hub_failure_says_where_it_looked_and_scripts_say_what_to_do(monkeypatch
 def test_hub_source_passes_configuration_and_revision(monkeypatch):
     import datasets
 
+    monkeypatch.setattr("hf_ft.data.sources.why_not_on_hub", lambda *args: None)
     asked = {}
 
     def load(source, name, revision):

@@ -90,7 +90,7 @@ def test_timm_body_of_another_kind_stops_the_run(tmp_path: Path) -> None:
     ("name", "message"),
     [
         ("./nowhere", "there is no folder './nowhere'"),
-        ("someone/no-such-model", "It is not a local folder; on the Hub"),
+        ("someone/no-such-model", "no folder 'someone/no-such-model' (seen from"),
     ],
 )
 def test_missing_models(name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:

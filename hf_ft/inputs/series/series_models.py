@@ -11,7 +11,7 @@ from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAuto
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
 from hf_ft.errors import ModelError
-from hf_ft.model.load import load_config, load_model, resolve
+from hf_ft.model.load import find_model, load_config, load_model
 from hf_ft.task import Loaded
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ def load_series_model(
         ModelError: it is another kind of model, its context is another one, or its channels cannot see each
             other.
     """
-    found = load_config(resolve(section.name), section, {})
+    found = load_config(find_model(section), section, {})
     if found.model_type not in MIXING:
         raise ModelError(
             f"model.name: {section.name!r} is of the type {found.model_type!r}; time series take "
