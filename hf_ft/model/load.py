@@ -323,7 +323,7 @@ def _explained(name: str) -> Iterator[None]:
         StrictDataclassError,
         SafetensorError,
     ) as error:
-        reason = " ".join(str(error).split())
+        reason = " ".join(str(error).split())[:500].rstrip(".")
         local = Path(name).expanduser().is_dir() or name.startswith("sample:")
         hint = (
             ""
@@ -333,7 +333,7 @@ def _explained(name: str) -> Iterator[None]:
                 "network. Offline, only what is in the local Hub cache can be used"
             )
         )
-        raise ModelError(f"model.name: cannot load {name!r}: {reason[:500].rstrip(".")}.{hint}") from error
+        raise ModelError(f"model.name: cannot load {name!r}: {reason}.{hint}") from error
 
 
 def _source(section: ModelSection, name: str, content: str | None) -> dict[str, Any]:

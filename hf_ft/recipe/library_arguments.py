@@ -54,6 +54,16 @@ BOUNDS: dict[str, Any] = {
 
 LOG_LEVELS = Literal["debug", "info", "warning", "error", "critical", "passive"]
 
+# Trackers whose package is not called as they are: name -> (modules of which one must be there, package).
+# Kubeflow is told where to report by its environment, and needs none.
+TRACKER_PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
+    "azure_ml": (("azureml.core",), "azureml-mlflow"),
+    "comet_ml": (("comet_ml",), "comet-ml"),
+    "flyte": (("flytekit",), "flytekit"),
+    "kubeflow": ((), ""),
+    "tensorboard": (("tensorboard", "tensorboardX"), "tensorboard"),
+}
+
 PROMPT = (
     "trains tokens in the prompt of a language model instead of its layers, and no task here has a prompt"
 )
@@ -94,6 +104,35 @@ def schedules() -> tuple[str, ...]:
     """Names that lr_scheduler_type takes: those of transformers, and `exponential`, which hf_ft adds."""
     enums = enumerations(package_folder("transformers") / "trainer_utils.py")
     return (*enums["SchedulerType"], "exponential")
+
+
+@functools.cache
+def trackers() -> tuple[str, ...]:
+    """Names of the experiment trackers that the Trainer can report to."""
+    file = package_folder("transformers") / "integrations" / "integration_utils.py"
+    for node in parse(file).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "INTEGRATION_TO_CALLBACK":
+            return tuple(key.value for key in node.value.keys if isinstance(key, ast.Constant))  # type: ignore[attr-defined, misc]
+    raise RecipeError(f"train.report_to: {file} has no table of trackers; use a version that hf_ft supports")
+
+
+def missing_package(tracker: str) -> str | None:
+    """Give the package that a tracker needs and that is not installed; None where nothing is missing."""
+    modules, package = TRACKER_PACKAGES.get(tracker, ((tracker,), tracker))
+    return None if not modules or any(map(is_installed, modules)) else package
+
+
+def installed_trackers() -> list[str]:
+    """Names of the trackers whose package is installed."""
+    return [name for name in trackers() if name != "kubeflow" and missing_package(name) is None]
+
+
+def is_installed(module: str) -> bool:
+    """Tell whether a module can be found, without importing it."""
+    try:
+        return importlib.util.find_spec(module) is not None
+    except ModuleNotFoundError:  # of a package that a dotted name begins with
+        return False
 
 
 @functools.cache

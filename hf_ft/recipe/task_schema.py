@@ -8,9 +8,18 @@ from typing import TYPE_CHECKING, Any, Literal, Union
 from pydantic import create_model, field_validator
 from pydantic.fields import FieldInfo
 
-from hf_ft.recipe.library_arguments import method_arguments, schedules, training_arguments, usable_methods
+from hf_ft.recipe.library_arguments import (
+    installed_trackers,
+    method_arguments,
+    missing_package,
+    schedules,
+    trackers,
+    training_arguments,
+    usable_methods,
+)
 from hf_ft.recipe.reserved_keys import REMOVED, RESERVED, SECRETS
 from hf_ft.recipe.schema import FreezeSection, PositiveInt, Recipe, Section, TrainSection, problem
+from hf_ft.text_utils import hint
 
 if TYPE_CHECKING:
     from hf_ft.task import Task
@@ -92,7 +101,8 @@ def train_section() -> type[TrainSection]:
         FieldInfo(default=schedule.default, description=schedule.description),
     )
     validators: dict[str, Any] = {
-        "check_exponential": field_validator("lr_scheduler_kwargs")(check_exponential)
+        "check_exponential": field_validator("lr_scheduler_kwargs")(check_exponential),
+        "check_trackers": field_validator("report_to")(check_trackers),
     }
     section = create_model("TrainSection", __base__=TrainSection, __validators__=validators, **fields)
     section.passed_on = frozenset(arguments)
@@ -121,6 +131,25 @@ def check_exponential(cls: type, value: Any, info: Any) -> Any:
         raise problem(
             "the schedule exponential takes {final: a number above 0 and below 1}, for instance {final: 0.01}"
         )
+    return value
+
+
+def check_trackers(cls: type, value: Any) -> Any:
+    """Refuse a tracker that the Trainer does not know, and one whose package is not installed."""
+    known = trackers()
+    for name in value if isinstance(value, list) else [value]:
+        if name in ("none", "all", None):
+            continue
+        if name not in known:
+            raise problem(
+                f"found {name!r}; expected none, all or one of {', '.join(known)}{hint(name, known)}"
+            )
+        package = missing_package(name)
+        if package is not None:
+            raise problem(
+                f"{name} needs the package {package}, which is not installed: pip install {package}. "
+                f"Installed trackers: {', '.join(installed_trackers()) or 'none'}"
+            )
     return value
 
 

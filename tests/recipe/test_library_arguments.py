@@ -4,14 +4,18 @@ from typing import get_args
 
 import pytest
 
+from hf_ft.errors import RecipeError
+from hf_ft.recipe import library_arguments
 from hf_ft.recipe.library_arguments import (
     method_arguments,
     peft_methods,
     schedules,
+    trackers,
     training_arguments,
     unusable_method,
     usable_methods,
 )
+from hf_ft.recipe.read import load_recipe
 from hf_ft.recipe.reserved_keys import ALIASES, REMOVED, RESERVED
 from hf_ft.recipe.schema import TrainSection
 from hf_ft.recipe.task_schema import train_section
@@ -97,3 +101,35 @@ def test_defaults_of_ours_are_typed_as_transformers_has_them():
     assert handed_on <= set(training_arguments())
     ours = get_args(TrainSection.model_fields["eval_strategy"].annotation)
     assert set(ours) == set(get_args(training_arguments()["eval_strategy"].type))
+
+
+def with_trackers(value):
+    recipe = {"task": "toy:ToyTask", "data": {"source": "a"}, "model": {"name": "m"}}
+    return load_recipe({**recipe, "train": {"report_to": value}})
+
+
+def test_trackers_are_those_of_transformers():
+    from transformers.integrations import INTEGRATION_TO_CALLBACK
+
+    assert trackers() == tuple(INTEGRATION_TO_CALLBACK)
+
+
+@pytest.mark.parametrize("value", ["none", "all", ["none"], "tensorboard", ["wandb", "tensorboard"]])
+def test_installed_trackers_are_taken(value, monkeypatch):
+    monkeypatch.setattr(library_arguments, "is_installed", lambda module: True)
+    assert with_trackers(value).train.arguments["report_to"] == value
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("tensorbord", r"found 'tensorbord'; expected none, all or one of .*did you mean 'tensorboard'\?"),
+        ("comet_ml", r"comet_ml needs .* pip install comet-ml\. Installed trackers: wandb"),
+        (["wandb", "azure_ml"], "azure_ml needs the package azureml-mlflow"),
+    ],
+)
+def test_a_tracker_that_cannot_be_used_is_no_valid_recipe(value, message, monkeypatch):
+    """It ended in a traceback after the data had been read and the model loaded."""
+    monkeypatch.setattr(library_arguments, "is_installed", lambda module: module == "wandb")
+    with pytest.raises(RecipeError, match=rf"train\.report_to: {message}"):
+        with_trackers(value)
