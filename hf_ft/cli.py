@@ -2,21 +2,58 @@
 
 from __future__ import annotations
 
+import enum
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from hf_ft import __version__
 from hf_ft import run as flow
 from hf_ft.errors import RecipeError, exit_codes
+from hf_ft.text_utils import hint
 
 app = typer.Typer(
     help="Fine-tune a pretrained model from a recipe, and prove the result.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+
+class OnBad(enum.StrEnum):
+    """What to do with inputs that cannot be read."""
+
+    error = "error"
+    skip = "skip"
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"hf-ft {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool,
+        typer.Option("--version", is_eager=True, callback=_show_version, help="Print the version and exit."),
+    ] = False,
+) -> None:
+    """Fine-tune a pretrained model from a recipe, and prove the result."""
+
+
+def _complete_recipe(incomplete: str) -> list[str]:
+    return [file.stem for file in example_recipes() if file.stem.startswith(incomplete)]
+
+
+def _complete_task(incomplete: str) -> list[str]:
+    from hf_ft.registry import list_tasks
+
+    return [name for name in list_tasks() if name.startswith(incomplete)]
+
 
 app.command()(flow.run)
 
@@ -27,7 +64,6 @@ Overrides = Annotated[
         help="Changes to the recipe: key.path=value, the value in YAML.", metavar="[KEY=VALUE]..."
     ),
 ]
-TaskName = Annotated[str, typer.Argument(help="image-classification, ..., or package.module:Class.")]
 
 
 @app.command()
@@ -57,7 +93,9 @@ def check(
 
 @app.command()
 def schema(
-    task: Annotated[str | None, typer.Argument(help="Narrow the schema to this task.")] = None,
+    task: Annotated[
+        str | None, typer.Argument(help="Narrow the schema to this task.", autocompletion=_complete_task)
+    ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File to write.")] = None,
 ) -> None:
     """Write the JSON schema of recipes.
@@ -78,26 +116,73 @@ def schema(
 
 
 @app.command()
-def recipes() -> None:
-    """List the worked examples, one line each."""
-    for file in example_recipes():
-        first = next(
-            (line for line in file.read_text(encoding="utf-8").splitlines() if line.startswith("#")), ""
-        )
-        typer.echo(f"{shown(file)}  {first.lstrip('# ')}".rstrip())
+def recipes(
+    name: Annotated[
+        str | None,
+        typer.Argument(help="Print this one.", show_default=False, autocompletion=_complete_recipe),
+    ] = None,
+) -> None:
+    """List the worked examples, or print one: hf-ft recipes NAME > my.yaml."""
+    if name is not None:
+        typer.echo(find_example(name).read_text(encoding="utf-8"), nl=False)
+        return
+    files = example_recipes()
+    for file in files:
+        first = file.read_text(encoding="utf-8").partition("\n")[0]
+        typer.echo(_two_columns(file.stem, first.lstrip("# "), [one.stem for one in files]))
+
+
+@app.command()
+def tasks() -> None:
+    """List the tasks, one line each."""
+    from hf_ft.registry import get_task, list_tasks
+
+    for name in list_tasks():
+        typer.echo(_two_columns(name, get_task(name).summary, list_tasks()))
+
+
+@app.command()
+def samples() -> None:
+    """List the data and models that ship in PyPI packages, for `data.source` and `model.name`."""
+    from hf_ft.data.samples import sample_names
+
+    known = {f"sample:{name}": about for name, about in sample_names().items()}
+    for name, about in known.items():
+        typer.echo(_two_columns(name, about, list(known)))
 
 
 @app.command()
 def init(
-    task: TaskName,
-    output: Annotated[Path | None, typer.Option("--output", "-o", help="File; default: <task>.yaml.")] = None,
+    task: Annotated[
+        str | None,
+        typer.Argument(
+            help="image-classification, ..., or package.module:Class.",
+            show_default=False,
+            autocompletion=_complete_task,
+        ),
+    ] = None,
+    example: Annotated[
+        str | None,
+        typer.Option(
+            "--from", metavar="NAME", help="Copy a worked example instead.", autocompletion=_complete_recipe
+        ),
+    ] = None,
+    output: Annotated[Path | None, typer.Option("--output", "-o", help="File; default: TASK.yaml.")] = None,
 ) -> None:
-    """Write a commented recipe for a task."""
+    """Write a recipe: every key of a task explained, or a copy of a worked example."""
     from hf_ft.recipe.starter import starter
-    from hf_ft.registry import get_task
+    from hf_ft.registry import get_task, list_tasks
 
-    found = get_task(task)
-    file, text = output or Path(f"{found.name.replace('-', '_')}.yaml"), starter(found, task)
+    if (task is None) == (example is None):
+        known = f"a task ({', '.join(list_tasks())}) or --from with an example (hf-ft recipes lists them)"
+        raise RecipeError(f"init: expected {known}" + (", not both" if task else ""))
+    if task is not None:
+        found = get_task(task)
+        file, text = output or Path(f"{found.name.replace('-', '_')}.yaml"), starter(found, task)
+        advice = "fill in data.source and model.name, then: "
+    else:
+        copied = find_example(str(example))
+        file, text, advice = output or Path(copied.name), copied.read_text(encoding="utf-8"), ""
     try:
         with file.open("x", encoding="utf-8") as stream:
             stream.write(text)
@@ -105,20 +190,73 @@ def init(
         raise RecipeError(
             f"{file} exists, and init does not overwrite; choose another file with -o"
         ) from None
-    typer.echo(f"{file}: fill in data.source and model.name, then: hf-ft check {file}")
+    typer.echo(f"{file}: {advice}hf-ft check {file}")
 
 
 @app.command()
 def predict(
-    run_folder: Annotated[str, typer.Argument(metavar="RUN", help="A run folder, or a saved model folder.")],
-    inputs: Annotated[list[str], typer.Argument(help="Files, folders or a CSV.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Parquet file to write, one row per input.")],
+    run_folder: Annotated[
+        str, typer.Argument(metavar="RUN", help="A run folder, a saved model folder, or a Hub id.")
+    ],
+    inputs: Annotated[list[str], typer.Argument(help="Pictures, folders, files of rows, or texts.")],
+    output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .csv, .parquet or .jsonl.")],
+    on_bad: Annotated[
+        OnBad, typer.Option(help="Inputs that cannot be read: stop before anything is written, or skip.")
+    ] = OnBad.error,
+    top_k: Annotated[
+        int | None, typer.Option("--top-k", min=1, help="Give the best classes in place of all scores.")
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Give a label only from this score on.")
+    ] = None,
+    id_column: Annotated[
+        str | None,
+        typer.Option(
+            "--id", metavar="COLUMN", help="Column that names the rows; default: the run's data.id."
+        ),
+    ] = None,
 ) -> None:
-    """Predict with a finished run."""
+    """Predict with a finished run.
+
+    The other columns of a file of rows are written beside the answers.
+    """
+    from hf_ft.model.prediction_files import check_choice, check_output, described
+
+    check_output(output, inputs)
     from hf_ft import Predictor
 
-    Predictor.load(run_folder).to_parquet(inputs, output)
+    predictor = Predictor.load(run_folder)
+    check_choice(predictor.task, top_k, threshold)
+    note = predictor.task.input_note()
+    if note is not None:
+        typer.echo(note, err=True)
+    written = predictor.to_file(
+        inputs,
+        output,
+        on_bad=on_bad.value,
+        top_k=top_k,
+        threshold=threshold,
+        id_column=id_column or _id_column(run_folder),
+    )
+    if written.bad:
+        total = written.rows + len(written.bad)
+        typer.echo(f"left out {len(written.bad)} of {total} inputs:\n{described(written.bad)}", err=True)
+    if sys.stderr.isatty():
+        rate = f"{written.rows / max(written.seconds, 1e-9):,.0f} a second"
+        typer.echo(f"{written.rows:,} rows in {written.seconds:.1f} s, {rate}", err=True)
     typer.echo(output)
+
+
+def _id_column(run_folder: str) -> str | None:
+    """Give `data.id` of the run's recipe, where it is a run folder."""
+    from hf_ft.recipe.yaml_text import read_yaml
+
+    recipe = Path(run_folder) / "recipe.yaml"
+    if not recipe.is_file():
+        return None
+    # Not checked again: what the recipe needs for training is not needed here.
+    found: str | None = read_yaml(recipe.read_text(encoding="utf-8"), str(recipe)).value["data"].get("id")
+    return found
 
 
 @app.command()
@@ -140,10 +278,21 @@ def example_recipes() -> list[Path]:
     return sorted(folder.glob("*.yaml"))
 
 
-def shown(file: Path) -> str:
-    """Write a path relative to the working folder where it lies below it."""
-    here = Path.cwd()
-    return str(file.relative_to(here) if file.is_relative_to(here) else file)
+def find_example(name: str) -> Path:
+    """Find the file of a worked example.
+
+    Raises:
+        RecipeError: there is none of that name; the message names the nearest.
+    """
+    known = {file.stem: file for file in example_recipes()}
+    stem = Path(name).name.removesuffix(".yaml")
+    if stem not in known:
+        raise RecipeError(f"there is no example {name!r}{hint(stem, known)} (there are: {', '.join(known)})")
+    return known[stem]
+
+
+def _two_columns(name: str, text: str, names: list[str]) -> str:
+    return f"{name:<{max(map(len, names))}}  {text}".rstrip()
 
 
 def main() -> None:

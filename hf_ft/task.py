@@ -504,6 +504,10 @@ class Task:
 
     # Prediction
 
+    def input_note(self) -> str | None:
+        """Say what inputs must hold beyond their columns; told before anything is predicted."""
+        return None
+
     def read_inputs(self, inputs: Any) -> list[Row]:
         """Turn what a user hands to the Predictor (paths, images, texts, arrays, rows) into rows with ids."""
         raise NotImplementedError

@@ -16,6 +16,7 @@ from hf_ft.inputs.series.windows import Shape, Windows, cut_windows
 from hf_ft.recipe.schema import PositiveInt
 from hf_ft.targets.pointwise_loss import PointwiseLoss, row_losses
 from hf_ft.task import Batch, Evaluation, Figure, Inspection, Item, Metrics, Role, Row, Task
+from hf_ft.text_utils import listing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -300,6 +301,17 @@ class TimeSeriesForecasting(Task):
         return forecast_figures(evaluation, self.channels.target, metric)
 
     # Prediction
+
+    def input_note(self) -> str:
+        """How much history is read, and what must be known of the steps to forecast."""
+        from hf_ft.inputs.series.step_checks import spoken
+
+        ahead, steps = self.channels.known, f"{self.options.horizon} steps of {spoken(self.step)}"
+        needed = f"; of these steps it needs {listing(ahead)}" if ahead else ""
+        return (
+            f"forecasts the {steps} after the last row with {listing(self.channels.target)}, from the "
+            f"{self.options.context_length} steps up to it{needed}"
+        )
 
     def read_inputs(self, inputs: Any) -> list[Row]:
         """A table that ends with the present (a file, a DataFrame, a list of dicts): one forecast a series.

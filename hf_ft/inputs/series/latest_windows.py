@@ -9,7 +9,7 @@ import numpy as np
 from hf_ft.data.table import Table
 from hf_ft.errors import DataError
 from hf_ft.inputs.series.series_table import Channels, Series, SeriesOptions, fill, read_series
-from hf_ft.inputs.series.timestamps import calendar, hours
+from hf_ft.inputs.series.timestamps import calendar, hours, wall_clock
 from hf_ft.text_utils import listing
 
 
@@ -85,9 +85,11 @@ def _latest(series: Series, number: int, options: Any) -> dict[str, Any]:
     times = series.times[present - 1] + series.step * np.arange(1, horizon + 1)
     if known:
         if high - present < horizon:
+            first, last = wall_clock(times[[0, -1]], options.time_zone)
             raise DataError(
-                f"{name}: {listing(series.channels.known)} must be given for {horizon} steps after the last "
-                f"target value, found {high - present}"
+                f"{name}: {listing(series.channels.known)} must be given for the {horizon} steps to "
+                f"forecast, {first} to {last}, in rows whose target is empty; found {high - present} rows "
+                "after the last target value"
             )
         times = series.times[present : present + horizon]
     future = calendar(times, series.channels.calendar, options.time_zone)
