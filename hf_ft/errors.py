@@ -55,11 +55,16 @@ class PublishError(HfFtError):
     """The result could not be published; the run itself is unharmed."""
 
 
+# The exit code of a program that was stopped with Ctrl-C.
+INTERRUPTED = 130
+
+
 @contextlib.contextmanager
 def exit_codes() -> Iterator[None]:
     """End the program on an error that a user can act on: its message without a traceback, and an exit code.
 
-    Codes: 0 done; 1 the run, its data or its model failed; 2 the recipe or the command line is wrong.
+    Codes: 0 done; 1 the run, its data or its model failed; 2 the recipe or the command line is wrong; 130
+    interrupted (Ctrl-C).
     """
     try:
         yield

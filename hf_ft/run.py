@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_ft.errors import exit_codes
+from hf_ft.errors import INTERRUPTED, exit_codes
 from hf_ft.recipe.read import load_recipe
 
 if TYPE_CHECKING:
@@ -109,6 +110,7 @@ def finetune(
     resume: str = "auto",
     verbose: bool = True,
     profile: bool = False,
+    layers: bool = False,
 ) -> Run:
     """Fine-tune, evaluate, save and verify one model.
 
@@ -121,6 +123,7 @@ def finetune(
             goes on.
         verbose: whether to tell the story on standard output.
         profile: whether to say where the time of training went, in a table and in profile.json.
+        layers: whether to show every layer also where all of them learn.
 
     Raises:
         HfFtError: the run stopped; the message says what was found and what to change. A VerifyError means
@@ -161,6 +164,7 @@ def finetune(
             resumed=checkpoint is not None,
             callbacks=callbacks,
             profile=profile,
+            layers=layers,
             console=console,
         )
         if fresh is not None:
@@ -290,12 +294,35 @@ def run(
         str, typer.Option(help="auto: go on with an unfinished run of this recipe; never; must.")
     ] = "auto",
     profile: Annotated[bool, typer.Option("--profile", help="Say where the time of training went.")] = False,
+    layers: Annotated[
+        bool, typer.Option("--layers", help="Show every layer also where all of them learn.")
+    ] = False,
+    quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Say nothing but one JSON object: folder, headline, verified.")
+    ] = False,
 ) -> None:
     """Fine-tune a model and verify it.
 
     recipe -> data -> model -> train -> evaluate -> save -> verify -> report -> publish
     """
-    finetune(load_recipe(recipe, overrides or ()), resume=resume, profile=profile)
+    loaded = load_recipe(recipe, overrides or ())
+    try:
+        finished = finetune(
+            loaded, resume=resume, verbose=not (quiet or as_json), profile=profile, layers=layers
+        )
+    except KeyboardInterrupt:
+        from hf_ft.report.run_folder import what_is_kept
+
+        launched = sys.argv[0].endswith("run.py")
+        verb = "accelerate launch -m hf_ft.run" if launched else "hf-ft run"
+        command = f"{verb} {shlex.join([recipe, *(overrides or ())])}"
+        typer.echo(what_is_kept(loaded, command), err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    if as_json and finished.results:  # on the main process
+        summary = {"folder": str(finished.folder), "headline": finished.results["headline"]}
+        verified = all(item["passed"] for item in finished.verification)
+        typer.echo(json.dumps({**summary, "verified": verified}, ensure_ascii=False))
 
 
 if __name__ == "__main__":

@@ -95,6 +95,13 @@ class Frozen:
             row[1] += parameter.numel()
         return [(name, learn, total) for name, (learn, total) in rows.items() if total]
 
+    def overview(self) -> Table | str:
+        """Draw the trainable parameters of every part; say it in a line where all of them learn."""
+        counts = self.counts()
+        if self.frozen or self.adapted:
+            return self.table()
+        return f"  all {sum(total for _, _, total in counts):,} parameters of {len(counts)} parts learn"
+
     def table(self) -> Table:
         """Draw the trainable parameters of every part."""
         from rich.table import Table

@@ -24,6 +24,7 @@ class Console:
     """
 
     def __init__(self, speaks: bool = True):
+        self.speaks = speaks
         self.terminal = Terminal(quiet=not speaks, highlight=False, soft_wrap=True)
         self.seconds: dict[str, float] = {}
         self._room, self._start = "", 0.0

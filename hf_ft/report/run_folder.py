@@ -65,6 +65,21 @@ class RunFolder:
     notes: list[str] = field(default_factory=list)
 
 
+def what_is_kept(recipe: Recipe, command: str) -> str:
+    """Say what an interrupted run leaves, and which command goes on with it.
+
+    Args:
+        recipe: of the run.
+        command: that started it.
+    """
+    found = choose_folder(recipe, "auto")
+    if found.checkpoint is not None:
+        return f"interrupted; {found.checkpoint} is kept, and this goes on from it:\n  {command}"
+    if found.path.exists():
+        return f"interrupted before the first checkpoint; this starts again, in {found.path}:\n  {command}"
+    return f"interrupted; nothing was written, and this starts again:\n  {command}"
+
+
 def open_folder(recipe: Recipe, resume: str, processes: PartialState) -> RunFolder:
     """Choose the run folder on the main process, make it, and tell the others."""
     from accelerate.utils import broadcast_object_list

@@ -66,6 +66,8 @@ def training_arguments(
     decisions: Mapping[str, Decision],
     metric: str,
     greater: bool,
+    *,
+    bars: bool = True,
 ) -> TrainingArguments:
     """Build the Trainer's arguments: the recipe's own, and those that hf_ft sets for a result to trust.
 
@@ -76,6 +78,7 @@ def training_arguments(
         decisions: `precision`, `workers` and `compile` as they were chosen.
         metric: name of the metric that decides which checkpoint is best.
         greater: whether a greater value of it is better.
+        bars: whether progress is shown on a terminal.
     """
     from transformers import TrainingArguments
 
@@ -119,6 +122,8 @@ def training_arguments(
         "logging_first_step": True,
         "dataloader_num_workers": decisions["workers"].value,
         "log_level": "error",
+        # Left out, it follows the log level of transformers.
+        "disable_tqdm": not bars,
     }
     arguments = TrainingArguments(**{**defaults, **own, **ours})
     # One process drives one device: DataParallel, which the Trainer would choose, changes the loss

@@ -49,6 +49,9 @@ if TYPE_CHECKING:
 class Tells(Protocol):
     """Where a run says what it does; see `hf_ft/report/console.py`."""
 
+    # Whether what is told is shown.
+    speaks: bool
+
     def room(self, name: str) -> None:
         """Begin a part of the flow."""
 
@@ -107,6 +110,7 @@ def assemble(
     keep: bool = True,
     callbacks: Sequence[Any] = (),
     profile: bool = False,
+    layers: bool = False,
     console: Tells | None = None,
 ) -> Setup:
     """Make everything that training needs, and build the trainer last.
@@ -119,6 +123,7 @@ def assemble(
         keep: whether to store decoded pictures and activations; otherwise it is only decided.
         callbacks: further callbacks of the Trainer.
         profile: whether to time the phases of training.
+        layers: whether to show every layer also where all of them learn.
         console: is told what was found and decided.
 
     Raises:
@@ -141,13 +146,14 @@ def assemble(
     frozen = freeze(loaded.model, recipe.freeze, loaded.new)
     prepared.info["notes"] += task.notes(prepared.rows)
     _tell(console, "lines", [*loaded.notes, *prepared.info["notes"]])
-    _tell(console, "table", frozen.table())
+    _tell(console, "table", frozen.table() if layers else frozen.overview())
 
     _tell(console, "room", "train")
     recorded = recorded_decisions(folder if resumed else None)
     schedule = choose_schedule(recipe, len(prepared.rows["train"]), frozen.model, recorded)
     asked, recipe = recipe, with_choices(recipe, schedule)
-    choices = _Choices(recipe, schedule, recorded, processes)
+    speaks = console is None or console.speaks
+    choices = _Choices(recipe, schedule, recorded, processes, bars=speaks)
     fingerprint = frozen.frozen_fingerprint()
     rows = choices.compute(task, prepared, frozen, fingerprint, keep=keep)
     recipe = with_choices(recipe, choices.made)
@@ -163,7 +169,7 @@ def assemble(
     record_decisions(folder, choices.made)
     _tell(console, "facts", choices.made)
     arguments = training_arguments(
-        recipe, folder / "checkpoints", choices.plan, choices.made, metric, greater
+        recipe, folder / "checkpoints", choices.plan, choices.made, metric, greater, bars=speaks
     )
     trainer = (ProfiledTrainer if profile else FineTuner)(
         task,
@@ -179,8 +185,8 @@ def assemble(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)
-    if not arguments.disable_tqdm:
-        trainer.add_callback(EpochLines(metric, greater))
+    if speaks:
+        trainer.add_callback(EpochLines(metric, greater, bar=not arguments.disable_tqdm))
     return Setup(
         recipe,
         task,
@@ -228,6 +234,7 @@ class _Choices:
         schedule: the choices that are in the recipe already.
         recorded: the choices of the run that is resumed.
         processes: that train.
+        bars: whether progress is shown on a terminal.
     """
 
     def __init__(
@@ -236,8 +243,10 @@ class _Choices:
         schedule: Mapping[str, Decision],
         recorded: Mapping[str, Decision],
         processes: PartialState,
+        *,
+        bars: bool = True,
     ):
-        self.recipe, self.recorded, self.processes = recipe, recorded, processes
+        self.recipe, self.recorded, self.processes, self.bars = recipe, recorded, processes, bars
         self.made = dict(schedule)
         section = recipe.train
         self.use_cpu = bool(section.arguments.get("use_cpu"))
@@ -284,7 +293,7 @@ class _Choices:
             ),
             self.processes,
             keep=keep,
-            progress=not section.arguments.get("disable_tqdm"),
+            progress=self.bars and not section.arguments.get("disable_tqdm"),
         )
         made["activations"] = Decision(cache.reason)
         made["evaluation"] = self._evaluation(passes, cache)

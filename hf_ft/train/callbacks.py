@@ -48,11 +48,12 @@ class EpochLines(ProgressCallback):
     Args:
         metric: the metric that decides which checkpoint is best.
         greater: whether a greater value is better.
+        bar: whether there is a bar beside the lines.
     """
 
-    def __init__(self, metric: str = "loss", greater: bool = False):
+    def __init__(self, metric: str = "loss", greater: bool = False, bar: bool = True):
         super().__init__()
-        self.metric, self.greater = metric, greater
+        self.metric, self.greater, self.bar = metric, greater, bar
         self.best: float | None = None
         self.training_loss: float | None = None
         self.training_bar: Any = None
@@ -66,7 +67,8 @@ class EpochLines(ProgressCallback):
         self.best, self.current_step = state.best_metric, 0
         if state.is_world_process_zero:
             # None: off where standard error is not a terminal.
-            self.training_bar = tqdm(total=state.max_steps, dynamic_ncols=True, disable=None)
+            disable = None if self.bar else True
+            self.training_bar = tqdm(total=state.max_steps, dynamic_ncols=True, disable=disable)
 
     def on_log(
         self,
