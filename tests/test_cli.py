@@ -1,12 +1,19 @@
 from __future__ import annotations
 
+import functools
 import json
+import os
 import sys
+from pathlib import Path
+from types import SimpleNamespace
 
+import points
 import pytest
 
+import hf_ft
 from hf_ft import cli
 from hf_ft.errors import DataError
+from hf_ft.model.prediction_files import BadRow, Written
 
 GOOD = "task: toy:ToyTask\ndata: {source: a.csv}\nmodel: {name: m}\n"
 
@@ -29,7 +36,7 @@ def hf_ft_command(monkeypatch, tmp_path, capsys):
 def test_help_lists_the_verbs(hf_ft_command):
     code, out, _ = hf_ft_command("--help")
     assert code == 0
-    for verb in ("run", "check", "schema", "recipes", "init", "predict", "push"):
+    for verb in ("run", "check", "schema", "recipes", "tasks", "samples", "init", "predict", "push"):
         assert f" {verb} " in out
 
 
@@ -53,8 +60,6 @@ def test_a_bad_recipe_exits_with_two_and_no_traceback(hf_ft_command, tmp_path):
 
 
 def test_another_error_exits_with_one(hf_ft_command, monkeypatch, tmp_path):
-    import hf_ft.run
-
     def broken(recipe, overrides):
         raise DataError("a.csv: no such file")
 
@@ -63,20 +68,18 @@ def test_another_error_exits_with_one(hf_ft_command, monkeypatch, tmp_path):
 
 
 def test_run_hands_the_recipe_to_finetune(hf_ft_command, monkeypatch, tmp_path):
-    import hf_ft.run
-
     seen = []
-    monkeypatch.setattr(hf_ft.run, "finetune", lambda recipe, resume, profile: seen.extend([recipe, profile]))
+    monkeypatch.setattr(hf_ft.run, "finetune", lambda recipe, **options: seen.append((recipe, options)))
     (tmp_path / "r.yaml").write_text(GOOD)
-    code, _, _ = hf_ft_command("run", "r.yaml", "seed=3", "train.max_steps=2", "--profile")
-    assert code == 0 and seen[1] is True
-    assert (seen[0].name, seen[0].seed, seen[0].train.arguments["max_steps"]) == ("r", 3, 2)
+    code, _, _ = hf_ft_command("run", "r.yaml", "seed=3", "train.max_steps=2", "--profile", "--quiet")
+    ((recipe, options),) = seen
+    assert code == 0
+    assert options == {"resume": "auto", "profile": True, "layers": False, "verbose": False}
+    assert (recipe.name, recipe.seed, recipe.train.arguments["max_steps"]) == ("r", 3, 2)
 
 
 @pytest.mark.parametrize(("errors", "code"), [([], 0), (["twins"], 1)])
 def test_check_prints_its_table_and_fails_on_errors(hf_ft_command, monkeypatch, tmp_path, errors, code):
-    import hf_ft.run
-
     class Findings:
         def __init__(self):
             self.errors = errors
@@ -124,7 +127,52 @@ def test_recipes_lists_each_example_with_its_first_line(hf_ft_command, monkeypat
     (tmp_path / "recipes" / "a.yaml").write_text("# What a does\n")
     (tmp_path / "recipes" / "notes.txt").write_text("not a recipe")
     monkeypatch.setattr(cli, "__file__", str(tmp_path / "hf_ft" / "cli.py"))
-    assert hf_ft_command("recipes")[:2] == (0, "recipes/a.yaml  What a does\nrecipes/b.yaml  What b does\n")
+    (tmp_path / "recipes" / "longer.yaml").write_text("task: x\n")
+    assert hf_ft_command("recipes")[:2] == (0, "a       What a does\nb       What b does\nlonger  task: x\n")
+
+
+def test_a_recipe_is_printed_as_it_is_and_copied(hf_ft_command, tmp_path):
+    """A path inside an installed package is of no use to anybody."""
+    text = next(file for file in cli.example_recipes() if file.stem == "sentiment").read_text()
+    assert hf_ft_command("recipes", "sentiment") == (0, text, "")
+    assert hf_ft_command("recipes", "recipes/sentiment.yaml")[1] == text
+    code, _, err = hf_ft_command("recipes", "sentimant")
+    assert code == 2 and "no example 'sentimant'; did you mean 'sentiment'?" in err
+    assert hf_ft_command("init", "--from", "sentiment") == (
+        0,
+        "sentiment.yaml: hf-ft check sentiment.yaml\n",
+        "",
+    )
+    assert (tmp_path / "sentiment.yaml").read_text() == text
+    assert "does not overwrite" in hf_ft_command("init", "--from", "sentiment")[2]
+    assert hf_ft_command("init", "--from", "sentiment", "-o", "mine.yaml")[0] == 0
+    assert hf_ft_command("check", "mine.yaml", "--schema-only")[0] == 0
+
+
+@pytest.mark.parametrize("arguments", [["init"], ["init", "text-classification", "--from", "sentiment"]])
+def test_init_takes_a_task_or_an_example(hf_ft_command, arguments):
+    code, _, err = hf_ft_command(*arguments)
+    assert code == 2 and "image-classification" in err and "--from" in err
+
+
+def test_tasks_and_samples_are_listed(hf_ft_command):
+    from hf_ft.data.samples import sample_names
+    from hf_ft.registry import get_task, list_tasks
+
+    _, out, _ = hf_ft_command("tasks")
+    assert [line.split()[0] for line in out.splitlines()] == list_tasks()
+    assert all(get_task(name).summary in out for name in list_tasks())
+    _, out, _ = hf_ft_command("samples")
+    assert [line.split()[0] for line in out.splitlines()] == [f"sample:{name}" for name in sample_names()]
+
+
+def test_the_version_and_completion(hf_ft_command, monkeypatch):
+    assert hf_ft_command("--version") == (0, f"hf-ft {hf_ft.__version__}\n", "")
+    monkeypatch.setenv("_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION", "1")
+    code, out, _ = hf_ft_command("--show-completion", "bash")
+    assert code == 0 and "complete" in out
+    assert cli._complete_recipe("traffic_") == ["traffic_flow", "traffic_signs"]
+    assert cli._complete_task("image-c") == ["image-classification"]
 
 
 def test_every_example_is_a_valid_recipe():
@@ -135,24 +183,77 @@ def test_every_example_is_a_valid_recipe():
         load_recipe(file)
 
 
-def test_predict_writes_parquet(hf_ft_command, monkeypatch, tmp_path):
-    import hf_ft
+class Answers:
+    """A Predictor that remembers what it was called with."""
 
-    calls = []
+    calls: list = []  # noqa: RUF012
 
-    class Predictor:
-        @classmethod
-        def load(cls, folder):
-            calls.append(folder)
-            return cls()
+    def __init__(self, bad=()):
+        self.task = SimpleNamespace(labels=lambda: ["a", "b"], input_note=lambda: "needs tomorrow's weather")
+        self.bad = list(bad)
 
-        def to_parquet(self, inputs, path):
-            calls.append((inputs, str(path)))
+    def to_file(self, inputs, path, **options):
+        Answers.calls.append((inputs, str(path), options))
+        return Written(path, 3, self.bad, 1.0)
 
-    monkeypatch.setitem(vars(hf_ft), "Predictor", Predictor)
-    assert hf_ft_command("predict", "runs/x", "a.png", "b.png", "-o", "out.parquet") == (
-        0,
-        "out.parquet\n",
-        "",
+
+def test_predict_hands_its_options_on(hf_ft_command, monkeypatch, tmp_path):
+    Answers.calls.clear()
+    monkeypatch.setattr(hf_ft.Predictor, "load", lambda folder: Answers([BadRow("b.csv, row 2", "empty")]))
+    options = ["--on-bad", "skip", "--top-k", "2", "--threshold", "0.5"]
+    code, out, err = hf_ft_command("predict", "runs/x", "a.png", "b.csv", "-o", "out.csv", *options)
+    assert (code, out) == (0, "out.csv\n")
+    # What is needed is told before anything is computed.
+    assert err == "needs tomorrow's weather\nleft out 1 of 4 inputs:\n  b.csv, row 2: empty\n"
+    expected = {"on_bad": "skip", "top_k": 2, "threshold": 0.5, "id_column": None}
+    assert Answers.calls == [(["a.png", "b.csv"], "out.csv", expected)]
+
+
+def test_predict_names_rows_by_the_id_of_the_recipe(hf_ft_command, monkeypatch, tmp_path):
+    Answers.calls.clear()
+    monkeypatch.setattr(hf_ft.Predictor, "load", lambda folder: Answers())
+    (tmp_path / "recipe.yaml").write_text("data: {source: a.csv, id: nr}\n")
+    assert hf_ft_command("predict", tmp_path, "b.csv", "-o", "out.csv")[0] == 0
+    assert hf_ft_command("predict", tmp_path, "b.csv", "-o", "out.csv", "--id", "key")[0] == 0
+    assert [options["id_column"] for _, _, options in Answers.calls] == ["nr", "key"]
+
+
+def test_predict_refuses_a_format_before_it_loads_a_model(hf_ft_command, monkeypatch):
+    monkeypatch.setattr(hf_ft.Predictor, "load", lambda folder: pytest.fail("loaded"))
+    code, _, err = hf_ft_command("predict", "runs/x", "a.png", "-o", "out.xlsx")
+    assert code == 2 and ".csv, .parquet, .jsonl" in err
+
+
+def test_an_interrupted_run_says_how_to_go_on_and_does(hf_ft_command, monkeypatch, tmp_path):
+    """Ctrl-C after the first checkpoint; the command that is named goes on from it."""
+    from transformers import TrainerCallback
+
+    class Interrupted(TrainerCallback):
+        def on_step_end(self, args, state, control, **kwargs):
+            if state.global_step == 10:
+                raise KeyboardInterrupt
+
+    # For the gate's own process.
+    here = Path(points.__file__).parent
+    monkeypatch.setenv("PYTHONPATH", f"{here}{os.pathsep}{here.parent}")
+    (tmp_path / "r.yaml").write_text(
+        "task: points:Points\noutput_dir: out\n"
+        "data: {source: 'py:points:rows', split: {validation: 20}}\n"
+        f"model: {{name: {points.saved(tmp_path / 'pretrained')}}}\n"
+        "train: {num_train_epochs: 2, global_batch_size: 8, learning_rate: 0.02}\n"
     )
-    assert calls == ["runs/x", (["a.png", "b.png"], "out.parquet")]
+    whole = hf_ft.finetune
+    with monkeypatch.context() as stopped:
+        stopped.setattr("hf_ft.run.finetune", functools.partial(whole, callbacks=[Interrupted()]))
+        code, out, err = hf_ft_command("run", "r.yaml", "seed=3", "--json")
+    assert (code, out) == (130, "")
+    assert err.splitlines()[-2:] == [
+        "interrupted; out/checkpoints/checkpoint-7 is kept, and this goes on from it:",
+        "  hf-ft run r.yaml seed=3",
+    ]
+    code, out, err = hf_ft_command("run", "r.yaml", "seed=3", "--json")
+    assert code == 0, err
+    found = json.loads(out)
+    assert set(found) == {"folder", "headline", "verified"}
+    assert (found["folder"], found["verified"]) == ("out", True)
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["headline"] == found["headline"]

@@ -97,10 +97,12 @@ class Frozen:
 
     def overview(self) -> Table | str:
         """Draw the trainable parameters of every part; say it in a line where all of them learn."""
-        counts = self.counts()
-        if self.frozen or self.adapted:
+        if self.strategy != "full":
             return self.table()
-        return f"  all {sum(total for _, _, total in counts):,} parameters of {len(counts)} parts learn"
+        counts = self.counts()
+        learn, total = sum(row[1] for row in counts), sum(row[2] for row in counts)
+        fixed = f", but {total - learn:,} that never do" if learn < total else ""
+        return f"  all {total:,} parameters of {len(counts)} parts learn{fixed}"
 
     def table(self) -> Table:
         """Draw the trainable parameters of every part."""

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 
 # The formats that are written, by the ending of the file.
 ENDINGS = (".csv", ".parquet", ".jsonl")
+# What a task calls a row of a table that it reads; here the place of the row is told.
+_NUMBERED = re.compile(r"^input \d+: ")
 # Bad rows that a message names.
 MOST_NAMED = 20
 
@@ -208,6 +210,8 @@ def read_inputs(task: Task, inputs: Any, id_column: str | None = None) -> Inputs
         if isinstance(one, str | Path) and os.path.isfile(one) and format_of(str(one)):
             _read_rows(task, str(one), id_column, found)
         else:
+            if task.media_role is None and isinstance(one, str | Path) and os.path.isdir(one):
+                raise DataError(f"{one}: is a folder; expected a file of rows")
             rows = task.read_inputs([one])
             found.rows += rows
             found.places += [str(row["id"]) for row in rows]
@@ -272,9 +276,9 @@ def _rows_of(task: Task, table: Dataset, file: str, bad: list[BadRow]) -> Iterat
             rows.append(row)
         except DataError as error:
             rows.append(None)
-            reasons[number] = str(error).removeprefix("input 0: ")
+            reasons[number] = _NUMBERED.sub("", str(error))
     if len(reasons) == len(table):
-        raise DataError(f"{file}: {refused}") from refused
+        raise DataError(f"{file}: {_NUMBERED.sub('', str(refused))}") from refused
     bad += [BadRow(f"{file}, row {number + 1}", reason) for number, reason in reasons.items()]
     yield from rows
 

@@ -310,6 +310,13 @@ def test_table_adds_up() -> None:
         assert frozen.table().row_count == len(counts) + 1
 
 
+def test_a_model_that_learns_whole_is_told_of_in_a_line() -> None:
+    frozen = freeze(tiny.vit(), "full")
+    total = sum(value.numel() for value in frozen.model.parameters())
+    assert frozen.overview() == f"  all {total:,} parameters of {len(frozen.counts())} parts learn"
+    assert freeze(tiny.vit(), "head").overview().row_count > 3
+
+
 def test_plain_torch_module() -> None:
     net = nn.Sequential(nn.Linear(4, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
     frozen = freeze(net, "head")

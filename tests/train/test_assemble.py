@@ -99,6 +99,25 @@ def test_the_setup_is_frozen_and_its_trainer_was_built_last(recipe, measured, tm
     assert recorded["threads"]["value"] == 1 and recorded["precision"]["value"] == "bf16"
 
 
+class Told:
+    """What an assembly tells, and whether it is shown."""
+
+    def __init__(self, speaks):
+        self.speaks, self.tables = speaks, []
+        self.room = self.lines = self.facts = lambda content: None
+        self.table = self.tables.append
+
+
+@pytest.mark.parametrize(("speaks", "layers"), [(True, False), (False, True)])
+def test_what_is_shown_is_what_was_asked_for(recipe, tmp_path, speaks, layers):
+    """The table of the layers of a model that learns whole is asked for; a silent run has no lines either."""
+    told = Told(speaks)
+    setup = assemble(recipe(freeze="full"), tmp_path, data=texts(), layers=layers, console=told)
+    assert isinstance(told.tables[1], str) == (not layers)
+    shown = [type(one).__name__ for one in setup.trainer.callback_handler.callbacks]
+    assert ("EpochLines" in shown) == speaks
+
+
 def test_rows_that_cannot_be_trained_on_stop_the_assembly_with_all_findings(recipe, tmp_path):
     with pytest.raises(AuditError) as caught:
         assemble(recipe(), tmp_path, data=[*texts(), {"text": " ", "label": tiny.WORDS[0]}])

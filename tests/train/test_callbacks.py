@@ -17,9 +17,9 @@ class Screen(io.StringIO):
         return True
 
 
-def trained(metric, greater, values, best=None):
+def trained(metric, greater, values, best=None, bar=True):
     """Go through the events of a training with one evaluation for each value."""
-    lines, control = EpochLines(metric, greater), TrainerControl()
+    lines, control = EpochLines(metric, greater, bar), TrainerControl()
     state = TrainerState(max_steps=10 * len(values), best_metric=best)
     lines.on_train_begin(None, state, control)
     for epoch, value in enumerate(values, start=1):
@@ -48,6 +48,12 @@ def test_without_a_terminal_there_are_lines_and_no_bars(capsys):
         "  epoch  1.00  loss 0.5000  validation loss 0.2500  accuracy 0.5000  best so far",
         "  epoch  2.00  loss 0.5000  validation loss 0.2500  accuracy 0.4000",
     ]
+
+
+def test_lines_stay_where_no_bar_is_wanted(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "stderr", Screen())
+    trained("accuracy", True, [0.5], bar=False)
+    assert sys.stderr.getvalue() == "" and "accuracy 0.5000" in capsys.readouterr().out
 
 
 def test_on_a_terminal_there_are_bars(monkeypatch):

@@ -43,6 +43,31 @@ def test_without_an_accelerator_the_trainer_is_told_to_stay_on_the_cpu(present, 
 
 
 @pytest.mark.parametrize(
+    ("own", "bars", "disabled"), [({}, True, False), ({}, False, True), ({"disable_tqdm": True}, True, True)]
+)
+def test_bars_do_not_follow_the_log_level_of_transformers(own, bars, disabled, tmp_path):
+    """With TRANSFORMERS_VERBOSITY=error the lines of the epochs went, while all else was printed."""
+    from transformers.utils import logging
+
+    recipe = load_recipe(
+        {
+            "task": "points:Points",
+            "data": {"source": "py:points:rows"},
+            "model": {"name": "x"},
+            "train": {"learning_rate": 1e-3, "num_train_epochs": 1, **own},
+        }
+    )
+    chosen = {"precision": Decision("fp32"), "compile": Decision("off"), "workers": Decision(0)}
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        made = training_arguments(recipe, tmp_path, plan_batches(8, 1), chosen, "loss", False, bars=bars)
+    finally:
+        logging.set_verbosity(before)
+    assert made.disable_tqdm == disabled
+
+
+@pytest.mark.parametrize(
     ("cores", "processes", "free", "workers"),
     [
         (16, 1, 64e9, 8),
