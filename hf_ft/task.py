@@ -215,7 +215,7 @@ class Task:
 
     # The Hub's pipeline tag where it has one, equal to the file's name with dashes.
     name: ClassVar[str]
-    # One line for `hf-ft recipes` and `hf-ft init`.
+    # One line for `hf-ft tasks` and `hf-ft init`.
     summary: ClassVar[str]
     # What builds the model: a class of transformers (`AutoModelForImageClassification`), or a
     # `package.module:Class`.

@@ -146,7 +146,10 @@ def predict_to_file(
     for position in sorted(results):
         answer = predictor.answer(results[position], top_k, threshold)
         records.append(_record(found.rows[position], found.carried[position], answer))
-    write_records(records, path)
+    try:
+        write_records(records, path)
+    except OSError as error:
+        raise DataError(f"{path}: cannot be written ({error})") from error
     return Written(path, len(records), found.bad, time.perf_counter() - begun)
 
 
