@@ -236,7 +236,7 @@ def predict(
         on_bad=on_bad.value,
         top_k=top_k,
         threshold=threshold,
-        id_column=id_column or _id_column(run_folder),
+        id_column=id_column,
     )
     if written.bad:
         total = written.rows + len(written.bad)
@@ -245,18 +245,6 @@ def predict(
         rate = f"{written.rows / max(written.seconds, 1e-9):,.0f} a second"
         typer.echo(f"{written.rows:,} rows in {written.seconds:.1f} s, {rate}", err=True)
     typer.echo(output)
-
-
-def _id_column(run_folder: str) -> str | None:
-    """Give `data.id` of the run's recipe, where it is a run folder."""
-    from hf_ft.recipe.yaml_text import read_yaml
-
-    recipe = Path(run_folder) / "recipe.yaml"
-    if not recipe.is_file():
-        return None
-    # Not checked again: what the recipe needs for training is not needed here.
-    found: str | None = read_yaml(recipe.read_text(encoding="utf-8"), str(recipe)).value["data"].get("id")
-    return found
 
 
 @app.command()

@@ -13,7 +13,8 @@ import pytest
 import hf_ft
 from hf_ft import cli
 from hf_ft.errors import DataError
-from hf_ft.model.prediction_files import BadRow, Written
+from hf_ft.model.prediction_files import Written
+from hf_ft.model.prediction_inputs import BadRow
 
 GOOD = "task: toy:ToyTask\ndata: {source: a.csv}\nmodel: {name: m}\n"
 
@@ -207,15 +208,6 @@ def test_predict_hands_its_options_on(hf_ft_command, monkeypatch, tmp_path):
     assert err == "needs tomorrow's weather\nleft out 1 of 4 inputs:\n  b.csv, row 2: empty\n"
     expected = {"on_bad": "skip", "top_k": 2, "threshold": 0.5, "id_column": None}
     assert Answers.calls == [(["a.png", "b.csv"], "out.csv", expected)]
-
-
-def test_predict_names_rows_by_the_id_of_the_recipe(hf_ft_command, monkeypatch, tmp_path):
-    Answers.calls.clear()
-    monkeypatch.setattr(hf_ft.Predictor, "load", lambda folder: Answers())
-    (tmp_path / "recipe.yaml").write_text("data: {source: a.csv, id: nr}\n")
-    assert hf_ft_command("predict", tmp_path, "b.csv", "-o", "out.csv")[0] == 0
-    assert hf_ft_command("predict", tmp_path, "b.csv", "-o", "out.csv", "--id", "key")[0] == 0
-    assert [options["id_column"] for _, _, options in Answers.calls] == ["nr", "key"]
 
 
 def test_predict_refuses_a_format_before_it_loads_a_model(hf_ft_command, monkeypatch):

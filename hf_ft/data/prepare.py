@@ -88,7 +88,7 @@ def prepare(recipe: Recipe, task: Task, *, data: Any = None, cache: Path | None 
         rows[split] = rows[split].select(
             [index for index in range(len(rows[split])) if index not in left_out]
         )
-    given = recipe.data.source
+    given = recipe.data.source if data is None else {}
     names = [given] if isinstance(given, str) else given.values()
     info = {
         **splits.info,

@@ -1,67 +1,29 @@
-"""Predict from files to a file: what is read, what is carried through, what is left out, what is written."""
+"""Predict from files to a file: what is left out, and what is written."""
 
 from __future__ import annotations
 
 import json
 import os
-import re
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from hf_ft.data.files import format_of, read_files
 from hf_ft.errors import DataError, RecipeError
+from hf_ft.model.prediction_inputs import BadRow, Inputs, bad_rows, listed, read_inputs
 from hf_ft.storage.atomic import new_file
 from hf_ft.text_utils import hint, listing
 
 if TYPE_CHECKING:
-    from datasets import Dataset
-
     from hf_ft.model.predictor import Predictor
     from hf_ft.task import Row, Task
 
 # The formats that are written, by the ending of the file.
 ENDINGS = (".csv", ".parquet", ".jsonl")
-# What a task calls a row of a table that it reads; here the place of the row is told.
-_NUMBERED = re.compile(r"^input \d+: ")
 # Bad rows that a message names.
 MOST_NAMED = 20
-
-
-@dataclass(frozen=True)
-class BadRow:
-    """A row that cannot be predicted for.
-
-    Args:
-        place: the file, and the number of the row in a file of rows, counted from 1.
-        reason: what is wrong with it.
-    """
-
-    place: str
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{self.place}: {self.reason}"
-
-
-@dataclass
-class Inputs:
-    """Rows to predict for, and where they come from.
-
-    Args:
-        rows: N rows as the task reads them.
-        places: the place of each row, for messages [N].
-        carried: the columns of each row's file that go to the output as they are [N].
-        bad: rows that could not be read.
-    """
-
-    rows: list[Row] = field(default_factory=list)
-    places: list[str] = field(default_factory=list)
-    carried: list[dict[str, Any]] = field(default_factory=list)
-    bad: list[BadRow] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -114,7 +76,8 @@ def predict_to_file(
         on_bad: what to do with rows that cannot be read: stop before anything is written, or leave them out.
         top_k: give the best classes and their scores, as `top`, in place of all scores.
         threshold: give a label only from this score on.
-        id_column: the column of a file of rows that names them; None: `id`, or the number of the row.
+        id_column: the column of a file of rows that names them; None: `data.id` of the run or `id`, where
+            there is such a column, else the number of the row.
         batch_size: how many at a time; None: as many as the device is fast with.
 
     Returns:
@@ -126,9 +89,9 @@ def predict_to_file(
         DataError: nothing can be read, or rows are bad and `on_bad` is `error`; all of them are named.
     """
     path, begun = Path(path), time.perf_counter()
-    check_output(path, [one for one in _listed(inputs) if isinstance(one, str | Path)])
+    check_output(path, [one for one in listed(inputs) if isinstance(one, str | Path)])
     check_choice(predictor.task, top_k, threshold)
-    found = read_inputs(predictor.task, inputs, id_column)
+    found = read_inputs(predictor.task, inputs, id_column, predictor.id_column)
     if found.bad and on_bad == "error":
         raise _refusal(predictor.task, found, {})
     problems: dict[int, str] = {}
@@ -139,7 +102,7 @@ def predict_to_file(
         results[position] = result
     if problems and on_bad == "error":
         raise _refusal(predictor.task, found, problems)
-    found.bad += _bad_rows(found, problems)
+    found.bad += bad_rows(found, problems)
     if not results:
         raise DataError(f"no input can be used: {listing(found.bad, 3) or 'there are none'}")
     records = []
@@ -171,142 +134,17 @@ def _refusal(task: Task, found: Inputs, problems: Mapping[int, str]) -> DataErro
         seen = pool.map(task.inspect, (found.rows[position] for position in unseen))
     later = {at: one.problem for at, one in zip(unseen, seen, strict=True) if one.problem is not None}
     every = {**problems, **later}
-    bad = [*found.bad, *_bad_rows(found, every)]
+    bad = [*found.bad, *bad_rows(found, every)]
     return DataError(
         f"{len(bad)} of {len(found.rows) + len(found.bad)} inputs cannot be used, and nothing was written:\n"
         f"{described(bad)}\nMend or remove them, or leave them out with --on-bad skip"
     )
 
 
-def _bad_rows(found: Inputs, problems: Mapping[int, str]) -> list[BadRow]:
-    return [_bad_row(found.rows[at], found.places[at], problems[at]) for at in sorted(problems)]
-
-
-def _bad_row(row: Row, place: str, problem: str) -> BadRow:
-    """Take from a problem the name of the row that it begins with: the place stands in front of it."""
-    name = re.escape(str(row["id"]))
-    return BadRow(place, re.sub(rf"^row {name}[,:] (file {name}: )?", "", problem))
-
-
 def described(bad: Sequence[BadRow]) -> str:
     """Give bad rows, one a line, the first of many alone."""
     lines = [f"  {one}" for one in bad[:MOST_NAMED]]
     return "\n".join(lines + [f"  ... and {len(bad) - MOST_NAMED} more"] * (len(bad) > MOST_NAMED))
-
-
-# Reading
-
-
-def read_inputs(task: Task, inputs: Any, id_column: str | None = None) -> Inputs:
-    """Read inputs with what their files say beside; rows that cannot be read are kept apart.
-
-    Args:
-        task: of the model.
-        inputs: as `predict_to_file` takes them.
-        id_column: the column that names the rows of a file.
-
-    Raises:
-        DataError: a file cannot be read, has no such column, or none of its rows can be used.
-    """
-    found = Inputs()
-    for one in _listed(inputs):
-        if isinstance(one, str | Path) and os.path.isfile(one) and format_of(str(one)):
-            _read_rows(task, str(one), id_column, found)
-        else:
-            if task.media_role is None and isinstance(one, str | Path) and os.path.isdir(one):
-                raise DataError(f"{one}: is a folder; expected a file of rows")
-            rows = task.read_inputs([one])
-            found.rows += rows
-            found.places += [str(row["id"]) for row in rows]
-            found.carried += [{} for _ in rows]
-    if task.media_role is None:
-        # Where nothing is to be decoded, every row is looked at before anything is computed.
-        _set_bad_rows_apart(task, found)
-    return found
-
-
-def _set_bad_rows_apart(task: Task, found: Inputs) -> None:
-    """Move rows that cannot be used to `found.bad`."""
-    problems = [task.inspect(row).problem for row in found.rows]
-    found.bad += _bad_rows(found, {at: one for at, one in enumerate(problems) if one is not None})
-    good = [number for number, reason in enumerate(problems) if reason is None]
-    found.rows = [found.rows[number] for number in good]
-    found.places = [found.places[number] for number in good]
-    found.carried = [found.carried[number] for number in good]
-
-
-def _listed(inputs: Any) -> list[Any]:
-    return list(inputs) if isinstance(inputs, list | tuple) else [inputs]
-
-
-def _read_rows(task: Task, file: str, id_column: str | None, found: Inputs) -> None:
-    """Read a file of rows; where the task refuses it, row by row."""
-    table = read_files([file])
-    if id_column is not None and id_column not in table.column_names:
-        raise DataError(
-            f"{file}: there is no column {id_column!r}{hint(id_column, table.column_names)} (found columns: "
-            f"{listing(table.column_names)})"
-        )
-    rows = list(_rows_of(task, table, file, found.bad))
-    # Steps of a series become one row: then no column belongs to a row alone.
-    single = len(rows) == len(table)
-    names = _names(table, id_column) if single else None
-    kept = _carried(table) if single else []
-    for number, row in enumerate(rows):
-        if row is None:
-            continue
-        place = f"{file}, row {number + 1}" if single else f"{file}, {row['id']}"
-        if names is not None:
-            row = {**row, "id": names[number] if names[number] is not None else f"{file}/{number}"}
-        found.rows.append(row)
-        found.places.append(place)
-        found.carried.append({name: values[number] for name, values in kept})
-
-
-def _rows_of(task: Task, table: Dataset, file: str, bad: list[BadRow]) -> Iterator[Row | None]:
-    """Give the rows of a table; None for one that the task refuses, unless it refuses all."""
-    frame = table.to_pandas()
-    try:
-        yield from task.read_inputs(frame)
-        return
-    except DataError as error:
-        refused = error
-    reasons: dict[int, str] = {}
-    rows: list[Row | None] = []
-    for number in range(len(table)):
-        try:
-            (row,) = task.read_inputs(frame.iloc[[number]])
-            rows.append(row)
-        except DataError as error:
-            rows.append(None)
-            reasons[number] = _NUMBERED.sub("", str(error))
-    if len(reasons) == len(table):
-        raise DataError(f"{file}: {_NUMBERED.sub('', str(refused))}") from refused
-    bad += [BadRow(f"{file}, row {number + 1}", reason) for number, reason in reasons.items()]
-    yield from rows
-
-
-def _names(table: Dataset, id_column: str | None) -> list[str | None]:
-    column = id_column or ("id" if "id" in table.column_names else None)
-    values = [None] * len(table) if column is None else table[column][:]
-    return [None if value is None else str(value) for value in values]
-
-
-def _carried(table: Dataset) -> list[tuple[str, list[Any]]]:
-    """Give the columns of plain values and of lists of text: media and series are large, and at hand."""
-    from datasets import List, Value
-
-    text = (Value("string"), Value("large_string"))
-    plain = {
-        name
-        for name, feature in table.features.items()
-        if (isinstance(feature, Value) and "binary" not in feature.dtype)
-        or (isinstance(feature, List) and feature.feature in text)
-    }
-    return [(name, table[name][:]) for name in table.column_names if name in plain]
-
-
-# Writing
 
 
 def _record(row: Row, carried: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:

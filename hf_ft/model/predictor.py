@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import os
 import time
-import warnings
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -15,15 +13,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.data.device import to_device
-from hf_ft.data.hub_lookup import did_you_mean, why_not_on_hub
 from hf_ft.data.samplers import batches_of, forward_batch, numbers_in
-from hf_ft.errors import DataError, ModelError
+from hf_ft.errors import DataError
 from hf_ft.model.allocator import memory_kept
-from hf_ft.model.head import check_report
-from hf_ft.model.load import find_class, fingerprint_without, from_pretrained, load_saved, quiet, resolve
+from hf_ft.model.load import load_saved, quiet
 from hf_ft.model.memory_format import choose_memory_format, fold_batch_norms
-from hf_ft.model.save import TASK_FILE
-from hf_ft.registry import get_task
+from hf_ft.model.saved_folder import find_folder, id_column_of, load_adapter, load_task
 from hf_ft.task import Item, Row, Task
 
 if TYPE_CHECKING:
@@ -49,6 +44,7 @@ class Predictor:
         model: in eval mode, on `device`.
         task: restored from task.json.
         device: where the model is.
+        id_column: `data.id` of the run; it names rows where a file of rows has this column.
         faster: what predicts: the model, or a copy whose outputs were seen to be the same; made when first
             needed.
 
@@ -61,6 +57,7 @@ class Predictor:
     model: Any
     task: Task
     device: torch.device
+    id_column: str | None = None
     faster: Any = field(default=None, repr=False)
 
     @classmethod
@@ -81,12 +78,12 @@ class Predictor:
         with quiet():
             task.load_processor(str(folder))
         if (folder / "adapter_config.json").is_file():
-            model = _load_adapter(task.auto_class, folder, source)
+            model = load_adapter(task.auto_class, folder, source)
         else:
             model = load_saved(task.auto_class, folder)
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         choose_memory_format(model)
-        return cls(model.to(place).eval(), task, place)
+        return cls(model.to(place).eval(), task, place, id_column_of(folder.parent))
 
     def __call__(
         self,
@@ -274,83 +271,3 @@ def _progress(total: int) -> Iterator[Callable[[int], None]]:
             progress.update(bar, completed=done, rate=f"{rate:,.0f} rows a second")
 
         yield step
-
-
-def load_task(folder: Path) -> tuple[Task, dict[str, Any]]:
-    """Restore a fitted task from task.json, and say which checkpoint its model started from.
-
-    Args:
-        folder: a model or adapter folder.
-
-    Returns:
-        The task, without its processor, and `Loaded.source`.
-    """
-    content = json.loads((folder / TASK_FILE).read_text(encoding="utf-8"))
-    task_class = get_task(content["task"])
-    task = task_class(task_class.Options.model_validate_json(json.dumps(content["options"])))
-    task.restore(content["state"])
-    return task, content["source"] or {}
-
-
-def find_folder(name: str | Path) -> Path:
-    """Find the folder with task.json: a model or adapter folder, a run's model, or a Hub repository.
-
-    Raises:
-        ModelError: there is none.
-    """
-    for folder in (Path(name).expanduser(), Path(name).expanduser() / "model"):
-        if (folder / TASK_FILE).is_file():
-            return folder
-    place = Path(resolve(str(name)))
-    if not place.is_dir():
-        place = _download(str(name))
-    if not (place / TASK_FILE).is_file():
-        raise ModelError(
-            f"{name}: no {TASK_FILE} in it, so it is no model that hf_ft saved; transformers can load it"
-        )
-    return place
-
-
-def _download(name: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    reason = why_not_on_hub(name, "model", file=TASK_FILE)
-    if reason is not None:
-        saved = [file.parent for depth in ("*/", "*/*/", "*/*/*/") for file in Path().glob(depth + TASK_FILE)]
-        runs = [str(folder.parent if folder.name == "model" else folder) for folder in saved]
-        raise ModelError(
-            f"{name}: there is no folder with {TASK_FILE} here (seen from {Path.cwd()}), and {reason}"
-            f"{did_you_mean(name, {'{}': runs})}"
-        )
-    try:
-        return Path(
-            snapshot_download(name, ignore_patterns=["*.bin", "*.pt", "*.pth", "*.h5", "*.onnx", "*.msgpack"])
-        )
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ModelError(
-            f"{name}: neither a folder with {TASK_FILE} nor a model on the Hub: {reason}"
-        ) from error
-
-
-def _load_adapter(auto_class: str, folder: Path, source: dict[str, Any]) -> Any:
-    """Load the base that an adapter was trained on, check that it is the same, and put the adapter on it."""
-    import peft
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(folder)
-    name, revision = resolve(source["name"]), source["commit"] or source["revision"]
-    base, report = from_pretrained(
-        find_class(auto_class), name, source["name"], config=config, revision=revision
-    )
-    new, _ = check_report(base, report, source["name"])
-    content = fingerprint_without(base, new)
-    if content != source["content"]:
-        raise ModelError(
-            f"{folder}: the adapter was trained on other weights than {source['name']!r} holds now; "
-            f"load the merged model beside it"
-        )
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers; no user can act on it
-        return peft.PeftModel.from_pretrained(base, str(folder))

@@ -71,7 +71,7 @@ def model_card(run_folder: Path, repo: str, kept: Mapping[str, Any] | None = Non
     from huggingface_hub import ModelCard, ModelCardData
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    from hf_ft.model.predictor import load_task
+    from hf_ft.model.saved_folder import load_task
     from hf_ft.recipe.read import load_recipe
 
     missing = [name for name in FILES if not (run_folder / name).is_file()]

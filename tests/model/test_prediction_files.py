@@ -84,6 +84,18 @@ def test_every_format_holds_the_same_rows(ending, texts, table, tmp_path):
     assert [path.name for path in path.parent.iterdir()] == [path.name]
 
 
+def test_rows_are_named_by_the_column_of_the_run_where_there_is_one(texts, table, tmp_path):
+    texts.id_column = "nr"
+    frame = pandas.read_csv(table, keep_default_na=False)
+    without = frame.drop(columns="nr")
+    for inputs, ids in (([table], ["n1", "n2", "n4"]), (frame, ["n1", "n2", "n4"]), (without, [0, 1, 3])):
+        predict_to_file(texts, inputs, tmp_path / "answers.csv", on_bad="skip")
+        rows = read(tmp_path / "answers.csv")
+        assert [row["id"] for row in rows] == ids and [row["weight"] for row in rows] == [1, 2, 4]
+    predict_to_file(texts, ["one", "two"], tmp_path / "answers.csv")
+    assert [row["id"] for row in read(tmp_path / "answers.csv")] == [0, 1]
+
+
 def test_bad_rows_stop_before_anything_is_written(texts, table, tmp_path):
     with pytest.raises(
         DataError, match=r"(?s)1 of 4 inputs .*rows\.csv, row 3: the text is empty\n.*--on-bad skip"

@@ -13,11 +13,12 @@ import torch
 from hf_ft.errors import ModelError
 from hf_ft.model.freeze import freeze
 from hf_ft.model.load import load_model, load_saved
-from hf_ft.model.predictor import Predictor, find_folder
+from hf_ft.model.predictor import Predictor
 from hf_ft.model.save import save_model
+from hf_ft.model.saved_folder import find_folder
 from hf_ft.recipe.schema import ModelSection, Section
 from hf_ft.storage.atomic import new_folder
-from hf_ft.task import Task
+from hf_ft.task import Inspection, Task
 
 AUTO = "AutoModelForImageClassification"
 
@@ -56,6 +57,9 @@ class Toy(Task):
         return [
             {"pixel_values": pixels} for pixels in self.processor(images, return_tensors="pt")["pixel_values"]
         ]
+
+    def inspect(self, row: Any) -> Inspection:
+        return Inspection()
 
     def collate(self, items: Any) -> dict[str, Any]:
         return {"pixel_values": torch.stack([item["pixel_values"] for item in items])}
@@ -245,8 +249,15 @@ def test_parquet_of_predictions(tmp_path: Path) -> None:
     found = loaded(tmp_path)
     save_model(found.model, toy(), tmp_path / "model")
     predictor = Predictor.load(tmp_path / "model", device="cpu")
-    path = predictor.to_parquet(pictures(), tmp_path / "out" / "answers.parquet", batch_size=2)
+    path = predictor.to_file(pictures(), tmp_path / "out" / "answers.parquet", batch_size=2).path
     assert parquet.read_table(path).to_pylist() == predictor(pictures())
+
+
+def test_a_loaded_run_knows_the_column_of_its_ids(tmp_path: Path) -> None:
+    save_model(loaded(tmp_path).model, toy(), tmp_path / "run" / "model")
+    assert Predictor.load(tmp_path / "run").id_column is None
+    (tmp_path / "run" / "recipe.yaml").write_text("data: {source: a.csv, id: nr}\n")
+    assert Predictor.load(tmp_path / "run").id_column == "nr"
 
 
 def test_folder_of_another_tool_is_refused(tmp_path: Path) -> None:
