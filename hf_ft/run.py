@@ -299,7 +299,8 @@ def run(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but errors.")] = False,
     as_json: Annotated[
-        bool, typer.Option("--json", help="Say nothing but one JSON object: folder, headline, verified.")
+        bool,
+        typer.Option("--json", help="Say nothing but one JSON object: folder, headline, verdict, verified."),
     ] = False,
 ) -> None:
     """Fine-tune a model and verify it.
@@ -321,6 +322,7 @@ def run(
         raise typer.Exit(INTERRUPTED) from None
     if as_json and finished.results:  # on the main process
         summary = {"folder": str(finished.folder), "headline": finished.results["headline"]}
+        summary["verdict"] = finished.results["verdict"]["text"]
         verified = all(item["passed"] for item in finished.verification)
         typer.echo(json.dumps({**summary, "verified": verified}, ensure_ascii=False))
 

@@ -246,6 +246,6 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(hf_ft_command, monkeypatc
     code, out, err = hf_ft_command("run", "r.yaml", "seed=3", "--json")
     assert code == 0, err
     found = json.loads(out)
-    assert set(found) == {"folder", "headline", "verified"}
+    assert set(found) == {"folder", "headline", "verdict", "verified"}
     assert (found["folder"], found["verified"]) == ("out", True)
     assert json.loads((tmp_path / "out" / "results.json").read_text())["headline"] == found["headline"]
