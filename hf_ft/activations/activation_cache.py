@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -27,6 +28,7 @@ from hf_ft.storage.row_store import bytes_of
 if TYPE_CHECKING:
     from hf_ft.model.passes import Passes
     from hf_ft.recipe.schema import CacheSection
+    from hf_ft.task import Batch
 
 # Below this share of a step's work, reading would cost what computing does.
 LEAST_SHARE = 0.1
@@ -54,16 +56,20 @@ class ActivationCache:
         """Whether training starts at a cut."""
         return self.writer is not None
 
-    def few(self, rows: EncodedRows, chosen: Sequence[int], folder: Path) -> EncodedRows:
-        """Give some training rows in the form in which they are trained on.
+    def batch(self, passes: Passes, rows: EncodedRows, chosen: Sequence[int]) -> Batch:
+        """Give a batch of training rows in the form in which they are trained on, for measurements.
 
-        A check has nothing cached, and measures on the same batches as a run that trains.
+        A check has nothing cached: it computes the activations of these rows alone, and so measures on the
+        same batches as a run that trains.
 
         Args:
+            passes: how the model is run in training.
             rows: training rows, encoded from their inputs.
             chosen: which of them.
-            folder: an empty one, for their activations.
         """
+        cached = self.rows["train"]
+        if self.writer is None or isinstance(cached, CachedRows):
+            return passes.batch(cached, chosen)
         few = EncodedRows(
             rows.task,
             rows.rows.select([int(row) for row in chosen]),
@@ -72,7 +78,8 @@ class ActivationCache:
             train=rows.train,
             views=rows.views,
         )
-        return few if self.writer is None else self.writer.few(few, [range(len(few))], folder)
+        with tempfile.TemporaryDirectory() as folder:
+            return passes.batch(self.writer.few(few, [range(len(few))], Path(folder)), range(len(few)))
 
 
 @dataclass(frozen=True)

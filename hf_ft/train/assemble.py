@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,7 +41,7 @@ if TYPE_CHECKING:
     from hf_ft.data.prepare import Prepared
     from hf_ft.model.freeze import Frozen
     from hf_ft.recipe.schema import Recipe
-    from hf_ft.task import Batch, Loaded, Task
+    from hf_ft.task import Loaded, Task
     from hf_ft.train.arguments import BatchPlan
 
 
@@ -368,20 +367,14 @@ class _Choices:
             processes=self.processes.num_processes,
             rank=self.processes.process_index,
         )
-        with tempfile.TemporaryDirectory() as scratch:
-
-            def batch_of(most: int | None) -> Batch:
-                chosen = [row for _, row, _ in next(iter(sampler))][:most]
-                folder = Path(tempfile.mkdtemp(dir=scratch))
-                return passes.batch(cache.few(rows, chosen, folder), range(len(chosen)))
-
-            self.made["threads"] = choose_threads(
-                self.recipe.train.threads,
-                passes,
-                batch_of,
-                processes=self.processes.num_processes,
-                recorded=self.recorded.get("threads"),
-            )
+        first = [row for _, row, _ in next(iter(sampler))]
+        self.made["threads"] = choose_threads(
+            self.recipe.train.threads,
+            passes,
+            lambda most: cache.batch(passes, rows, first[:most]),
+            processes=self.processes.num_processes,
+            recorded=self.recorded.get("threads"),
+        )
         torch.set_num_threads(self.made["threads"].value)
 
 
