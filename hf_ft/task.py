@@ -29,11 +29,18 @@ Row = dict[str, Any]
 Item = dict[str, Any]
 Batch = dict[str, Any]
 
-# Keys that the engine adds to every batch and never hands to the model: the row's index in its split [B], and
-# whether the row counts [B] (False where a row only fills up the last batch of a process).
-ENGINE_KEYS = ("row", "real")
-# The key under which a batch carries the cached activations of its rows, from which the forward pass starts.
+# Hidden keys: hf_ft adds them to rows, items and batches, and no task may use them for anything else.
+#
+# The index of the row in its split, in an item and a batch [B].
+ROW = "row"
+# Whether the row counts, in an item and a batch [B]: False where it only fills up the last batch.
+REAL = "real"
+# The cached activations of the rows of a batch, from which the forward pass starts.
 ACTIVATIONS = "activations"
+# What of a target moves with the input under random augmentation (boxes, a mask), in a row and its item.
+MOVING = "moving"
+# Those of every batch, which the model is not called with.
+ENGINE_KEYS = (ROW, REAL)
 
 
 class Rows(Protocol):
@@ -179,6 +186,24 @@ class Figure:
     caption: str = ""
 
 
+@dataclass(frozen=True)
+class Preview:
+    """What a person sees of a row.
+
+    Args:
+        picture: a small picture as a base64 `data:image/...` address, or None.
+        text: the text of the row, or None; the report shortens and escapes it.
+        curves: name -> values, one a step: `history` and what follows it, `truth` and `forecast`; or a series
+            of its own. The report draws them.
+        caption: a few words below.
+    """
+
+    picture: str | None = None
+    text: str | None = None
+    curves: Mapping[str, Sequence[float]] | None = None
+    caption: str = ""
+
+
 @dataclass
 class Evaluation:
     """One pass over one split.
@@ -191,7 +216,8 @@ class Evaluation:
         losses: N row losses divided by the row's own count, or None where the split has no loss.
         metrics: what `Metrics.compute` gives; `loss` is the sum of row losses over the sum of counts.
         intervals: metric name -> (low, high).
-        baseline: metrics of the trivial answer on the same rows.
+        baselines: name in words -> N results of `Task.baselines`, the trivial answer first.
+        baseline: name in words -> metrics of these results, on the rows that the baseline answers.
     """
 
     split: str
@@ -201,7 +227,8 @@ class Evaluation:
     losses: list[float] | None
     metrics: dict[str, Any]
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
-    baseline: dict[str, float] = field(default_factory=dict)
+    baselines: dict[str, list[Any]] = field(default_factory=dict)
+    baseline: dict[str, dict[str, float]] = field(default_factory=dict)
 
     @property
     def tables(self) -> list[ResultTable]:
@@ -228,8 +255,6 @@ class Task:
     greater_is_better: Mapping[str, bool]
     # Metrics shown beside the main one.
     headline_metrics: tuple[str, ...] = ()
-    # What the trivial answer of `baseline` is, in words.
-    baseline_name: str = ""
     # What a user hands to the Predictor, for the lines of code in the report and the model card.
     example_input: Any = "input"
     # The Hub's name for such models; None where it has none.
@@ -237,15 +262,22 @@ class Task:
     # What transformers' pipeline of that name is called with, as code, where it gives the same answer.
     pipeline_arguments: str | None = None
     # Batch keys that are for the loss and not for the model.
-    targets: ClassVar[tuple[str, ...]] = ("labels",)
+    targets: tuple[str, ...] = ("labels",)
+    # Further batch keys that the model is not called with: what `finish` or `predict` needs of a row.
+    side_keys: tuple[str, ...] = ()
     # The key of an item whose first dimension is the row's length (tokens, steps); None: all of one length.
     length_key: str | None = None
-    # The role whose media `media` decodes, and which `encode` takes decoded, too; None: there are no media.
-    media_role: ClassVar[str | None] = None
+    # The roles whose media `media` decodes, and which `encode` takes decoded, too: an image, and its mask.
+    media_roles: tuple[str, ...] = ()
     # Whether several threads may call `encode` at once; a tokenizer, for one, must not be called so.
-    encodes_in_threads: ClassVar[bool] = False
+    encodes_in_threads: bool = False
     # The role whose classes stratify the splits and are counted by the audit; None: there are no classes.
     class_role: str | None = None
+    # What turns raw inputs into tensors; set by `load` and `load_processor`.
+    processor: Any = None
+    # Whether `encode` may call the processor otherwise than its library does, where that was seen to give
+    # the same. The gate's fresh process may not, so that what was trained is not judged by itself.
+    shortcuts: bool = True
     # The task's own recipe keys: inside `task:`, and the sections `augment:` and `loss:`.
     Options: ClassVar[type[Section]] = Empty
     Augment: ClassVar[type[Section]] = Empty
@@ -263,10 +295,10 @@ class Task:
         self.loss_options: Any = loss or self.Loss()
         # Names of further metrics that the recipe asks for; `metrics` loads them.
         self.extra_metrics = tuple(extra_metrics)
-        self.processor: Any = None
-        # Whether `encode` may call the processor otherwise than its library does, where that was seen to give
-        # the same. The gate's fresh process may not, so that what was trained is not judged by itself.
-        self.shortcuts = True
+
+    def parts(self) -> list[Any]:
+        """Give the objects that the task is made of; their source code, too, decides what a row becomes."""
+        return []
 
     # Data
 
@@ -282,14 +314,26 @@ class Task:
         return dict(splits)
 
     def inspect(self, row: Row) -> Inspection:
-        """Look at one row for the audit, decoding what there is to decode. Must not raise on bad data."""
+        """Look at one row for the audit, decoding what there is to decode. Must not raise on bad data.
+
+        Called before `fit`, and kept for later runs: what is found may depend on the row and the recipe's
+        options alone.
+        """
         raise NotImplementedError
 
     def fit(self, train: Any) -> None:
-        """Learn labels, scalers and thresholds from the training rows alone."""
+        """Learn labels, scalers and thresholds from the training rows that the audit found usable."""
 
-    def check(self, split: str, rows: Any) -> None:
-        """Refuse rows of another split that do not fit what was learned (an unknown class)."""
+    def check(self, split: str, rows: Any) -> Mapping[int, str]:
+        """Look for rows that do not fit what was learned; called for every split, train first.
+
+        Returns:
+            Position -> why the row cannot be used, for rows that could be left out.
+
+        Raises:
+            DataError: the split as a whole does not fit, such as a class that train does not have.
+        """
+        return {}
 
     def state(self) -> dict[str, Any]:
         """What `fit` learned, as JSON: saved as task.json beside the model, all that prediction needs."""
@@ -309,8 +353,7 @@ class Task:
         raise NotImplementedError
 
     def load_processor(self, folder: str) -> None:
-        """Set `self.processor` from a saved model folder."""
-        raise NotImplementedError
+        """Set `self.processor` from a saved model folder; by default there is none."""
 
     def encode(self, rows: Sequence[Row], rngs: Sequence[np.random.Generator] | None) -> list[Item]:
         """Turn rows into model inputs; without target roles, into inputs alone.
@@ -326,8 +369,7 @@ class Task:
         """Encode and collate many rows at once, where they can be gathered without an object for each.
 
         Must equal `collate(encode(...))` of the same rows bit for bit, which is tried on two of them first.
-        Not called where rows are changed at random, for prediction, nor for a task that inherits this and has
-        an `encode` or `collate` of its own.
+        Not called where rows are changed at random, for prediction, nor without `supports_batch_encode`.
 
         Args:
             rows: the rows of a split, as `examples` gave them.
@@ -338,10 +380,15 @@ class Task:
         """
         return None
 
-    def media(self, rows: Sequence[Row], *, ready: bool) -> list[torch.Tensor] | None:
+    @property
+    def supports_batch_encode(self) -> bool:
+        """Whether `encode_batch` does what `encode` and `collate` do; it may return None all the same."""
+        return inherited_together(type(self), "encode_batch", "encode", "collate")
+
+    def media(self, rows: Sequence[Row], *, ready: bool) -> list[dict[str, torch.Tensor]] | None:
         """Decode the media of rows to uint8 tensors that can be kept (`cache.decoded`).
 
-        Put in the row's `media_role` again, as a numpy array, or as `Ready` where they are ready, `encode`
+        Put in the row's `media_roles` again, as numpy arrays, or as `Ready` where they are ready, `encode`
         must make of them what it makes of the row itself, bit for bit.
 
         Args:
@@ -349,16 +396,22 @@ class Task:
             ready: whether to go on as far as `encode` goes without randomness: all of one shape.
 
         Returns:
-            One tensor a row; None where they cannot be made `ready`.
+            For each row, one tensor for each of `media_roles`; None where they cannot be made `ready`.
         """
         raise NotImplementedError
 
     def media_numbers(self, row: Row) -> int:
-        """Count the numbers of a row's decoded media, without decoding them."""
+        """Count the numbers of all of a row's decoded media, without decoding them."""
         raise NotImplementedError
 
-    def mix(self, item: Item, other: Item, rng: np.random.Generator) -> Item:
-        """Mix two encoded training items (mixup, cutmix). Called only where `mixes` is true."""
+    def mix(self, item: Item, others: Sequence[Item], rng: np.random.Generator) -> Item:
+        """Mix an encoded training item with others: mixup, cutmix, mosaic. Called only where `mixes` is true.
+
+        Args:
+            item: of the row itself.
+            others: `mixed_with` items of rows drawn at random, each augmented on its own.
+            rng: the generator of the row, after its own augmentation and the drawing of the others.
+        """
         raise NotImplementedError
 
     def lengths(self, rows: Any) -> list[int] | None:
@@ -378,14 +431,19 @@ class Task:
         return []
 
     @property
-    def random(self) -> bool:
+    def is_random(self) -> bool:
         """Whether `encode` changes training rows at random, and so needs generators."""
         return False
 
     @property
     def mixes(self) -> bool:
-        """Whether training items are mixed with a second, randomly drawn one."""
+        """Whether training items are mixed with randomly drawn ones."""
         return False
+
+    @property
+    def mixed_with(self) -> int:
+        """How many other rows are drawn for each that is mixed: mixup needs one, a mosaic three."""
+        return 1
 
     def collate(self, items: Sequence[Item]) -> Batch:
         """Stack B items into a batch of tensors."""
@@ -400,9 +458,8 @@ class Task:
 
     def forward(self, model: Any, batch: Batch) -> Any:
         """Call the model on a batch without its targets, so that no model guesses its own loss."""
-        return model(
-            **{key: value for key, value in batch.items() if key not in (*self.targets, *ENGINE_KEYS)}
-        )
+        withheld = {*self.targets, *self.side_keys, *ENGINE_KEYS}
+        return model(**{key: value for key, value in batch.items() if key not in withheld})
 
     def loss(self, model: Any, outputs: Any, batch: Batch) -> torch.Tensor:
         """Give the loss of each row, float [B], *summed* over what it counts (tokens, boxes) and weighted."""
@@ -471,8 +528,13 @@ class Task:
         """Give a fresh accumulator."""
         raise NotImplementedError
 
-    def baseline(self, train: Any, rows: Any) -> dict[str, float]:
-        """Give the metrics of a trivial answer (majority class, last value), fitted on train."""
+    def baselines(self, train: Any, rows: Any) -> dict[str, list[Any]]:
+        """Answer rows without the model: what a result has to beat, fitted on the training rows.
+
+        Returns:
+            Name in words ("the mean of train") -> one result a row, in the form of `predict`, or None
+            where this baseline has no answer. The trivial answer comes first.
+        """
         return {}
 
     def decode(self, result: Any) -> dict[str, Any]:
@@ -486,8 +548,8 @@ class Task:
             for value in self.decode(result).values()
         )
 
-    def thumbnail(self, row: Row) -> str | None:
-        """Give a row as a small picture, a `data:image/...` address, or None where nothing is to be seen."""
+    def preview(self, row: Row, result: Any, reference: Any) -> Preview | None:
+        """Show a row small, with what was answered and what is true where that can be drawn into it."""
         return None
 
     def decode_reference(self, reference: Any) -> Any:
@@ -498,8 +560,13 @@ class Task:
         """Give the largest absolute difference between two summarized results; the gate allows 1e-4."""
         raise NotImplementedError
 
-    def figures(self, evaluation: Evaluation) -> list[Figure]:
-        """Draw what is worth seeing about an evaluation."""
+    def figures(self, evaluation: Evaluation, rows: Any) -> list[Figure]:
+        """Draw what is worth seeing about an evaluation.
+
+        Args:
+            evaluation: of one split.
+            rows: its raw rows, in the same order.
+        """
         return []
 
     # Prediction
@@ -511,3 +578,16 @@ class Task:
     def read_inputs(self, inputs: Any) -> list[Row]:
         """Turn what a user hands to the Predictor (paths, images, texts, arrays, rows) into rows with ids."""
         raise NotImplementedError
+
+
+def inherited_together(kind: type, method: str, *others: str) -> bool:
+    """Tell whether a class has a method from the class that it has others from, or from one below.
+
+    A class that changes `encode` and inherits `encode_batch` makes two different things of a row, which two
+    rows that are tried may not show.
+    """
+
+    def depth(name: str) -> int:
+        return next(number for number, cls in enumerate(kind.__mro__) if name in vars(cls))
+
+    return depth(method) <= min(depth(name) for name in others)

@@ -41,7 +41,7 @@ class Anything(Task):
         return Loaded(self.model, [], {})
 
     @property
-    def random(self):
+    def is_random(self):
         return self.augment.noise > 0
 
     def _length(self, row):
@@ -56,7 +56,7 @@ class Anything(Task):
         for index, row in enumerate(rows):
             item = {key: value[-1] for key, value in tiny.inputs(self.model, 2, seed=row["number"]).items()}
             item = {key: value[: self._length(row)] for key, value in item.items()}
-            if rngs is not None and self.random:
+            if rngs is not None and self.is_random:
                 noise = rngs[index].normal(0, self.augment.noise)
                 item = {key: value + noise for key, value in item.items()}
             items.append({**item, "labels": row["label"]})

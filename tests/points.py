@@ -1,4 +1,4 @@
-"""A task of a user's own, complete and small: points in the plane, two classes."""
+"""A task of a user's own, complete and small: points in the plane, two classes; plain, and composed."""
 
 from __future__ import annotations
 
@@ -9,10 +9,12 @@ import torch
 from transformers import AutoConfig, PretrainedConfig, PreTrainedModel
 from transformers.modeling_outputs import SequenceClassifierOutput
 
+from hf_ft import ComposedTask, Input
 from hf_ft.data.labels import LabelMap
 from hf_ft.evaluate.metrics import CLASSIFICATION_DIRECTIONS, ClassificationMetrics
 from hf_ft.model.load import load_model
 from hf_ft.recipe.schema import Section
+from hf_ft.targets.classes import SingleLabel
 from hf_ft.task import Inspection, Role, Task
 
 
@@ -83,18 +85,15 @@ class Points(Task):
     def load(self, section):
         return load_model(self.auto_class, section, self.label_map.config)
 
-    def load_processor(self, folder):
-        self.processor = None
-
     @property
-    def random(self):
+    def is_random(self):
         return self.augment.noise > 0
 
     def encode(self, rows, rngs):
         items = []
         for index, row in enumerate(rows):
             point = np.asarray(row["point"], dtype=np.float32)
-            if rngs is not None and self.random:
+            if rngs is not None and self.is_random:
                 point = point + rngs[index].normal(0, self.augment.noise, 2).astype(np.float32)
             item = {"point": torch.from_numpy(point)}
             if "label" in row:
@@ -140,6 +139,34 @@ class Points(Task):
 
     def read_inputs(self, inputs):
         return [{"id": str(index), "point": list(point)} for index, point in enumerate(inputs)]
+
+
+class PointInput(Input):
+    """The same points, as an input of any task."""
+
+    roles: ClassVar = {"point": Role("x and y")}
+    Augment = Augment
+
+    @property
+    def is_random(self):
+        return self.augment.noise > 0
+
+    def encode(self, rows, rngs):
+        points = [np.asarray(row["point"], dtype=np.float32) for row in rows]
+        if rngs is not None:
+            noise = [rng.normal(0, self.augment.noise, 2).astype(np.float32) for rng in rngs]
+            points = [point + one for point, one in zip(points, noise, strict=True)]
+        return [{"point": point} for point in points]
+
+
+class ComposedPoints(ComposedTask):
+    """The same task, made of an input of one's own and a target of hf_ft."""
+
+    name = "composed-points"
+    summary = "points in the plane"
+    auto_class = "points:PointModel"
+    roles: ClassVar = {**PointInput.roles, "label": Role("the side", target=True)}
+    input_class, target_classes = PointInput, (SingleLabel,)
 
 
 def rows(count: int = 75) -> list[dict[str, Any]]:

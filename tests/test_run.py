@@ -183,12 +183,14 @@ def test_sabotage_of_the_saved_model_fails_the_gate(signs, vit, tmp_path, monkey
         finetune(recipe(signs, vit, tmp_path))
 
 
-def test_a_task_of_ones_own_goes_the_whole_way(tmp_path, monkeypatch):
+@pytest.mark.parametrize("task", ["points:Points", "points:ComposedPoints"])
+def test_a_task_of_ones_own_goes_the_whole_way(task, tmp_path, monkeypatch):
     # The fresh process of the gate must find the task's module, as it would for a user's installed package.
     monkeypatch.setenv("PYTHONPATH", str(Path(points.__file__).parent))
     done = finetune(
         {
-            "task": "points:Points",
+            "task": task,
+            "augment": {"noise": 0.01},
             "output_dir": str(tmp_path / "run"),
             "data": {"source": "py:points:rows", "split": {"validation": 20, "test": 10}},
             "model": {"name": points.saved(tmp_path / "pretrained")},

@@ -233,7 +233,7 @@ class ActivationWriter:
 
     def lengths(self, rows: EncodedRows) -> np.ndarray:
         """Count the length of every row and view, int [views * N]; zeros where rows have none."""
-        known = self.ragged is not None and rows.task.length_key is not None and rows.gathers
+        known = self.ragged is not None and rows.task.length_key is not None and rows.supports_batch_encode
         if known and rows.lengths is not None:
             # Rows that are gathered are not random, and their lengths were seen to be those of their items.
             return np.asarray(rows.lengths, np.int64)

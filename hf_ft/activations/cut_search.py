@@ -104,7 +104,7 @@ def candidate_plans(
         loss: from a batch to the loss.
         batches: three batches. The second has fewer rows than the first and as long ones, the third has as
             many rows as the first and shorter ones, where rows have a length.
-        targets: keys of a batch that are for the loss.
+        targets: keys of a batch that the model is not called with.
 
     Raises:
         NoCutError: nothing that is frozen comes before what learns.

@@ -42,7 +42,8 @@ def candidates(passes: Passes, rows: EncodedRows) -> Iterator[ActivationWriter]:
     """
     batches, paddings = _three_batches(passes, probe_rows(rows))
     specs, ragged = batch_specs(batches), ragged_key(batches)
-    for plan in candidate_plans(passes.model, passes.loss, batches, passes.task.targets):
+    withheld = (*passes.task.targets, *passes.task.side_keys)
+    for plan in candidate_plans(passes.model, passes.loss, batches, withheld):
         fields = fields_of(plan, specs, paddings)
         yield ActivationWriter(PartialForward(passes.model, plan), fields, ragged, passes)
 

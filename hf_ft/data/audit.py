@@ -45,9 +45,8 @@ class Findings:
         errors: what must be corrected before training.
         warnings: what should be looked at.
         bad: rows that cannot be used: {"split", "id", "reason"}.
-        skip: split -> positions of the rows to leave out (`on_bad: skip`).
         counts: split -> number of rows.
-        classes: split -> class -> number of rows; empty where the task has no classes.
+        classes: split -> class -> number of rows that can be used; empty where the task has no classes.
         duplicates: rows that occur twice.
         fingerprints: split -> hash of ids and contents of all its rows.
         contents: split -> hash of everything its rows hold, targets and spelling included.
@@ -58,7 +57,6 @@ class Findings:
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
     bad: list[dict[str, str]] = field(default_factory=list)
-    skip: dict[str, list[int]] = field(default_factory=dict)
     counts: dict[str, int] = field(default_factory=dict)
     classes: dict[str, dict[str, int]] = field(default_factory=dict)
     duplicates: list[Duplicates] = field(default_factory=list)
@@ -98,18 +96,14 @@ def audit(
     examples: Mapping[str, Any],
     on_bad: str,
     cache_dir: str | os.PathLike[str] | None,
-    *,
-    balanced: bool = False,
 ) -> Findings:
-    """Look at every row of every split once, in parallel.
+    """Look at every row of every split once, in parallel, before anything is learned from them.
 
     Args:
         task: knows how to inspect a row.
         examples: split -> rows with `len`, `[index] -> Row` and `ids`.
         on_bad: `error`: a row that cannot be used is an error; `skip`: it is left out, up to 1 % of a split.
         cache_dir: keeps what was learned of the rows under a hash of their content; None: nothing is kept.
-        balanced: whether the recipe weighs or draws classes by how rare they are, so that it need not be
-            advised.
     """
     findings = Findings(counts={split: len(rows) for split, rows in examples.items()})
     seen: dict[str, _Seen] = {}
@@ -121,12 +115,11 @@ def audit(
     inspected = {split: one.inspections for split, one in seen.items()}
     ids = {split: rows.ids for split, rows in examples.items()}
     for split, inspections in inspected.items():
-        _judge_bad(findings, split, ids[split], inspections, on_bad)
+        found = {index: one.problem for index, one in enumerate(inspections) if one.problem is not None}
+        add_bad_rows(findings, split, ids[split], found, on_bad)
     findings.duplicates = find_duplicates(ids, inspected)
-    for found in findings.duplicates:
-        _judge_duplicates(findings, found)
-    if task.class_role is not None:
-        _judge_classes(findings, {split: one.classes for split, one in seen.items()}, balanced)
+    for pair in findings.duplicates:
+        _judge_duplicates(findings, pair)
     return findings
 
 
@@ -143,13 +136,12 @@ def write_bad(bad: Sequence[Mapping[str, str]], path: Path) -> None:
 
 @dataclass(frozen=True)
 class _Seen:
-    """What was learned of one split: each row's inspection and class, known before or not, hashes of it.
+    """What was learned of one split: each row's inspection, known before or not, and hashes of it.
 
     `fingerprint` is of ids and contents; `content` stands for all that the rows hold.
     """
 
     inspections: list[Inspection]
-    classes: list[Any]
     cached: bool
     fingerprint: str
     content: str
@@ -162,15 +154,9 @@ def _inspect_split(task: Task, rows: Any, cache_dir: str | os.PathLike[str] | No
     if folder is not None and known is not None:
         found = _kept(folder / known.audit, len(rows))
         if found is not None:
-            classes = [] if task.class_role is None else rows.column(task.class_role)
-            return _Seen(found, classes, True, known.fingerprint, known.audit)
+            return _Seen(found, True, known.fingerprint, known.audit)
     files: dict[str, FileState] = {}
-    stamps, classes = [], []
-    for index in range(len(rows)):
-        row = rows[index]
-        stamps.append(stamp(row, files))
-        if task.class_role is not None:
-            classes.append(row.get(task.class_role))
+    stamps = [stamp(rows[index], files) for index in range(len(rows))]
     state = hashlib.blake2b(b"".join([code.encode(), *stamps]), digest_size=16)
     name = f"audit-{state.hexdigest()}.json"
     kept = None if folder is None else _kept(folder / name, len(rows))
@@ -185,7 +171,7 @@ def _inspect_split(task: Task, rows: Any, cache_dir: str | os.PathLike[str] | No
             if not cached:
                 write_json(folder / name, [asdict(entry) for entry in inspections])
             remember(folder, rows, code, Known(name, content.hexdigest(), files))
-    return _Seen(inspections, classes, cached, content.hexdigest(), name)
+    return _Seen(inspections, cached, content.hexdigest(), name)
 
 
 def _inspect_all(task: Task, rows: Any) -> list[Inspection]:
@@ -210,28 +196,48 @@ def _kept(path: Path, rows: int) -> list[Inspection] | None:
 # Judging what was seen
 
 
-def _judge_bad(
-    findings: Findings, split: str, ids: Sequence[str], seen: Sequence[Inspection], on_bad: str
+def add_bad_rows(
+    findings: Findings, split: str, ids: Sequence[str], problems: Mapping[int, str], on_bad: str
 ) -> None:
-    bad = [(index, entry.problem) for index, entry in enumerate(seen) if entry.problem is not None]
-    if not bad:
+    """Add rows that cannot be used, and say whether they stop the run or are left out.
+
+    Args:
+        findings: what was found so far; completed in place.
+        split: name of the split.
+        ids: of all rows of the split.
+        problems: position -> why the row cannot be used.
+        on_bad: as for `audit`.
+    """
+    if not problems:
         return
-    reasons = [_without_name(str(problem), ids[index]) for index, problem in bad]
     findings.bad += [
-        {"split": split, "id": ids[index], "reason": reason}
-        for (index, _), reason in zip(bad, reasons, strict=True)
+        {"split": split, "id": ids[index], "reason": _without_name(problem, ids[index])}
+        for index, problem in problems.items()
     ]
-    first = "; ".join(f"{entry['id']}: {entry['reason']}" for entry in findings.bad[-len(bad) :][:3])
+    first = "; ".join(f"{entry['id']}: {entry['reason']}" for entry in findings.bad[-len(problems) :][:3])
+    total = findings.counts[split]
     text = (
-        f"{split}: {len(bad)} of {len(seen)} rows cannot be used ({first}{'; ...' if len(bad) > 3 else ''})"
+        f"{split}: {len(problems)} of {total} rows cannot be used "
+        f"({first}{'; ...' if len(problems) > 3 else ''})"
     )
     if on_bad == "error":
         findings.errors.append(f"{text}. Mend or remove them, or set data.on_bad: skip")
-    elif len(bad) > MOST_SKIPPED * len(seen):
+    elif sum(entry["split"] == split for entry in findings.bad) > MOST_SKIPPED * total:
         findings.errors.append(f"{text}. data.on_bad: skip leaves out at most {MOST_SKIPPED:.0%}")
     else:
-        findings.skip[split] = [index for index, _ in bad]
         findings.warnings.append(f"{text}. They are left out (data.on_bad: skip)")
+
+
+def without_bad_rows(examples: Mapping[str, Any], findings: Findings) -> dict[str, Any]:
+    """Give the rows of every split that can be used."""
+    bad = {entry["id"] for entry in findings.bad}
+    affected = {entry["split"] for entry in findings.bad}
+    return {
+        split: rows.select([index for index, row_id in enumerate(rows.ids) if row_id not in bad])
+        if split in affected
+        else rows
+        for split, rows in examples.items()
+    }
 
 
 def _without_name(problem: str, row_id: str) -> str:
@@ -257,8 +263,17 @@ def _judge_duplicates(findings: Findings, found: Duplicates) -> None:
         findings.warnings.append(text)
 
 
-def _judge_classes(findings: Findings, classes: Mapping[str, Sequence[Any]], balanced: bool) -> None:
-    """Count the classes of every split; warn of imbalance in train and of classes that a split lacks."""
+def judge_classes(
+    findings: Findings, classes: Mapping[str, Sequence[Any]], *, balanced: bool = False
+) -> None:
+    """Count the classes of every split; warn of imbalance in train and of classes that a split lacks.
+
+    Args:
+        findings: completed in place.
+        classes: split -> the label, or the list of labels, of each row.
+        balanced: whether the recipe weighs or draws classes by how rare they are, so that it need not be
+            advised.
+    """
     findings.classes = {split: count_classes(values) for split, values in classes.items()}
     train = findings.classes["train"]
     most, least = max(train.values()), min(train.values())

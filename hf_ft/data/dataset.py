@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hf_ft.errors import DataError
-from hf_ft.task import ENGINE_KEYS
+from hf_ft.task import ENGINE_KEYS, REAL, ROW
 from hf_ft.text_utils import listing
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class EncodedRows:
     @property
     def chance(self) -> bool:
         """Whether rows are changed at random."""
-        return self.train and (self.task.random or self.task.mixes)
+        return self.train and (self.task.is_random or self.task.mixes)
 
     @property
     def ids(self) -> list[str]:
@@ -79,19 +79,19 @@ class EncodedRows:
         Returns:
             What `collate` takes: items, or the batch itself where the task gathers it whole.
         """
-        if not self.gathers:
+        if not self.supports_batch_encode:
             return self.items(indices)
         batch = self.task.encode_batch(self.rows, np.array([row for _, row, _ in indices]))
         return _marked(batch or {}, [(row, real) for _, row, real in indices])
 
     @cached_property
-    def gathers(self) -> bool:
+    def supports_batch_encode(self) -> bool:
         """Whether the task gathers whole batches of these rows.
 
         Raises:
             DataError: what it gathers is not what it makes of the same rows one by one.
         """
-        if self.chance or _encodes_otherwise(type(self.task)):
+        if self.chance or not self.task.supports_batch_encode:
             return False
         few = sorted({0, len(self) - 1})
         # Asked for first: a task that counts tokens keeps them, and gathers what is kept.
@@ -128,8 +128,7 @@ class EncodedRows:
         if rngs is not None and self.task.mixes:
             items = self._mix(items, indices, rngs)
         return [
-            {**item, "row": row, "real": bool(real)}
-            for item, (_, row, real) in zip(items, indices, strict=True)
+            {**item, ROW: row, REAL: bool(real)} for item, (_, row, real) in zip(items, indices, strict=True)
         ]
 
     def collate(self, items: Sequence[Item] | Batch) -> Batch:
@@ -137,7 +136,7 @@ class EncodedRows:
         if isinstance(items, dict):
             return items
         plain = [{key: value for key, value in item.items() if key not in ENGINE_KEYS} for item in items]
-        return _marked(self.task.collate(plain), [(item["row"], item["real"]) for item in items])
+        return _marked(self.task.collate(plain), [(item[ROW], item[REAL]) for item in items])
 
     def _rng(self, epoch: int, row: int, *stream: int) -> np.random.Generator:
         """Give the generator of one row in one epoch or view, or another stream of it."""
@@ -150,35 +149,25 @@ class EncodedRows:
         indices: Sequence[tuple[int, int, bool]],
         rngs: Sequence[np.random.Generator],
     ) -> list[Item]:
-        """Mix every item with a second row, drawn by the first one's generator after its own augmentation."""
-        partners = [int(rng.integers(len(self.rows))) for rng in rngs]
-        others: list[Row] = [self.rows[partner] for partner in partners]
-        # Seeded by the row it is mixed into, so that a partner drawn twice is augmented in two ways.
-        streams = [self._rng(epoch, row, 1) for epoch, row, _ in indices]
+        """Mix every item with other rows, drawn by its own generator after its own augmentation."""
+        count = self.task.mixed_with
+        drawn = [int(rng.integers(len(self.rows))) for rng in rngs for _ in range(count)]
+        others: list[Row] = [self.rows[row] for row in drawn]
+        # Seeded by the row that it is mixed into, so that a row drawn twice is augmented in two ways.
+        streams = [self._rng(epoch, row, 1 + number) for epoch, row, _ in indices for number in range(count)]
         encoded = self.task.encode(others, streams)
         return [
-            self.task.mix(item, other, rng) for item, other, rng in zip(items, encoded, rngs, strict=True)
+            self.task.mix(item, encoded[place * count : (place + 1) * count], rng)
+            for place, (item, rng) in enumerate(zip(items, rngs, strict=True))
         ]
-
-
-def _encodes_otherwise(task: type[Task]) -> bool:
-    """Tell whether a task inherits `encode_batch` from a class whose `encode` or `collate` it has changed.
-
-    Two rows may well be equal where a third is not.
-    """
-
-    def depth(method: str) -> int:
-        return next(number for number, cls in enumerate(task.__mro__) if method in vars(cls))
-
-    return min(depth("encode"), depth("collate")) < depth("encode_batch")
 
 
 def _marked(batch: Batch, rows: Sequence[tuple[int, bool]]) -> Batch:
     """Add the engine's keys to a batch."""
     import torch
 
-    batch["row"] = torch.tensor([row for row, _ in rows], dtype=torch.int64)
-    batch["real"] = torch.tensor([real for _, real in rows], dtype=torch.bool)
+    batch[ROW] = torch.tensor([row for row, _ in rows], dtype=torch.int64)
+    batch[REAL] = torch.tensor([real for _, real in rows], dtype=torch.bool)
     return batch
 
 

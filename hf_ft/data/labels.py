@@ -179,14 +179,15 @@ def part_labels(rows: Dataset, column: str | list[str] | None, separator: str, s
     return rows.remove_columns(column).rename_column(f"{column} parted", column).select_columns(order)
 
 
-def find_problem(values: Sequence[Any]) -> tuple[str, str]:
+def find_problem(values: Sequence[Any], among: Sequence[str]) -> tuple[str, str]:
     """Say what kind of problem labels pose, from all of them: never from a first batch (tf#14180).
 
     Args:
         values: the label of every training row.
+        among: the problems that the task has: of `single-label`, `multi-label` and `regression`.
 
     Returns:
-        `single-label`, `multi-label` or `regression`, and the reason in words.
+        One of these, and the reason in words.
 
     Raises:
         DataError: it cannot be told: lists beside plain labels, or whole numbers as floats (1.0, 2.0).
@@ -198,6 +199,8 @@ def find_problem(values: Sequence[Any]) -> tuple[str, str]:
         )
     if lists:
         return "multi-label", "the training labels are lists"
+    if "regression" not in among:
+        return "single-label", "each training row has one label"
     if are_amounts(values):
         return "regression", "the training labels are fractional numbers"
     floats = [value for value in values if isinstance(value, float) and value == value]

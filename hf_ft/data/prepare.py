@@ -1,4 +1,4 @@
-"""From the recipe's `data:` to rows that can be trained on: read, split, learn labels, audit."""
+"""From the recipe's `data:` to rows that can be trained on: read, split, audited, learned from."""
 
 from __future__ import annotations
 
@@ -7,7 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_ft.data.audit import Findings, audit, write_bad
+from hf_ft.data.audit import (
+    Findings,
+    add_bad_rows,
+    audit,
+    judge_classes,
+    without_bad_rows,
+    write_bad,
+)
 from hf_ft.data.sources import on_hub, read_source, rows_in_memory
 from hf_ft.data.splits import make_splits
 from hf_ft.data.table import Table
@@ -56,7 +63,7 @@ class Prepared:
 
 
 def prepare(recipe: Recipe, task: Task, *, data: Any = None, cache: Path | None = None) -> Prepared:
-    """Read the data of a recipe, split it, fit the task on the training rows, and audit every row.
+    """Read the data of a recipe, split it, audit every row, and fit the task on the training rows.
 
     Args:
         recipe: the resolved recipe.
@@ -77,17 +84,8 @@ def prepare(recipe: Recipe, task: Task, *, data: Any = None, cache: Path | None 
     for split in rows:
         if len(rows[split]) < 2:
             raise DataError(f"data.split.{split}: 1 row; a figure with an interval needs at least 2")
-    task.fit(rows["train"])
-    for split in rows:
-        if split != "train":
-            task.check(split, rows[split])
-    balanced = recipe.data.sampler == "balanced" or bool(getattr(task.loss_options, "class_weights", None))
-    findings = audit(task, rows, recipe.data.on_bad, cache or cache_folder() / "audit", balanced=balanced)
-    for split, positions in findings.skip.items():
-        left_out = set(positions)
-        rows[split] = rows[split].select(
-            [index for index in range(len(rows[split])) if index not in left_out]
-        )
+    findings = audit(task, rows, recipe.data.on_bad, cache or cache_folder() / "audit")
+    rows = _learn(recipe, task, rows, findings)
     given = recipe.data.source if data is None else {}
     names = [given] if isinstance(given, str) else given.values()
     info = {
@@ -95,6 +93,34 @@ def prepare(recipe: Recipe, task: Task, *, data: Any = None, cache: Path | None 
         "hub": sorted({name for name in names if on_hub(name)}),
         "sizes": {split: len(part) for split, part in rows.items()},
         "fingerprints": findings.fingerprints,
-        "labels": task.labels(),
+        # Of rows with errors, the task may have learned nothing.
+        "labels": None if findings.errors else task.labels(),
     }
     return Prepared(rows, info, findings, recipe.seed)
+
+
+def _learn(recipe: Recipe, task: Task, rows: dict[str, Any], findings: Findings) -> dict[str, Any]:
+    """Fit the task on the rows that can be used, and find those that do not fit what it learned.
+
+    Returns:
+        Split -> rows that can be used; where there are errors among the findings, the run must stop.
+    """
+    good = without_bad_rows(rows, findings)
+    if not len(good["train"]):
+        return good
+    try:
+        task.fit(good["train"])
+        for split, part in good.items():
+            add_bad_rows(findings, split, part.ids, task.check(split, part), recipe.data.on_bad)
+    except DataError as error:
+        if not findings.errors:
+            raise
+        findings.errors.append(str(error))
+        return good
+    good = without_bad_rows(good, findings)
+    if task.class_role is not None:
+        balanced = recipe.data.sampler == "balanced"
+        balanced |= bool(getattr(task.loss_options, "class_weights", None))
+        classes = {split: part.column(task.class_role) for split, part in good.items()}
+        judge_classes(findings, classes, balanced=balanced)
+    return good

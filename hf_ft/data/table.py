@@ -29,10 +29,11 @@ class Table:
         self._views: dict[str, Any] = {}
 
     def __len__(self) -> int:
-        return len(self.dataset)
+        return len(self.ids)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        raw = self.dataset[int(index)]
+        # A data set that lost its last column has lost its rows.
+        raw = self.dataset[int(index)] if self.columns else {}
         row = {
             role: raw[column] if isinstance(column, str) else [raw[name] for name in column]
             for role, column in self.columns.items()
@@ -69,9 +70,9 @@ class Table:
         """Give the rows at these positions, in this order."""
         return Table(self.dataset.select(indices), self.columns, [self.ids[index] for index in indices])
 
-    def without(self, role: str) -> Table:
-        """Give the same rows without a role, whose column is then not read."""
-        columns = {name: column for name, column in self.columns.items() if name != role}
+    def without(self, *roles: str) -> Table:
+        """Give the same rows without some roles, whose columns are then not read."""
+        columns = {name: column for name, column in self.columns.items() if name not in roles}
         named = [[column] if isinstance(column, str) else column for column in columns.values()]
         used = sorted({name for names in named for name in names})
         return Table(self.dataset.select_columns(used), columns, self.ids)

@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hf_ft.errors import DataError
-from hf_ft.evaluate.loop import measure
+from hf_ft.evaluate.loop import AT_ONCE, measure
 from hf_ft.evaluate.verdict import Bootstrap, Verdict, judge
 
 if TYPE_CHECKING:
     from hf_ft.data.prepare import Prepared
     from hf_ft.recipe.schema import EvaluateSection
     from hf_ft.task import Evaluation, Task
-
-# Baselines whose metrics `Task.baseline` gives beside those of the trivial answer, under these prefixes.
-_PREFIXES = {"seasonal_naive_": "the seasonal naive forecast", "trees_": "boosted trees"}
 
 
 def calibrate(task: Task, validation: Evaluation) -> list[str]:
@@ -58,7 +55,7 @@ def conclude(
     """
     verdicts = {}
     for split, evaluation in evaluations.items():
-        evaluation.baseline = task.baseline(data.rows["train"], data.rows[split])
+        _add_baselines(evaluation, task, task.baselines(data.rows["train"], data.rows[split]))
         final = split == data.final_split
         bootstrap = Bootstrap(
             section.resamples if section.intervals == "bootstrap" else 0,
@@ -80,8 +77,8 @@ def _judge(
         judge,
         evaluation,
         partial(measure, task),
-        {},
-        named_scores(task, evaluation.baseline) if compare else {},
+        evaluation.baselines if compare else {},
+        evaluation.baseline if compare else {},
         metric=metric,
         greater=greater,
         selected=evaluation.split == "validation",
@@ -97,16 +94,22 @@ def _judge(
     return verdict
 
 
-def named_scores(task: Task, metrics: Mapping[str, float]) -> dict[str, dict[str, float]]:
-    """Give the metrics of each baseline under its name in words.
-
-    Args:
-        task: names its trivial answer.
-        metrics: of `Task.baseline`: those of the trivial answer, and of others under a prefix.
-    """
-    found: dict[str, dict[str, float]] = {}
-    trivial = task.baseline_name.removeprefix("always ") or "the trivial answer"
-    for key, value in metrics.items():
-        prefix = next((one for one in _PREFIXES if key.startswith(one)), "")
-        found.setdefault(_PREFIXES.get(prefix, trivial), {})[key.removeprefix(prefix)] = value
-    return found
+def _add_baselines(evaluation: Evaluation, task: Task, answers: Mapping[str, list[Any]]) -> None:
+    """Measure baselines, each on the rows that it answers; leave out one that answers none."""
+    for name, results in answers.items():
+        if all(result is None for result in results):
+            continue
+        metrics, kept = task.metrics(), list[Any]()
+        for start in range(0, len(results), AT_ONCE):
+            part = results[start : start + AT_ONCE]
+            references = evaluation.references[start : start + AT_ONCE]
+            known = [index for index, result in enumerate(part) if result is not None]
+            chosen = [references[index] for index in known]
+            summarized = task.summarize([part[index] for index in known], chosen) if known else []
+            metrics.update(summarized, chosen)
+            by_index = dict(zip(known, summarized, strict=True))
+            kept += [by_index.get(index) for index in range(len(part))]
+        evaluation.baselines[name] = kept
+        evaluation.baseline[name] = {
+            key: value for key, value in metrics.compute().items() if isinstance(value, float)
+        }

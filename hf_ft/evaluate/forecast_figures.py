@@ -14,7 +14,6 @@ from hf_ft.task import Evaluation, Figure
 # One-step forecasts are drawn as one line over so many windows, longer ones as so many windows side by side.
 _POINTS = 288
 _EXAMPLES = 4
-_BASELINES = ("last value", "seasonal naive", "trees")
 
 
 def forecast_figures(evaluation: Evaluation, targets: Sequence[str], metric: str) -> list[Figure]:
@@ -100,20 +99,18 @@ def _scaled(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def baseline_figure(evaluation: Evaluation, metric: str, name: str = "baselines") -> Figure:
-    """Draw the model's error beside the baselines'; one that was scored on fewer windows says on how many."""
+    """Draw the model's error beside the baselines'; one that has no forecast of some windows says so."""
     bars = [("this model", evaluation.metrics[metric], GOOD)]
+    bars += [
+        (title.partition(",")[0], scores[metric], INK)
+        for title, scores in evaluation.baseline.items()
+        if metric in scores
+    ]
     notes = []
-    for title in _BASELINES:
-        prefix = "" if title == "last value" else title.replace(" ", "_") + "_"
-        if f"{prefix}{metric}" in evaluation.baseline:
-            bars.append((title, evaluation.baseline[f"{prefix}{metric}"], INK))
-            windows = evaluation.baseline.get(f"{prefix}windows")
-            if windows is not None:
-                notes.append(f"{title}: scored on {windows:.0f} of {len(evaluation.ids)} windows.")
-    if "trees_fitted_on_steps" in evaluation.baseline:
-        notes.append(
-            f"The trees learned from {evaluation.baseline['trees_fitted_on_steps']:.0f} forecast steps."
-        )
+    for title, results in evaluation.baselines.items():
+        answered = sum(result is not None for result in results)
+        if answered < len(results):
+            notes.append(f"{title}: scored on {answered:,} of {len(results):,} windows.")
     figure, axes = _figure(6.6, 0.7 + 0.34 * len(bars))
     axes.barh(
         range(len(bars)), [value for _, value, _ in bars], height=0.6, color=[colour for *_, colour in bars]

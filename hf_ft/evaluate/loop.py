@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from hf_ft.data.dataset import EncodedRows
 
 # Rows whose references are read at once where one goes through all of them.
-_AT_ONCE = 256
+AT_ONCE = 256
 
 
 class References(Sequence[Any]):
@@ -42,8 +42,8 @@ class References(Sequence[Any]):
         return self.task.references(self.rows, [places])[0]
 
     def __iter__(self) -> Iterator[Any]:
-        for start in range(0, len(self), _AT_ONCE):
-            yield from self[start : start + _AT_ONCE]
+        for start in range(0, len(self), AT_ONCE):
+            yield from self[start : start + AT_ONCE]
 
     def __array__(self, dtype: Any = None, copy: bool | None = None) -> np.ndarray:
         return np.asarray(list(self), dtype=dtype)
@@ -150,8 +150,8 @@ def measure(task: Task, results: Sequence[Any], references: Sequence[Any]) -> Me
         references: their references.
     """
     metrics = task.metrics()
-    for start in range(0, len(results), _AT_ONCE):
-        metrics.update(results[start : start + _AT_ONCE], references[start : start + _AT_ONCE])
+    for start in range(0, len(results), AT_ONCE):
+        metrics.update(results[start : start + AT_ONCE], references[start : start + AT_ONCE])
     return metrics
 
 

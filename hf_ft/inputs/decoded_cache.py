@@ -71,12 +71,12 @@ def _decide(
     data: Prepared, task: Task, section: CacheSection, *, first: bool, keep: bool
 ) -> tuple[Mapping[str, Any], str]:
     tables = {split: rows for split, rows in data.rows.items() if isinstance(rows, Table)}
-    if task.media_role is None or len(tables) < len(data.rows):
+    if not task.media_roles or len(tables) < len(data.rows):
         return data.rows, f"not used: {task.name} has nothing to decode"
     root = cache_folder() / "decoded"
     plans = {
         # Before random augmentation there are only the pictures as they are.
-        split: _plan(root, task, rows, data.findings.contents[split], split == "train" and task.random)
+        split: _plan(root, task, rows, data.findings.contents[split], split == "train" and task.is_random)
         for split, rows in tables.items()
     }
     size, folders = sum(plan.size for plan in plans.values()), [plan.folder for plan in plans.values()]
@@ -108,12 +108,12 @@ def _plan(root: Path, task: Task, rows: Table, content: str, random: bool) -> _P
     ready = made is not None
     folder = root / _key(task, rows, content, ready=ready)
     if made is not None:
-        return _Plan(folder, fields_of(made[0].shape), np.zeros(len(rows), np.int64), ready)
+        return _Plan(folder, fields_of(task.media_roles, made[0]), np.zeros(len(rows), np.int64), ready)
     store = RowStore.open(folder)
     if store is not None and len(store) == len(rows):
-        return _Plan(folder, fields_of(None), store.lengths, ready)
+        return _Plan(folder, fields_of(task.media_roles, None), store.lengths, ready)
     lengths = np.asarray([task.media_numbers(row) for row in rows], np.int64)
-    return _Plan(folder, fields_of(None), lengths, ready)
+    return _Plan(folder, fields_of(task.media_roles, None), lengths, ready)
 
 
 def _opened(task: Task, rows: Table, plan: _Plan, split: str, *, first: bool) -> DecodedRows:
@@ -122,7 +122,7 @@ def _opened(task: Task, rows: Table, plan: _Plan, split: str, *, first: bool) ->
     def compute(places: np.ndarray) -> Iterator[list[torch.Tensor] | None]:
         for place in places:
             made = task.media([rows[int(place)]], ready=plan.ready)
-            yield None if made is None else stored_values(made[0], ready=plan.ready)
+            yield None if made is None else stored_values(made[0], task.media_roles, ready=plan.ready)
 
     if first:
         plan.folder.parent.mkdir(parents=True, exist_ok=True)

@@ -7,9 +7,10 @@ import hashlib
 import io
 import struct
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.errors import DataError, RecipeError
@@ -182,7 +183,7 @@ def perceptual_hash(image: Image) -> int:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def thumbnail(image: Image, side: int = 96) -> str:
+def small_picture(image: Image, side: int = 96) -> str:
     """Give a small copy of a picture as a `data:image/png` address."""
     small = image.copy()
     small.thumbnail((side, side))
@@ -191,31 +192,58 @@ def thumbnail(image: Image, side: int = 96) -> str:
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
+# A picture or frames, and what moves with them.
+Sample = Mapping[str, Any]
+
+
 @dataclass(frozen=True)
 class Augmentation:
-    """A random change of a training image, decided by a given generator alone.
+    """A random change of a training sample, decided by a given generator alone.
 
     Args:
         transform: a transform of torchvision, or None for no change.
+        alone: the policy's name, where it changes a picture alone and can move nothing with it; else None.
     """
 
     transform: Any
+    alone: str | None = None
 
-    def __call__(self, image: Image, rng: np.random.Generator) -> Image:
-        """Change an RGB image; an equal `rng` gives equal pixels, and no other generator is touched."""
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
+        """Change a sample; an equal `rng` gives equal pixels, and no other generator is touched.
+
+        Args:
+            sample: an RGB image, or frames as a tv_tensors.Video, under its first key. All else moves with
+                it: tv_tensors of boxes (BoundingBoxes), masks (Mask) or points (KeyPoints).
+            rng: decides.
+
+        Raises:
+            RecipeError: something must move with the picture, and the policy cannot move it.
+        """
         import torch
 
         if self.transform is None:
-            return image
-        # torchvision draws from torch's global generator: it is set for this one image and put back.
+            return dict(sample)
+        if self.alone is not None and len(sample) > 1:
+            others = listing(list(sample)[1:])
+            raise RecipeError(
+                f"augment.policy: {self.alone} changes the picture alone, and {others} must move with it; "
+                "write light, or use augment.flip and augment.crop"
+            )
+        # torchvision draws from torch's global generator: it is set for this one sample and put back.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(rng.integers(2**63)))
-            changed: Image = self.transform(image)
+            changed: dict[str, Any] = self.transform(dict(sample))
             return changed
 
 
 def augmentation(
-    policy: str, *, flip: str = "none", crop: float = 1.0, magnitude: int = 9, operations: int = 2
+    policy: str,
+    *,
+    flip: str = "none",
+    crop: float = 1.0,
+    magnitude: int = 9,
+    operations: int = 2,
+    mask_fill: int = 0,
 ) -> Augmentation:
     """Make the augmentation that a policy names.
 
@@ -227,6 +255,7 @@ def augmentation(
         crop: smallest share of the area that a random crop keeps, in (0, 1]; 1: no crop.
         magnitude: strength of randaugment, 0 to 30.
         operations: number of operations of randaugment.
+        mask_fill: the value of a mask where the picture was moved away.
 
     Raises:
         RecipeError: there is no such policy.
@@ -238,21 +267,22 @@ def augmentation(
     if policy == "none" and flip == "none" and crop == 1:
         return Augmentation(None)
     from torchvision.transforms import InterpolationMode, v2
+    from torchvision.tv_tensors import Mask
 
     smooth = InterpolationMode.BILINEAR
+    # Corners that a rotation uncovers become mid-grey, the value that normalisation brings near zero.
+    fill: Any = {"others": 128, Mask: mask_fill}
     steps: list[Any] = []
     if crop < 1:
-        # Resized to the size the picture had; the processor then treats it like any other.
-        steps.append(lambda image: v2.RandomResizedCrop(image.size[::-1], scale=(crop, 1.0))(image))
+        steps.append(partial(_cropped, crop))
     if flip != "none":
         steps.append(v2.RandomHorizontalFlip())
     if flip == "both":
         steps.append(v2.RandomVerticalFlip())
     if policy == "light":
-        # Corners that a rotation uncovers become mid-grey, the value that normalisation brings near zero.
         steps.append(
             v2.RandomAffine(
-                degrees=10, translate=(0.1, 0.1), scale=(0.9, 1.1), interpolation=smooth, fill=128
+                degrees=10, translate=(0.1, 0.1), scale=(0.9, 1.1), interpolation=smooth, fill=fill
             )
         )
         steps.append(v2.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.02))
@@ -260,56 +290,50 @@ def augmentation(
         steps.append(v2.RandAugment(operations, magnitude, interpolation=smooth, fill=128))
     elif policy == "trivialaugment":
         steps.append(v2.TrivialAugmentWide(interpolation=smooth, fill=128))
-    return Augmentation(v2.Compose(steps))
+    return Augmentation(v2.Compose(steps), policy if policy in ("randaugment", "trivialaugment") else None)
+
+
+def _cropped(crop: float, sample: dict[str, Any]) -> dict[str, Any]:
+    """Crop a sample at random, and resize it to the size it had; the processor treats it like any other."""
+    from torchvision.transforms import v2
+
+    size = v2.functional.get_size(next(iter(sample.values())))
+    cropped: dict[str, Any] = v2.RandomResizedCrop(size, scale=(crop, 1.0))(sample)
+    return cropped
 
 
 def mixup(
-    a: torch.Tensor,
-    b: torch.Tensor,
-    label_a: torch.Tensor,
-    label_b: torch.Tensor,
-    alpha: float,
-    rng: np.random.Generator,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Blend two images and their labels: Zhang et al., "mixup: Beyond Empirical Risk Minimization", 2018.
+    a: torch.Tensor, b: torch.Tensor, alpha: float, rng: np.random.Generator
+) -> tuple[torch.Tensor, float]:
+    """Blend two images: Zhang et al., "mixup: Beyond Empirical Risk Minimization", 2018.
 
     Args:
         a: pixels, float [C, H, W].
         b: pixels, float [C, H, W].
-        label_a: class weights that sum to 1, float [K].
-        label_b: class weights, float [K].
         alpha: both parameters of the beta distribution the share is drawn from; larger mixes more evenly.
         rng: decides the share.
 
     Returns:
-        The blended pixels [C, H, W] and class weights [K].
+        The blended pixels [C, H, W], and the share of the first image in them.
     """
     share = float(rng.beta(alpha, alpha))
-    return share * a + (1 - share) * b, share * label_a + (1 - share) * label_b
+    return share * a + (1 - share) * b, share
 
 
 def cutmix(
-    a: torch.Tensor,
-    b: torch.Tensor,
-    label_a: torch.Tensor,
-    label_b: torch.Tensor,
-    alpha: float,
-    rng: np.random.Generator,
-) -> tuple[torch.Tensor, torch.Tensor]:
+    a: torch.Tensor, b: torch.Tensor, alpha: float, rng: np.random.Generator
+) -> tuple[torch.Tensor, float]:
     """Paste a box of one image into another: Yun et al., "CutMix: Regularization Strategy", 2019.
-
-    Labels are weighted by the area that is left of each image, after the box is cut at the border.
 
     Args:
         a: pixels, float [C, H, W].
         b: pixels, float [C, H, W].
-        label_a: class weights that sum to 1, float [K].
-        label_b: class weights, float [K].
         alpha: both parameters of the beta distribution the kept area is drawn from.
         rng: decides area and place.
 
     Returns:
-        The pixels [C, H, W] and class weights [K].
+        The pixels [C, H, W], and the share of the area that is left of the first image, after the box is cut
+        at the border.
     """
     height, width = a.shape[-2:]
     side = float((1 - rng.beta(alpha, alpha)) ** 0.5)
@@ -320,4 +344,4 @@ def cutmix(
     mixed = a.clone()
     mixed[..., top:bottom, left:right] = b[..., top:bottom, left:right]
     share = 1 - (bottom - top) * (right - left) / (height * width)
-    return mixed, share * label_a + (1 - share) * label_b
+    return mixed, share

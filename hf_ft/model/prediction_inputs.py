@@ -79,7 +79,7 @@ def read_inputs(task: Task, inputs: Any, id_column: str | None = None, usual_id:
             found.rows += rows
             found.places += [str(row["id"]) for row in rows]
             found.carried += [{} for _ in rows]
-    if task.media_role is None:
+    if not task.media_roles:
         # Where nothing is to be decoded, every row is looked at before anything is computed.
         _set_bad_rows_apart(task, found)
     return found
@@ -95,7 +95,7 @@ def _is_table(one: Any) -> bool:
 def _checked(task: Task, inputs: list[Any]) -> list[Any]:
     """Refuse a folder where the task reads no media: it would be taken for a text."""
     folders = [one for one in inputs if isinstance(one, str | Path) and os.path.isdir(one)]
-    if folders and task.media_role is None:
+    if folders and not task.media_roles:
         raise DataError(f"{folders[0]}: is a folder; expected a file of rows")
     return inputs
 

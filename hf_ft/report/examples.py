@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_ft.evaluate.metric_format import show_metric
+from hf_ft.task import Preview
 
 if TYPE_CHECKING:
     from hf_ft.task import Evaluation, Row, Task
@@ -18,25 +18,6 @@ WRONG, RIGHT, OF_NUMBERS, OF_A_CLASS, CLASSES = 12, 8, 6, 3, 6
 # How many rows are looked at for them, so that a large split costs no more than a small one.
 _SCANNED = 500
 _LONGEST_TEXT, _LONGEST_ANSWER = 320, 120
-# Steps of the history that are drawn, as a multiple of the horizon.
-_HISTORY = 3
-
-
-@dataclass(frozen=True)
-class Preview:
-    """What a person sees of a row.
-
-    Args:
-        picture: a small picture as a base64 `data:image/...` address, or None.
-        text: the text of the row, or None.
-        curves: name -> values, one a step: `history` and what follows it, or a series of its own.
-        caption: a few words below.
-    """
-
-    picture: str | None = None
-    text: str | None = None
-    curves: Mapping[str, Sequence[float]] | None = None
-    caption: str = ""
 
 
 @dataclass(frozen=True)
@@ -57,7 +38,7 @@ class Example:
     answer: str
     right: bool | None
     loss: float | None
-    preview: Preview = Preview()
+    preview: Preview = field(default_factory=Preview)
 
 
 @dataclass(frozen=True)
@@ -121,34 +102,9 @@ def shorten(text: str, longest: int) -> str:
 
 
 def preview_of(task: Task, row: Row, result: Any, reference: Any) -> Preview:
-    """Give what a person sees of a row: its picture, its text, or its series with what was forecast."""
-    picture = task.thumbnail(row)
-    if picture is not None:
-        return Preview(picture)
-    if "text" in row:
-        return Preview(text=shorten(" / ".join(_texts(row["text"], row.get("pair"))), _LONGEST_TEXT))
-    if "history" in row and "target" in row:
-        return _forecast(row, result)
-    if "series" in row:
-        values = np.asarray(row["series"], dtype=np.float64)
-        return Preview(curves={"series": (values if values.ndim == 1 else values[0]).tolist()})
-    return Preview()
-
-
-def _texts(*values: Any) -> Iterator[str]:
-    for value in values:
-        if value is not None:
-            yield value if isinstance(value, str) else " ".join(str(part) for part in value if part)
-
-
-def _forecast(row: Row, result: Any) -> Preview:
-    """Draw the first target: the last steps of its history, what followed, and what was forecast."""
-    truth, forecast = np.asarray(row["target"])[:, 0], np.asarray(result["value"])[:, 0]
-    history = np.asarray(row["history"])[-_HISTORY * len(truth) :, 0]
-    start = np.datetime64(int(row["start"]), "ns").astype("datetime64[m]")
-    off = f"off by {show_metric('', float(np.abs(truth - forecast).mean()))} a step"
-    curves = {"history": history.tolist(), "truth": truth.tolist(), "forecast": forecast.tolist()}
-    return Preview(curves=curves, caption=f"from {str(start).replace('T', ' ')}, {off}")
+    """Give what a person sees of a row, its text shortened."""
+    preview = task.preview(row, result, reference) or Preview()
+    return preview if preview.text is None else replace(preview, text=shorten(preview.text, _LONGEST_TEXT))
 
 
 class _Maker:

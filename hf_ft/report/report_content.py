@@ -63,7 +63,7 @@ def report_content(
         examples=choose_examples(task, data.rows[evaluation.split], evaluation, groups),
         tables=_tables(evaluation.metrics),
         curve=learning_curve_figure(log, metric, _best_step(log, metric, greater)),
-        figures=task.figures(evaluation),
+        figures=task.figures(evaluation, data.rows[evaluation.split]),
         splits={
             split: (len(rows), str(data.info["splits"][split]["origin"])) for split, rows in data.rows.items()
         },

@@ -37,7 +37,7 @@ def task_source_hash(task: Task) -> str:
     the task and the encoding import.
     """
     kind = type(task)
-    foreign = {module for module in _modules_of(kind) if not in_package(module.__name__)}
+    foreign = {module for module in _task_modules(task) if not in_package(module.__name__)}
     return hash_of(
         [
             f"{kind.__module__}:{kind.__qualname__}",
@@ -53,7 +53,7 @@ def task_modules(task: Task) -> list[str]:
     """List the modules of hf_ft that read and encode the rows of a task; what they import belongs to them."""
     # A model class of hf_ft is named, not imported.
     built_by = getattr(task, "auto_class", "").partition(":")[0]
-    names = [*(module.__name__ for module in _modules_of(type(task))), built_by]
+    names = [*(module.__name__ for module in _task_modules(task)), built_by]
     return [*(name for name in names if in_package(name)), *ENCODING]
 
 
@@ -108,6 +108,11 @@ def hash_of(parts: Sequence[str]) -> str:
 def in_package(module: str) -> bool:
     """Tell whether a module name is one of hf_ft's."""
     return module == PACKAGE.name or module.startswith(f"{PACKAGE.name}.")
+
+
+def _task_modules(task: Task) -> list[ModuleType]:
+    """List the modules of the classes that a task is made of."""
+    return [module for part in (task, *task.parts()) for module in _modules_of(type(part))]
 
 
 def _modules_of(kind: type) -> list[ModuleType]:

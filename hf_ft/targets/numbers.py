@@ -1,133 +1,187 @@
-"""A target that is one number; the counterpart of `_classes.py`."""
+"""Targets that are numbers: one a row, or several."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from pydantic import Field
 
+from hf_ft.data.scaler import Scaler
 from hf_ft.errors import DataError
-from hf_ft.evaluate.metrics import REGRESSION_DIRECTIONS
-from hf_ft.task import Evaluation, Figure, Metrics
+from hf_ft.evaluate.baselines import mean_value
+from hf_ft.evaluate.classical import SimpleFeatures, fit_numbers
+from hf_ft.evaluate.metrics import REGRESSION_DIRECTIONS, RegressionMetrics
+from hf_ft.recipe.schema import Section
+from hf_ft.targets.base import Target
+from hf_ft.targets.classes import weighted
+from hf_ft.targets.pointwise_loss import PointwiseLoss, row_losses
+from hf_ft.task import Batch, Evaluation, Figure
 from hf_ft.text_utils import listing
 
 if TYPE_CHECKING:
     import torch
 
 
-class Number:
-    """One number: squared error, learned on the standardised scale, measured in original units.
+class NumberOptions(Section):
+    """Keys inside `task:` where numbers are learned."""
 
-    Args:
-        name: what the number is called.
-        standardise: learn (y - mean) / deviation of the training rows, in place of y itself.
-    """
+    standardise: bool = True
+    """Regression: learn (y - mean) / deviation of the training rows; figures stay in the original unit."""
+    units: dict[str, str] = Field(default={})
+    """Regression: column of the target -> its unit."""
 
-    problem, main_metric, greater_is_better = "regression", "rmse", REGRESSION_DIRECTIONS
-    class_role: str | None = None
-    headline_metrics: tuple[str, ...] = ("mae", "r2", "pearson", "spearman")
-    baseline_name = "always the mean of train"
 
-    def __init__(self, name: str, standardise: bool = True):
-        self.name, self.standardise = name, standardise
-        self.mean, self.deviation = 0.0, 1.0
+class Number(Target):
+    """T numbers: learned on the standardised scale, measured in their own units."""
 
-    def fit(self, values: Sequence[Any], ids: Sequence[str]) -> None:
+    problem, main_metric = "regression", "rmse"
+    greater_is_better = REGRESSION_DIRECTIONS
+    headline_metrics = ("mae", "r2", "pearson", "spearman")
+    Options, Loss = NumberOptions, PointwiseLoss
+
+    scaler: Scaler
+
+    def inspect(self, value: Any) -> str | None:
+        """Is the value a finite number, or a list of them?"""
+        values = value if isinstance(value, (list, tuple)) else [value]
+        for one in values:
+            if not isinstance(one, int | float) or isinstance(one, bool) or not math.isfinite(one):
+                return f"the {self.role} is {value!r}; expected a finite number"
+        return None if values else f"the {self.role} is an empty list; expected a number"
+
+    def fit(self, train: Any) -> None:
         """Learn the mean and the deviation of the training numbers."""
-        self.check("train", values, ids)
-        numbers = np.asarray(values, dtype=np.float64)
-        if numbers.std() == 0:
-            raise DataError(f"train: every row has the number {numbers[0]:g}; there is nothing to learn")
-        if self.standardise:
-            self.mean, self.deviation = float(numbers.mean()), float(numbers.std())
-
-    def check(self, split: str, values: Sequence[Any], ids: Sequence[str]) -> None:
-        """Refuse what is not a finite number."""
-        wrong = [
-            f"{row}: {value!r}"
-            for row, value in zip(ids, values, strict=True)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not math.isfinite(value)
-        ]
-        if wrong:
-            raise DataError(
-                f"{split}: {len(wrong)} rows have no finite number as their label: {listing(wrong, 3)}. Mend "
-                "or remove them, or write task.problem: single-label if these are classes"
-            )
+        column = train.columns[self.role]
+        names = [column] if isinstance(column, str) else list(column)
+        values = np.stack(self.references(train))
+        if len(names) != values.shape[1]:
+            names = [f"{names[0]}[{index}]" for index in range(values.shape[1])]
+        for name, numbers in zip(names, values.T, strict=True):
+            if numbers.std() == 0:
+                raise DataError(
+                    f"train: every row has the same {name}, {numbers[0]:g}; there is nothing to learn"
+                )
+        self.scaler = Scaler.fit(values, names) if self.options.standardise else Scaler.none(names)
+        check_units(self.options.units, names)
+        self._narrow()
 
     def state(self) -> dict[str, Any]:
-        """The scale."""
-        return {"target": self.name, "mean": self.mean, "deviation": self.deviation}
+        """The scale of each number, under its name."""
+        return {"target_scaler": self.scaler.to_json()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Take back what `state` gave."""
-        self.name, self.mean, self.deviation = state["target"], state["mean"], state["deviation"]
+        self.scaler = Scaler.from_json(state["target_scaler"])
+        self._narrow()
 
-    def labels(self) -> list[str] | None:
-        """A number has no classes."""
-        return None
+    def _narrow(self) -> None:
+        """Measure by R2 where the units differ: an error has no meaningful mean over them."""
+        if len(set(self._units)) > 1:
+            self.main_metric = "r2"
+            self.greater_is_better = without_errors(REGRESSION_DIRECTIONS)
 
     @property
     def config(self) -> dict[str, Any]:
-        """What the model's configuration must say."""
-        return {"num_labels": 1, "problem_type": "regression"}
+        """The number of outputs."""
+        return {"num_labels": len(self.scaler.names), "problem_type": "regression"}
 
-    def encode(self, value: Any) -> float:
-        """The number on the scale that is learned."""
-        return (float(value) - self.mean) / self.deviation
+    def encode(self, value: Any) -> np.ndarray:
+        """The numbers on the scale that is learned, float32 [T]."""
+        scaled: np.ndarray = self.scaler.scale(_numbers(value)).astype(np.float32)
+        return scaled
 
-    def loss(self, logits: torch.Tensor, labels: torch.Tensor, training: bool) -> torch.Tensor:
-        """Squared error of each row [B], on the scale that is learned."""
-        return (logits[:, 0] - labels) ** 2
+    def mix(self, values: Sequence[Any], shares: Sequence[float]) -> torch.Tensor:
+        """The weighted mean."""
+        import torch
 
-    def count(self, labels: torch.Tensor) -> torch.Tensor:
-        """Every row counts once [B]."""
-        return labels.new_ones(len(labels))
+        return weighted([torch.as_tensor(value) for value in values], shares)
 
-    def predict(self, logits: torch.Tensor) -> list[dict[str, Any]]:
-        """The number in its own units [1], and the model's output [1]."""
-        values = logits.double().numpy() * self.deviation + self.mean
-        return [
-            {"value": value, "logits": logit} for value, logit in zip(values, logits.numpy(), strict=True)
-        ]
+    def loss(self, model: Any, answer: torch.Tensor, batch: Batch) -> torch.Tensor:
+        """Mean over the numbers of each row's error [B], on the scale that is learned."""
+        return row_losses(answer, batch[self.key], self.loss_options)
 
-    def references(self, values: Sequence[Any]) -> list[Any]:
-        """The numbers, each as [1]."""
-        return [[float(value)] for value in values]
+    def predict(self, model: Any, answer: torch.Tensor, batch: Batch) -> list[dict[str, Any]]:
+        """`value`: the numbers in their own units, float64 [T]."""
+        return [{"value": value} for value in self.scaler.restore(answer.double().cpu().numpy())]
 
-    def metrics(self, extra: Sequence[str]) -> Metrics:
-        """MAE, RMSE, R2, correlations, in the number's own units."""
-        from hf_ft.evaluate.metrics import RegressionMetrics
+    def references(self, rows: Any, indices: Sequence[int] | None = None) -> list[Any]:
+        """The numbers, each row's as float64 [T]."""
+        return [_numbers(value) for value in rows.column(self.role, indices)]
 
-        return RegressionMetrics([self.name], extra=extra)
+    def metrics(self, extra: Sequence[str] = ()) -> RegressionMetrics:
+        """MAE, RMSE, R2, correlations, in the numbers' own units."""
+        return RegressionMetrics(self.scaler.names, self._units, extra=extra)
 
-    def baseline(self, train: Sequence[Any], references: Sequence[Any]) -> dict[str, float]:
+    @property
+    def _units(self) -> list[str]:
+        return [self.options.units.get(name, "") for name in self.scaler.names]
+
+    def baselines(self, train: Any, rows: Any) -> dict[str, list[Any]]:
         """Always the mean of the training rows."""
-        from hf_ft.evaluate.baselines import mean_baseline
-        from hf_ft.evaluate.metrics import RegressionMetrics
+        result = mean_value(np.stack(self.references(train)))
+        return {"the mean of train": [result] * len(rows)}
 
-        return mean_baseline(np.asarray(train), np.asarray(references), RegressionMetrics([self.name]))
-
-    def calibrate(self, validation: Evaluation) -> list[str]:
-        """A number needs no threshold."""
-        return []
+    def fit_classical(
+        self, features: SimpleFeatures, references: Sequence[Any]
+    ) -> Callable[[Any], list[Any]]:
+        """The predicted numbers."""
+        values_of = fit_numbers(features, np.stack(references))
+        return lambda rows: [{"value": value} for value in values_of(rows)]
 
     def decode(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        """The number."""
-        return {"value": float(result["value"][0])}
+        """The number, or one for each target."""
+        return {"value": self.decode_reference(result["value"])}
 
-    def decode_reference(self, reference: Any) -> Any:
-        """The number."""
-        return float(reference[0])
+    def decode_reference(self, reference: np.ndarray) -> Any:
+        """A number, or one for each target."""
+        values = reference.tolist()
+        return values[0] if len(values) == 1 else dict(zip(self.scaler.names, values, strict=True))
 
     def describe(self, result: Mapping[str, Any]) -> str:
-        """The number, short."""
-        return f"{float(result['value'][0]):.4g}"
+        """The numbers, short."""
+        return ", ".join(
+            f"{value:.4g} {unit}".rstrip() for value, unit in zip(result["value"], self._units, strict=True)
+        )
 
-    def figures(self, evaluation: Evaluation) -> list[Figure]:
-        """Predictions against the truth."""
+    def difference(self, a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
+        """Largest difference between two predictions, in standard deviations."""
+        return float((abs(a["value"] - b["value"]) / self.scaler.std).max())
+
+    def figures(self, evaluation: Evaluation, rows: Any) -> list[Figure]:
+        """Predictions against the truth, for each target."""
         from hf_ft.evaluate.figures import scatter_figure
 
-        predicted = np.asarray([result["value"][0] for result in evaluation.results])
-        return [scatter_figure(predicted, np.asarray(evaluation.references)[:, 0], self.name)]
+        predicted = np.stack([result["value"] for result in evaluation.results])
+        truth = np.stack(evaluation.references)
+        return [
+            scatter_figure(predicted[:, i], truth[:, i], name, self._units[i], name=f"scatter_{i}")
+            for i, name in enumerate(self.scaler.names)
+        ]
+
+
+def check_units(units: Mapping[str, str], names: Sequence[str]) -> None:
+    """Refuse a unit of something that is not a target.
+
+    Args:
+        units: `task.units`.
+        names: the targets.
+
+    Raises:
+        DataError: names the unit's key and the targets.
+    """
+    unknown = sorted(set(units) - set(names))
+    if unknown:
+        raise DataError(f"task.units: {unknown[0]!r} is not a target; targets: {listing(names)}")
+
+
+def without_errors(directions: Mapping[str, bool]) -> dict[str, bool]:
+    """Leave out the metrics that have a unit, where the targets have different ones."""
+    return {name: up for name, up in directions.items() if name not in ("mae", "rmse")}
+
+
+def _numbers(value: Any) -> np.ndarray:
+    """Give one number, or several, as float64 [T]."""
+    return np.atleast_1d(np.asarray(value, dtype=np.float64))

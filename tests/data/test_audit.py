@@ -9,7 +9,7 @@ from datasets import Dataset, Features, Value
 from PIL import Image
 from rich.console import Console
 
-from hf_ft.data.audit import audit, write_bad
+from hf_ft.data.audit import add_bad_rows, audit, judge_classes, without_bad_rows, write_bad
 from hf_ft.data.sources import read_source
 from hf_ft.data.table import Table
 from hf_ft.errors import DataError
@@ -50,8 +50,11 @@ def table(split, files, labels=None, paths=False):
     return Table(rows, {"image": "image", "label": "label"}, [f"{split}/{row}" for row in range(len(files))])
 
 
-def look(examples, tmp_path, on_bad="error", **options):
-    return audit(Pictures(), examples, on_bad, tmp_path / "cache", **options)
+def look(examples, tmp_path, on_bad="error", balanced=False):
+    findings = audit(Pictures(), examples, on_bad, tmp_path / "cache")
+    classes = {split: rows.column("label") for split, rows in examples.items()}
+    judge_classes(findings, classes, balanced=balanced)
+    return findings
 
 
 def shown(findings):
@@ -93,9 +96,24 @@ def test_bad_rows_are_left_out_up_to_one_percent(tmp_path):
     one[7] = b"broken"
     four[:4] = [b"broken"] * 4
     findings = look({"train": table("train", one)}, tmp_path, "skip")
-    assert findings.errors == [] and findings.skip == {"train": [7]} and "left out" in findings.warnings[0]
+    assert findings.errors == [] and "left out" in findings.warnings[0]
+    kept = without_bad_rows({"train": table("train", one)}, findings)["train"]
+    assert len(kept) == 199 and "train/7" not in kept.ids
     findings = look({"train": table("train", four)}, tmp_path, "skip")
-    assert "at most 1%" in findings.errors[0] and findings.skip == {}
+    assert "at most 1%" in findings.errors[0]
+
+
+def test_bad_rows_of_both_looks_count_together(tmp_path):
+    """At most 1 % are left out, whether the audit or what was learned shows that they cannot be used."""
+    files = [png(seed) for seed in range(200)]
+    files[7] = files[8] = b"broken"
+    examples = {"train": table("train", files)}
+    findings = look(examples, tmp_path, "skip")
+    assert findings.errors == []
+    good = without_bad_rows(examples, findings)["train"]
+    add_bad_rows(findings, "train", good.ids, {0: "too short"}, "skip")
+    assert "train/0: too short" in findings.errors[0] and "at most 1%" in findings.errors[0]
+    assert len(without_bad_rows(examples, findings)["train"]) == 197
 
 
 def test_leakage_between_splits(tmp_path):

@@ -11,7 +11,7 @@ from hf_ft.task import Task
 class Noise(Task):
     """A task whose item is the row's number and, in training, a random one."""
 
-    random = True
+    is_random = True
 
     mixing = False
 
@@ -23,12 +23,9 @@ class Noise(Task):
     def mixes(self):
         return self.mixing
 
-    def mix(self, item, other, rng):
-        return {
-            "x": item["x"],
-            "noise": item["noise"] + 10 * other["noise"] + rng.random(),
-            "other": other["x"],
-        }
+    def mix(self, item, others, rng):
+        noise = sum(10 * other["noise"] for other in others)
+        return {"x": item["x"], "noise": item["noise"] + noise + rng.random(), "other": others[0]["x"]}
 
     def collate(self, items):
         assert all("row" not in item and "real" not in item for item in items)
@@ -94,6 +91,41 @@ def test_partners_are_spread_over_all_rows():
     assert {item["other"] for item in items} == set(range(20))
 
 
+class Mosaic(Noise):
+    """Every item is made of four rows."""
+
+    mixing = True
+    mixed_with = 3
+
+    def mix(self, item, others, rng):
+        parts = [item, *others]
+        return {"rows": [part["x"] for part in parts], "noise": [part["noise"] for part in parts]}
+
+
+def test_a_task_says_how_many_rows_it_mixes():
+    """Each is augmented in a way of its own, whatever else is in the batch."""
+    rows = Rows({"x": x, "id": str(x)} for x in range(20))
+    data = EncodedRows(Mosaic(), rows, split="train", seed=3, train=True)
+    indices = [(epoch, row, True) for epoch in range(30) for row in (4, 9)]
+    whole = data.collate(data.__getitems__(indices))
+    alone = data.collate(data.__getitems__(indices[7:8]))
+    assert torch.equal(whole["rows"][7], alone["rows"][0])
+    assert torch.equal(whole["noise"][7], alone["noise"][0])
+    assert whole["rows"].shape == (60, 4) and whole["rows"][:, 0].tolist() == [4, 9] * 30
+    assert all(len(set(noise.tolist())) == 4 for noise in whole["noise"])
+    assert set(whole["rows"][:, 1:].flatten().tolist()) == set(range(20))
+
+
+def test_one_other_row_is_drawn_as_ever():
+    """What a seed gave before is what it gives: the partner, then its own stream, then what `mix` draws."""
+    data = encoded(mixing=True)
+    (item,) = data.__getitems__([(2, 5, True)])
+    rng = np.random.default_rng((3, 2, 5))
+    noise, other = rng.random(), int(rng.integers(20))
+    expected = noise + 10 * np.random.default_rng((3, 2, 5, 1)).random() + rng.random()
+    assert item["other"] == other and item["noise"] == expected
+
+
 class Gathering(Noise):
     """Gathers whole batches where nothing is random."""
 
@@ -116,8 +148,8 @@ def test_batches_are_gathered_whole_where_the_task_does_so_and_rows_are_not_rand
     assert batch["x"].tolist() == batch["row"].tolist() == [7, 2] and batch["real"].tolist() == [True, False]
     assert data[(0, 7, True)]["x"] == 7
     drawn = gathering(train=True)
-    assert not drawn.gathers and drawn.collate(drawn.__getitems__(indices))["noise"].all()
-    assert not encoded(train=False).gathers
+    assert not drawn.supports_batch_encode and drawn.collate(drawn.__getitems__(indices))["noise"].all()
+    assert not encoded(train=False).supports_batch_encode
 
 
 def test_workers_gather_the_same_batches():

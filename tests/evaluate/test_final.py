@@ -6,18 +6,18 @@ import numpy as np
 import points
 import pytest
 
-from hf_ft.evaluate.final import conclude, named_scores
+from hf_ft.evaluate.final import conclude
 from hf_ft.recipe.schema import EvaluateSection
 from hf_ft.task import Evaluation
 
 
 class Points(points.Points):
-    """Points with a trivial answer and a better one."""
+    """Points with a trivial answer, and a better one that leaves the first row unanswered."""
 
-    baseline_name = "always the most frequent class of train"
-
-    def baseline(self, train, rows):
-        return {"accuracy": 0.5, "trees_accuracy": 0.95, "trees_fitted_on_steps": 9.0}
+    def baselines(self, train, rows):
+        first = {"class": 0, "scores": np.eye(2)[0]}
+        right = [{"class": row % 2, "scores": np.eye(2)[row % 2]} for row in rows]
+        return {"the most frequent class of train": [first] * len(rows), "trees": [None, *right[1:]]}
 
 
 def measured(task, right, split):
@@ -36,7 +36,7 @@ def concluded(splits, metric="accuracy", greater=True, **section):
     task.restore({"labels": ["a", "b"]})
     evaluations = {split: measured(task, right, split) for split, right in splits.items()}
     data = SimpleNamespace(
-        rows={"train": None, **dict.fromkeys(splits)},
+        rows={"train": None, **{split: range(len(right)) for split, right in splits.items()}},
         final_split=list(splits)[-1],
         seed=3,
         groups=lambda task, split: None,
@@ -51,14 +51,17 @@ def test_every_split_has_an_interval_and_the_last_one_the_verdict():
     low, high = evaluations["test"].intervals["accuracy"]
     assert low < 0.5 < high and verdict.interval == (low, high)
     assert (verdict.split, verdict.rows, verdict.selected) == ("test", 60, False)
-    assert evaluations["test"].baseline["trees_accuracy"] == 0.95
+    found = evaluations["test"]
+    assert found.baseline["the most frequent class of train"]["accuracy"] == 0.5
+    assert found.baseline["trees"]["accuracy"] == 1 and found.baselines["trees"][0] is None
+    assert [result["class"] for result in found.baselines["trees"][1:4]] == [1, 0, 1]
 
 
 def test_baselines_are_told_apart_by_name_and_the_hardest_comes_first():
     _, verdict = concluded({"test": [True, False] * 30})
-    assert [one.name for one in verdict.comparisons] == ["boosted trees", "the most frequent class of train"]
-    assert verdict.alarming and "boosted trees" in verdict.text
-    assert named_scores(Points(), {"trees_accuracy": 0.5}) == {"boosted trees": {"accuracy": 0.5}}
+    assert [one.name for one in verdict.comparisons] == ["trees", "the most frequent class of train"]
+    assert verdict.alarming and "Worse than trees" in verdict.text
+    assert [one.rows for one in verdict.comparisons] == [59, 60]
 
 
 def test_a_run_without_test_says_that_validation_chose_the_checkpoint():

@@ -9,7 +9,6 @@ import pytest
 import sklearn.metrics
 
 from hf_ft.errors import DataError, RecipeError, TrainError
-from hf_ft.evaluate.baselines import majority_baseline, mean_baseline
 from hf_ft.evaluate.extra_metrics import ExtraMetric
 from hf_ft.evaluate.metrics import (
     CLASSIFICATION_DIRECTIONS,
@@ -219,25 +218,6 @@ def test_regression_not_finite():
     metrics.update([{"value": [np.inf]}, {"value": [1.0]}], [[1.0], [1.0]])
     with pytest.raises(TrainError, match="1 of 2 results are not finite"):
         metrics.compute()
-
-
-# Baselines
-
-
-def test_majority_baseline():
-    found = majority_baseline([1, 1, 2, 0], [0, 1, 1, 2], names(3))
-    assert found["accuracy"] == 0.5
-    assert found["balanced_accuracy"] == pytest.approx(1 / 3)
-    assert found["roc_auc"] == 0.5
-    assert found["mcc"] == 0
-    with pytest.raises(DataError, match="none"):
-        majority_baseline([], [0], names(3))
-
-
-def test_mean_baseline():
-    found = mean_baseline(np.array([[1.0], [3.0]]), np.array([[0.0], [4.0]]), RegressionMetrics(["flow"]))
-    assert found["mae"] == 2
-    assert found["r2"] == 0
 
 
 # Extra metrics

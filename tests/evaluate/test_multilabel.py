@@ -6,7 +6,6 @@ import scipy.stats
 import sklearn.metrics
 
 from hf_ft.errors import DataError, RecipeError, TrainError
-from hf_ft.evaluate.baselines import prior_baseline
 from hf_ft.evaluate.metrics import RegressionMetrics
 from hf_ft.evaluate.multilabel import (
     MULTILABEL_DIRECTIONS,
@@ -97,17 +96,6 @@ def test_rare_labels_share_a_threshold():
 
 def test_a_label_that_is_never_true_keeps_one_half():
     assert tune_thresholds(np.full((5, 1), 0.7), np.zeros((5, 1), dtype=bool)) == [0.5]
-
-
-def test_the_trivial_answer_is_the_most_frequent_label():
-    train = [[0], [0, 1], [1], [0], []]
-    found = prior_baseline(train, [[0], [1], [0, 1], []], ["a", "b", "c"])
-    given = np.tile([1, 0, 0], (4, 1))
-    truth = [[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 0]]
-    assert found["macro_f1"] == pytest.approx(
-        sklearn.metrics.f1_score(truth, given, average="macro", zero_division=0)
-    )
-    assert found["roc_auc"] == 0.5
 
 
 def test_bad_input_is_refused_by_name():

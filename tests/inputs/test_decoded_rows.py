@@ -46,10 +46,13 @@ def task(table):
 
 def decoded(task, table, folder, *, ready):
     lengths = [0 if ready else 3 * height * width for height, width in SIZES]
-    shape = (3, tiny.SIDE, tiny.SIDE) if ready else None
-    return DecodedRows(
-        task, table, RowStore(folder, fields_of(shape), np.array(lengths, np.int64)), ready=ready
-    )
+    store = RowStore(folder, fields(tiny.SIDE if ready else None), np.array(lengths, np.int64))
+    return DecodedRows(task, table, store, ready=ready)
+
+
+def fields(height, width=tiny.SIDE):
+    media = None if height is None else {"image": torch.zeros(3, height, width)}
+    return fields_of(["image"], media)
 
 
 def batch_of(task, rows, chosen):
@@ -65,7 +68,7 @@ def test_they_are_the_rows_themselves(task, table, tmp_path, monkeypatch, ready)
         found, encoded = batch_of(task, rows, [3, 1, 1, 4])
         assert found.keys() == expected.keys()
         assert all(torch.equal(found[key], expected[key]) for key in expected)
-        assert encoded.gathers == ready
+        assert encoded.supports_batch_encode == ready
     monkeypatch.setattr(task, "media", lambda *rows, **how: pytest.fail("decoded twice"))
     batch_of(task, rows, [1, 3, 4])
     row = rows[3]
@@ -90,13 +93,15 @@ def test_a_process_that_is_not_forked_opens_the_same_files(task, table, tmp_path
     other = pickle.loads(pickle.dumps(rows))
     batch_of(other.task, other, [2])
     # The first and the last are those that whole batches are tried on.
-    assert rows.store.filled.tolist() == [0, 2, 4] and torch.equal(rows.kept(2), other.kept(2))
+    assert rows.store.filled.tolist() == [0, 2, 4] and torch.equal(
+        rows.kept(2)["image"], other.kept(2)["image"]
+    )
 
 
 def test_a_row_that_is_larger_than_its_head_said_is_decoded_each_time(task, table, tmp_path):
     lengths = np.array([3 * height * width for height, width in SIZES], np.int64)
     lengths[1] -= 3
-    rows = DecodedRows(task, table, RowStore(tmp_path, fields_of(None), lengths), ready=False)
+    rows = DecodedRows(task, table, RowStore(tmp_path, fields(None), lengths), ready=False)
     expected = batch_of(task, table, range(5))[0]["pixel_values"]
     for _ in range(2):
         assert torch.equal(batch_of(task, rows, range(5))[0]["pixel_values"], expected)
@@ -104,8 +109,10 @@ def test_a_row_that_is_larger_than_its_head_said_is_decoded_each_time(task, tabl
 
 
 def test_rows_of_another_shape_are_refused_by_name(task, table, tmp_path):
-    store = RowStore(tmp_path, fields_of((3, 30, 32)), np.zeros(5, np.int64))
-    with pytest.raises(DataError, match=r"row b: the processor makes \(3, 32, 32\) of it, and \(3, 30, 32\)"):
+    store = RowStore(tmp_path, fields(30), np.zeros(5, np.int64))
+    with pytest.raises(
+        DataError, match=r"row b: the processor makes \(3, 32, 32\) of its image, and \(3, 30, 32\)"
+    ):
         DecodedRows(task, table, store, ready=True)[1]
 
 

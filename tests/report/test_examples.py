@@ -6,12 +6,16 @@ import numpy as np
 import points
 import pytest
 
+from hf_ft.data.scaler import Scaler
 from hf_ft.evaluate.loop import measure
 from hf_ft.evaluate.verdict import Bootstrap, judge
 from hf_ft.report.curves import curve_svg
-from hf_ft.report.examples import Preview, choose_examples, plain, preview_of, shorten
+from hf_ft.report.examples import choose_examples, plain, preview_of, shorten
 from hf_ft.report.report import MetricRow, ReportContent, ReportTable, write_report
-from hf_ft.task import Evaluation, Task
+from hf_ft.task import Evaluation, Preview, Task
+from hf_ft.tasks.text_classification import TextClassification
+from hf_ft.tasks.time_series_forecasting import TimeSeriesForecasting
+from hf_ft.tasks.time_series_regression import TimeSeriesRegression
 
 
 class Numbers(Task):
@@ -25,6 +29,9 @@ class Numbers(Task):
 
 class Texts(points.Points):
     """A task whose rows are texts."""
+
+    def preview(self, row, result, reference):
+        return Preview(text=row["text"])
 
 
 def classified(right, labels=("yes", "no", "maybe"), losses=True):
@@ -129,27 +136,36 @@ def test_few_numbers_are_shown_once():
 
 
 def test_a_forecast_is_a_curve_and_not_a_wall_of_numbers():
+    options = TimeSeriesForecasting.Options(units={"flow": "m3/s"})
+    task = TimeSeriesForecasting(options)
+    task.target.scaler = Scaler.none(["flow"])
     row = {
         "history": np.arange(400.0).reshape(200, 2),
-        "target": np.full((24, 1), 5.0),
         "start": np.datetime64("2024-05-01T06:00", "ns").astype("int64"),
     }
-    preview = preview_of(Numbers(), row, {"value": np.full((24, 1), 7.0)}, None)
+    result, truth = {"value": np.full((24, 1), 7.0)}, {"value": np.full((24, 1), 5.0)}
+    preview = preview_of(task, row, result, truth)
     assert {name: len(values) for name, values in preview.curves.items()} == {
         "history": 72,
         "truth": 24,
         "forecast": 24,
     }
     assert preview.curves["history"][-1] == 398.0
-    assert "2024-05-01 06:00" in preview.caption and "off by 2.00" in preview.caption
-    evaluation = Evaluation("test", ["a"], [{"value": row["target"]}], [None], [0.5], {})
-    (group,) = choose_examples(Numbers(), [row], evaluation)
+    assert "2024-05-01 06:00" in preview.caption and "off by 2 m3/s" in preview.caption
+    evaluation = Evaluation("test", ["a"], [{**result, "start": 0}], [truth], [0.5], {})
+    (group,) = choose_examples(task, [row], evaluation)
     assert (group.examples[0].truth, group.examples[0].answer) == ("", "")
 
 
-def test_a_series_and_a_pair_of_texts():
-    assert preview_of(Numbers(), {"series": [[1, 2], [3, 4]]}, None, None).curves == {"series": [1.0, 2.0]}
-    assert preview_of(Numbers(), {"text": ["a", None, "b"], "pair": "c"}, None, None).text == "a b / c"
+def test_a_series_a_pair_of_texts_and_what_cannot_be_shown():
+    series = preview_of(TimeSeriesRegression(), {"id": "a", "series": [[1, 2], [3, 4]]}, None, None)
+    assert series.curves == {"series": [1.0, 2.0]}
+    texts = TextClassification()
+    texts.input.columns = {"text": ["title", "body", "end"], "pair": "other"}
+    assert preview_of(texts, {"text": ["a", None, "b"], "pair": "c " * 400}, None, None).text.startswith(
+        "a b / c c"
+    )
+    assert len(preview_of(texts, {"text": ["a", None, "b"], "pair": "c " * 400}, None, None).text) < 350
     assert preview_of(Numbers(), {"point": [1, 2]}, None, None) == Preview()
 
 

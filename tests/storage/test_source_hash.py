@@ -4,12 +4,9 @@ import shutil
 import sys
 import threading
 
-import numpy as np
 import pytest
-import series_tables
-import tiny
+import small_tasks
 import torch
-from PIL import Image
 
 from hf_ft.activations.cache_key import FORWARD
 from hf_ft.data.dataset import EncodedRows
@@ -18,6 +15,7 @@ from hf_ft.data.prepare import prepare
 from hf_ft.model.forward import forward
 from hf_ft.model.freeze import freeze
 from hf_ft.recipe.read import load_recipe
+from hf_ft.registry import list_tasks
 from hf_ft.storage.source_hash import (
     ENCODING,
     PACKAGE,
@@ -28,49 +26,13 @@ from hf_ft.storage.source_hash import (
 )
 from hf_ft.train.assemble import new_task
 
-# A body with random weights cannot be frozen.
-SCRATCH = {"model": {"name": "patchtst", "from_scratch": True}, "freeze": "full"}
 
-
-def images(folder):
-    for number in range(12):
-        pixels = np.random.default_rng(number).integers(0, 255, (40, 30, 3), dtype=np.uint8)
-        (folder / "abc"[number % 3]).mkdir(exist_ok=True)
-        Image.fromarray(pixels).save(folder / "abc"[number % 3] / f"{number}.png")
-    model = tiny.saved(tiny.vit(), folder.parent / "vit", tiny.image_processor())
-    augment = {"policy": "light", "flip": "horizontal", "crop": 0.8, "mixup": 0.2}
-    return {"task": "image-classification", "model": {"name": model}, "augment": augment}, str(folder)
-
-
-def texts(folder):
-    model = tiny.saved(tiny.bert(), folder.parent / "bert", tiny.tokenizer())
-    rows = [
-        {"text": f"{word} light " * (1 + n % 3), "label": word} for n in range(8) for word in tiny.WORDS[:3]
-    ]
-    return {"task": "text-classification", "model": {"name": model}}, rows
-
-
-def series(folder):
-    rng = np.random.default_rng(0)
-    rows = [{"values": rng.normal(size=16).tolist(), "y": float(number % 5)} for number in range(20)]
-    task = {"name": "time-series-regression", "trees": False}
-    return {"task": task, **SCRATCH}, rows
-
-
-def windows(folder):
-    task = {"name": "time-series-forecasting", "context_length": 24, "horizon": 4, "trees": False}
-    return {"task": task, **SCRATCH}, series_tables.frame(300)
-
-
-@pytest.mark.parametrize("make", [images, texts, series, windows])
-def test_no_module_that_encodes_or_computes_is_missing(make, tmp_path, monkeypatch):
+@pytest.mark.parametrize("name", list_tasks())
+def test_no_module_that_encodes_or_computes_is_missing(name, tmp_path, monkeypatch):
     """Every function that runs between a raw row and an activation lies in a file that is hashed."""
     monkeypatch.setenv("HF_FT_CACHE", str(tmp_path / "cache"))
-    (tmp_path / "data").mkdir()
-    sections, data = make(tmp_path / "data")
-    source, rows = (data, None) if isinstance(data, str) else ("in memory", data)
-    split = {"validation": 0.3, **({"by": "time"} if make is windows else {})}
-    recipe = load_recipe({"freeze": "head", **sections, "data": {"source": source, "split": split}})
+    content, rows = small_tasks.recipe_and_data(name, tmp_path)
+    recipe = load_recipe(content)
     task = new_task(recipe)
     ready = prepare(recipe, task, data=rows, cache=tmp_path / "audit")
     loaded = task.load(recipe.model)
@@ -94,7 +56,7 @@ def test_no_module_that_encodes_or_computes_is_missing(make, tmp_path, monkeypat
             model.train(training)
             with torch.no_grad():
                 forward(task, model, to_device(task, batch, torch.device("cpu")))
-        if task.media_role is not None:
+        if task.media_roles:
             task.media([encoded.rows[0]], ready=True)
             task.media_numbers(encoded.rows[0])
     finally:

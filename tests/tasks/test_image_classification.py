@@ -9,7 +9,9 @@ from PIL import Image
 from hf_ft.data.dataset import EncodedRows
 from hf_ft.data.table import Table
 from hf_ft.errors import DataError, RecipeError
-from hf_ft.tasks.image_classification import Augment, ImageClassification, Loss, Options
+from hf_ft.inputs.image import ImageAugment as Augment
+from hf_ft.targets.classes import ClassLoss as Loss
+from hf_ft.tasks.image_classification import ImageClassification, Options
 
 
 def picture(value):
@@ -75,9 +77,12 @@ def test_a_batch_of_worker_processes_is_finished_by_a_task_that_encoded_nothing(
 
 
 def test_what_is_decided_about_pixels_is_told(table):
-    assert "uint8 until they are on the device" in fitted(table).notes({"train": table})[0]
+    task = fitted(table)
+    notes = task.notes({"train": table})
+    assert "uint8 until they are on the device" in notes[-1]
+    assert task.notes({"train": table}) == notes and task.input.pixels is None
     mixing = fitted(table, augment=Augment(cutmix=1.0))
-    assert mixing.notes({"train": table})[0].startswith("pixels: floats of the processor in training")
+    assert mixing.notes({"train": table})[-1].startswith("pixels: floats of the processor in training")
 
 
 @pytest.mark.parametrize(
@@ -118,12 +123,9 @@ def test_class_weights_give_the_weighted_mean(table, mixup):
     batch = batch_of(task, table)
     logits = torch.randn(6, 2, generator=torch.Generator().manual_seed(0))
 
-    class Outputs:
-        pass
-
-    Outputs.logits = logits
+    outputs = {"logits": logits}
     model = torch.nn.Linear(1, 1).eval()
-    mean = task.loss(model, Outputs, batch).sum() / task.count(batch).sum()
+    mean = task.loss(model, outputs, batch).sum() / task.count(batch).sum()
     weights = torch.tensor(task.target.weights)
     if mixup:
         expected = (

@@ -70,7 +70,7 @@ def recipe(signs, model, folder, **sections):
 
 
 def trained(settings):
-    """Train and evaluate as a run does, without gate and report; give the trainer and the first note."""
+    """Train and evaluate as a run does, without gate and report; give the trainer and the last note."""
     recipe = load_recipe(settings)
     folder = Path(recipe.output_dir)
     folder.mkdir()
@@ -89,7 +89,7 @@ def trained(settings):
         train_dataset=trainer.train_dataset,
         eval_dataset=trainer.eval_dataset,
     )
-    return run, setup.data.info["notes"][0]
+    return run, setup.data.info["notes"][-1]
 
 
 def assert_same(one, other):
@@ -226,9 +226,10 @@ def test_a_damaged_row_is_decoded_again(signs, models, tmp_path, cache, augment)
     first, _ = trained(recipe(signs, models["resnet"], tmp_path / "first", **sections))
     stores = [file.parent for file in (cache / "decoded").glob("*/use")]
     (train,) = [folder for folder in stores if json.loads((folder / "use").read_text())["split"] == "train"]
-    content = bytearray((train / "media.bin").read_bytes())
+    file = train / ("media.bin" if augment else "image.bin")
+    content = bytearray(file.read_bytes())
     content[-5] ^= 1  # of the last row, which is not one of the few that are decoded again
-    (train / "media.bin").write_bytes(content)
+    file.write_bytes(content)
     second, _ = trained(recipe(signs, models["resnet"], tmp_path / "second", **sections))
     assert "35 of 36 rows found" in second.said
     assert_same(first, second)
@@ -240,7 +241,7 @@ def test_rows_that_fit_no_longer_are_decoded_again(signs, models, tmp_path, cach
     first, _ = trained(recipe(signs, models["resnet"], tmp_path / "first", **sections))
     for rows in (first.train_dataset.rows, first.eval_dataset.rows):
         for place in range(len(rows)):
-            rows.store.write(place, [255 - rows.kept(place).clone()])
+            rows.store.write(place, [255 - rows.kept(place)["image"].clone()])
     second, _ = trained(recipe(signs, models["resnet"], tmp_path / "second", **sections))
     assert "7 of 36 rows found" in second.said  # of test, which was left alone
     assert_same(first, second)
@@ -262,7 +263,7 @@ def test_decoded_rows_that_are_too_many_are_not_kept_and_the_reason_is_told(sign
         run.said
         == "not used: 0.00011 GB are needed and cache.max_gb is 1e-06; pictures are decoded in each epoch"
     )
-    assert not list((cache / "decoded").glob("*/media.bin"))
+    assert not list((cache / "decoded").glob("*/*.bin"))
 
 
 def test_where_there_is_nothing_to_decode_that_is_told():
@@ -277,7 +278,7 @@ def test_a_check_says_what_would_be_kept_and_keeps_nothing(signs, models, tmp_pa
     findings = check(recipe(signs, models["resnet"], tmp_path / "run", **FULL, **DECODED))
     (line,) = [line for line in findings.notes if line.startswith("decoded: ")]
     assert "train, validation, test as the processor crops and sizes them" in line and "found" not in line
-    assert not list((cache / "decoded").glob("*/media.bin"))
+    assert not list((cache / "decoded").glob("*/*.bin"))
 
 
 def test_a_full_disk_costs_time_and_not_the_run(signs, models, tmp_path, monkeypatch):

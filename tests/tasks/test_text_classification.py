@@ -1,6 +1,7 @@
 """Text classification: one label, several, or a number; texts and pairs; models of many families."""
 
 import json
+import re
 
 import numpy as np
 import pandas
@@ -13,10 +14,10 @@ from hf_ft.data.dataset import EncodedRows
 from hf_ft.data.table import Table
 from hf_ft.errors import DataError, ModelError, RecipeError
 from hf_ft.evaluate.final import calibrate
-from hf_ft.evaluate.loop import evaluate_rows
+from hf_ft.evaluate.loop import evaluate_rows, measure
 from hf_ft.recipe.schema import ModelSection
 from hf_ft.registry import get_task
-from hf_ft.tasks.text_classification import Loss, Options, TextClassification
+from hf_ft.tasks.text_classification import Options, TextClassification
 
 TEXTS = ["red light", "go left", "stop", "slow road a sign", "green", "fast fast fast go right"]
 NAMES = ["停", "go", "停", "go", "停", "go"]
@@ -32,7 +33,7 @@ def table(labels, texts=TEXTS, **columns):
 
 
 def fitted(labels, options=None, loss=None, **columns):
-    task = TextClassification(Options(**(options or {})), None, Loss(**(loss or {})))
+    task = TextClassification(Options(**(options or {})), None, TextClassification.Loss(**(loss or {})))
     task.fit(table(labels, **columns))
     return task
 
@@ -89,18 +90,44 @@ def test_what_cannot_be_told_is_asked():
 
 
 @pytest.mark.parametrize(
-    ("problem", "labels", "message"),
+    ("problem", "labels", "bad", "message"),
     [
-        ("single-label", SETS, "single-label, but rows have lists of labels: row 0"),
-        ("multi-label", NAMES, "6 rows have no list of labels: row 0: '停'"),
-        ("regression", NAMES, "6 rows have no finite number as their label: row 0: '停'"),
-        ("regression", [1.0, float("nan"), 2.0, None, 3.0, float("inf")], "3 rows have no finite number"),
-        ("regression", [1.5] * 6, "every row has the number 1.5"),
+        ("single-label", SETS, 6, "a list of labels; .* task.problem: multi-label"),
+        ("single-label", ["a", None, "b", " ", "a", "b"], 2, "there is no label"),
+        ("multi-label", NAMES, 6, "expected a list of labels, found '停'; .* task.problem: single-label"),
+        ("multi-label", [["a"], [None], ["b"], [], ["a"], ["b"]], 1, "a label of the list is empty"),
+        ("regression", NAMES, 6, "the label is '停'; expected a finite number"),
+        ("regression", [1.0, float("nan"), 2.0, None, 3.0, float("inf")], 3, "expected a finite number"),
     ],
 )
-def test_labels_that_do_not_fit_the_stated_problem_are_refused(problem, labels, message):
-    with pytest.raises(DataError, match=message):
-        fitted(labels, {"problem": problem})
+def test_labels_that_do_not_fit_the_stated_problem_are_bad_rows(problem, labels, bad, message):
+    task = TextClassification(Options(problem=problem))
+    found = [task.inspect({"id": "r", "text": "stop", "label": label}).problem for label in labels]
+    assert sum(one is not None for one in found) == bad
+    assert re.search(f"row r: .*{message}", next(filter(None, found)))
+
+
+@pytest.mark.parametrize(
+    ("labels", "bad"),
+    [
+        ([1.5, float("inf"), 2.0, 4.5, float("nan"), 3.0], {1: "finite number", 4: "finite number"}),
+        (["a", None, "b", "a", "a", "b"], {1: "there is no label"}),
+        ([["a"], None, ["b"], [], ["a"], ["b"]], {1: "expected a list"}),
+    ],
+)
+def test_bad_labels_are_named_where_the_problem_had_to_be_found(labels, bad):
+    """The audit looks at a row before it is known what its label must be."""
+    rows = table(labels)
+    task = TextClassification()
+    assert all(task.inspect(row).problem is None for row in rows)
+    task.fit(rows)
+    found = task.check("train", rows)
+    assert found.keys() == bad.keys() and all(bad[row] in problem for row, problem in found.items())
+
+
+def test_numbers_that_are_all_the_same_are_refused():
+    with pytest.raises(DataError, match=r"every row has the same label, 1\.5; there is nothing to learn"):
+        fitted([1.5] * 6)
 
 
 def test_other_splits_must_fit_train():
@@ -115,8 +142,9 @@ def test_other_splits_must_fit_train():
 @pytest.mark.parametrize(
     ("labels", "loss", "message"),
     [
-        (NUMBERS, {"class_weights": "balanced"}, "a regression has no classes"),
-        (SETS, {"label_smoothing": 0.1}, "is for one label a row"),
+        (NUMBERS, {"class_weights": "balanced"}, r"loss\.class_weights: .* the problem regression"),
+        (SETS, {"label_smoothing": 0.1}, r"loss\.label_smoothing: .* the problem multi-label"),
+        (NAMES, {"kind": "mae"}, r"loss\.kind: .* the problem single-label"),
         (NAMES, {"class_weights": {"og": 2.0}}, "no class 'og' in the training rows; classes: go, 停"),
     ],
 )
@@ -166,7 +194,7 @@ def test_the_length_is_bounded_by_the_model(folder):
         loaded(task, folder)
     task = fitted(NAMES)
     loaded(task, folder)
-    assert task.max_length == 32
+    assert task.input.max_length == 32
 
 
 def test_roberta_has_fewer_places_than_its_table_of_positions(tmp_path):
@@ -175,7 +203,7 @@ def test_roberta_has_fewer_places_than_its_table_of_positions(tmp_path):
     folder = tiny.saved(tiny.roberta(), tmp_path / "roberta", tokenizer)
     task = fitted(NAMES)
     model = loaded(task, folder)
-    assert task.max_length == 39 and "token_type_ids" in task.processor.model_input_names
+    assert task.input.max_length == 39 and "token_type_ids" in task.processor.model_input_names
     batch = task.collate(task.encode([{"text": "a " * 60}], None))
     assert torch.isfinite(task.forward(model, batch).logits).all()
 
@@ -288,15 +316,18 @@ def test_a_pair_is_not_glued_together_where_a_tokenizer_has_no_separator(tmp_pat
 
 # Loss
 
+# What a loss may depend on of a model: whether it trains.
+TRAINING = torch.nn.Linear(1, 1).train()
+
 
 def test_single_label_loss_is_weighted_cross_entropy():
     task = fitted(["a", "a", "a", "b", "a", "a"], loss={"class_weights": "balanced"})
     assert task.target.weights == pytest.approx([0.6, 3.0])
     logits, labels = torch.randn(4, 2), torch.tensor([0, 1, 1, 0])
     expected = torch.nn.functional.cross_entropy(logits, labels, torch.tensor([0.6, 3.0]))
-    assert float(
-        task.target.loss(logits, labels, True).sum() / task.target.count(labels).sum()
-    ) == pytest.approx(float(expected))
+    batch = {"labels": labels}
+    mean = task.target.loss(TRAINING, logits, batch).sum() / task.target.count(batch).sum()
+    assert float(mean) == pytest.approx(float(expected))
 
 
 def test_multi_label_loss_is_binary_cross_entropy_with_weighted_positives():
@@ -308,14 +339,15 @@ def test_multi_label_loss_is_binary_cross_entropy_with_weighted_positives():
     logits = torch.randn(6, 3)
     weight = torch.tensor(task.target.weights)
     expected = torch.nn.functional.binary_cross_entropy_with_logits(logits, labels, pos_weight=weight)
-    assert float(task.target.loss(logits, labels, True).mean()) == pytest.approx(float(expected))
+    losses = task.target.loss(TRAINING, logits, {"labels": labels})
+    assert float(losses.mean()) == pytest.approx(float(expected))
 
 
 def test_a_number_is_learned_standardised_and_told_in_its_unit():
     task = fitted(NUMBERS)
     scaled = np.array([task.target.encode(value) for value in NUMBERS])
-    assert scaled.mean() == pytest.approx(0, abs=1e-9) and scaled.std() == pytest.approx(1)
-    results = task.target.predict(torch.tensor(scaled, dtype=torch.float32)[:, None])
+    assert scaled.mean() == pytest.approx(0, abs=1e-6) and scaled.std() == pytest.approx(1)
+    results = task.target.predict(None, torch.tensor(scaled, dtype=torch.float32), {})
     assert [task.decode(result)["value"] for result in results] == pytest.approx(NUMBERS, abs=1e-5)
     assert fitted(NUMBERS, {"standardise": False}).target.encode(4.25) == 4.25
 
@@ -350,12 +382,15 @@ def test_evaluation_by_length_is_the_same_for_every_batch_size(labels, folder):
             )
             < 1e-4
         )
-    baseline = task.baseline(rows, rows)
-    assert task.main_metric in baseline and task.main_metric in one.metrics
+    baselines = task.baselines(rows, rows)
+    assert len(baselines) == 2 and list(baselines)[1].startswith("TF-IDF and ")
+    for results in baselines.values():
+        scores = measure(task, results, task.references(rows)).compute()
+        assert task.main_metric in scores and task.main_metric in one.metrics
     assert {name for name, value in one.metrics.items() if isinstance(value, float)} <= set(
         task.greater_is_better
     )
-    assert all(figure.name and figure.figure for figure in task.figures(one))
+    assert all(figure.name and figure.figure for figure in task.figures(one, rows))
     for result, reference in zip(one.results, one.references, strict=True):
         assert task.describe(result)
         json.dumps([task.decode(result), task.decode_reference(reference)], ensure_ascii=False)
@@ -439,7 +474,7 @@ def test_inputs_come_as_texts_dicts_frames_and_files(tmp_path):
         else:
             write(path, index=False)
         assert task.read_inputs(str(path)) == task.read_inputs(path) == expected
-    with pytest.raises(DataError, match="input 0: no sms; found txt"):
+    with pytest.raises(DataError, match=r"input 0: no sms .*; found txt"):
         task.read_inputs([{"txt": "go"}])
     with pytest.raises(DataError, match="input 1: the text is empty"):
         task.read_inputs(["go", " "])

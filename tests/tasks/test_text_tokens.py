@@ -119,7 +119,7 @@ def told(tuner):
 @pytest.mark.parametrize("name", RUNS)
 def test_training_on_kept_tokens_is_the_same_to_the_bit(name, tuner, monkeypatch, tokenised):
     kept, _ = tuner(name)
-    assert kept.train_dataset.gathers and kept.eval_dataset.gathers
+    assert kept.train_dataset.supports_batch_encode and kept.eval_dataset.supports_batch_encode
     before = len(tokenised)
     kept.train()
     # Two epochs and two evaluations, and not one row of them was tokenised.
@@ -128,7 +128,7 @@ def test_training_on_kept_tokens_is_the_same_to_the_bit(name, tuner, monkeypatch
     single, _ = tuner(name)
     before = len(tokenised)
     single.train()
-    assert not single.train_dataset.gathers and sum(tokenised[before:]) >= 2 * 40
+    assert not single.train_dataset.supports_batch_encode and sum(tokenised[before:]) >= 2 * 40
     assert told(kept) == told(single) and len(set(told(kept)[0])) > 10
 
 
@@ -159,7 +159,7 @@ def test_workers_change_nothing_and_need_no_tokenizer(tuner, monkeypatch, capfd)
     alone, _ = tuner("bert, pairs")
     alone.train()
     others, _ = tuner("bert, pairs", dataloader_num_workers=2)
-    assert others.train_dataset.gathers and others.eval_dataset.gathers
+    assert others.train_dataset.supports_batch_encode and others.eval_dataset.supports_batch_encode
     # Processes that are forked from here on cannot tokenise.
     monkeypatch.setattr(PreTrainedTokenizerBase, "__call__", None)
     others.train()
@@ -181,7 +181,7 @@ def test_a_resumed_run_is_the_same_run(tuner, tmp_path, step):
     straight.train()
     tuner("bert, one text", folder="stopped", callbacks=[StopAt(step)])[0].train()
     resumed, _ = tuner("bert, one text", folder="stopped")
-    assert resumed.train_dataset.gathers
+    assert resumed.train_dataset.supports_batch_encode
     resumed.train(resume_from_checkpoint=str(tmp_path / "stopped" / "checkpoints" / f"checkpoint-{step}"))
     # Not the weights: the run that was stopped has looked at validation once more for its best checkpoint.
     found = [
@@ -209,7 +209,7 @@ def test_cached_activations_come_of_cached_tokens(tuner, monkeypatch, tokenised,
 def test_tokens_that_are_wrong_stop_the_run(tuner):
     """Both tries, on opening and before the first batch, look at the last row."""
     data = tuner("bert, one text")[0].train_dataset
-    kept = data.task._tokens[data.rows.fingerprint]
+    kept = data.task.input._tokens[data.rows.fingerprint]
     flat, _ = kept.store.flat("input_ids")
     flat[:] = flat.flip(0)
     with pytest.raises(DataError, match=r"encode_batch: input_ids of the train rows \[0, 31\] is not"):

@@ -62,14 +62,15 @@ def test_a_whole_run(model, channels, tmp_path):
     )
     assert all(item["passed"] for item in json.loads((run.folder / "verify.json").read_text()))
     found = run.results["splits"]["validation"]
-    assert {"mae", "rmse", "r2"} <= set(found["metrics"]) and "rmse" in found["baseline"]
-    assert ("trees_rmse" in found["baseline"]) == (channels == 1)
+    assert {"mae", "rmse", "r2"} <= set(found["metrics"])
+    assert found["baseline"]["the mean of train"]["rmse"] > 0
+    assert ("boosted trees on all values of the series" in found["baseline"]) == (channels == 1)
     table = rows(4, channels, seed=1)
     table.to_parquet(tmp_path / "new.parquet")
     predictor = Predictor.load(run.folder)
-    from_file = [one["prediction"] for one in predictor(tmp_path / "new.parquet")]
+    from_file = [one["value"] for one in predictor(tmp_path / "new.parquet")]
     values = [np.array([row[name] for name in names]) for _, row in table.iterrows()]
-    from_rows = [one["prediction"] for one in predictor([{"series": one} for one in values])]
+    from_rows = [one["value"] for one in predictor([{"series": one} for one in values])]
     assert np.allclose(from_file, from_rows) and np.isfinite(from_file).all()
 
 
@@ -85,7 +86,7 @@ def test_the_level_of_a_series_is_seen(model, tmp_path):
     raised = {"past_values": batch["past_values"] + 3}
     with torch.no_grad():
         assert not torch.allclose(
-            task.forward(loaded.model, batch), task.forward(loaded.model, raised), atol=1e-4
+            *(task.answer(task.forward(loaded.model, one)) for one in (batch, raised)), atol=1e-4
         )
     asked = recipe(tmp_path, model, config={"scaling": "std"})
     assert task.load(asked.model).model.config.scaling == "std"
@@ -95,7 +96,7 @@ def test_the_level_of_a_series_is_seen(model, tmp_path):
 def test_training_learns_the_level(tmp_path):
     run = finetune(recipe(tmp_path, train={"num_train_epochs": 15}), data=rows(120))
     found = run.results["splits"]["validation"]
-    assert found["metrics"]["rmse"] < 0.4 * found["baseline"]["rmse"]
+    assert found["metrics"]["rmse"] < 0.4 * found["baseline"]["the mean of train"]["rmse"]
 
 
 def test_bad_rows_are_named(tmp_path):
@@ -106,12 +107,12 @@ def test_bad_rows_are_named(tmp_path):
     task, prepared = ready(recipe(tmp_path), table)
     reasons = {entry["id"]: entry["reason"] for entry in prepared.findings.bad}
     assert set(reasons) == {"train/3", "train/5", "train/7"}
-    assert "9 steps of 1 channels, not 16 steps of 1 channels" in reasons["train/3"]
+    assert "9 steps of 1 channels, and most training rows have 16 steps of 1" in reasons["train/3"]
     assert "1 of 16 values are missing" in reasons["train/5"]
-    assert "expected a number" in reasons["train/7"]
+    assert "expected a finite number" in reasons["train/7"]
     with pytest.raises(DataError, match="rows cannot be used"):
         prepared.findings.raise_for_errors()
-    assert task.length == 16
+    assert task.input.length == 16
 
 
 def test_missing_values_can_be_filled(tmp_path):
@@ -119,7 +120,7 @@ def test_missing_values_can_be_filled(tmp_path):
     table.at[5, "dim_0"] = [0.0, np.nan, 2.0, *[1.0] * 13]
     task, prepared = ready(recipe(tmp_path, missing="interpolate"), table)
     assert not prepared.findings.bad
-    assert task._values({"id": "x", "series": table["dim_0"][5]})[1, 0] == 1.0
+    assert task.input.values({"id": "x", "series": table["dim_0"][5]})[1, 0] == 1.0
 
 
 def test_the_state_restores_everything_that_prediction_needs(tmp_path):
@@ -136,7 +137,7 @@ def test_the_state_restores_everything_that_prediction_needs(tmp_path):
 def test_targets_come_back_in_original_units(tmp_path):
     task, prepared = ready(recipe(tmp_path), rows())
     batch = task.collate(task.encode([prepared.rows["train"][i] for i in range(4)], None))
-    result = task.predict(None, batch["target_values"], batch)
+    result = task.predict(None, {"regression_outputs": batch["labels"]}, batch)
     truth = task.references(prepared.rows["train"].select(range(4)))
     assert np.allclose([one["value"] for one in result], truth, rtol=1e-5)
 
@@ -157,12 +158,12 @@ def test_a_table_with_one_row_a_step(tmp_path):
     wide = rows(24)
     run = finetune(recipe(tmp_path, columns=columns), data=long_rows(wide), verbose=False)
     assert all(item["passed"] for item in run.verification)
-    assert run.task.length == 16 and run.results["splits"]["validation"]["rows"] == 6
+    assert run.task.input.length == 16 and run.results["splits"]["validation"]["rows"] == 6
     long_rows(wide).to_csv(tmp_path / "new.csv", index=False)
     predictor = Predictor.load(run.folder)
-    found = {row["id"]: row["prediction"] for row in predictor([str(tmp_path / "new.csv")])}
+    found = {row["id"]: row["value"] for row in predictor([str(tmp_path / "new.csv")])}
     lists = [{"series": series} for series in wide["dim_0"]]
-    expected = [row["prediction"] for row in predictor(lists)]
+    expected = [row["value"] for row in predictor(lists)]
     assert found == {f"pump {number}": pytest.approx(value) for number, value in enumerate(expected)}
 
 
@@ -170,3 +171,17 @@ def test_single_numbers_without_a_series_id_say_what_is_missing(tmp_path):
     columns = {"series": "flow", "target": "wear"}
     with pytest.raises(DataError, match=r"data\.columns\.series_id"):
         ready(recipe(tmp_path, columns=columns), long_rows(rows(24)))
+
+
+def test_two_numbers_with_units_of_their_own_have_no_mean_error(tmp_path):
+    table = rows()
+    table["depth"], table["cost"] = table["target"] / 100, table.pop("target") * 3
+    chosen = recipe(tmp_path, columns={"target": ["depth", "cost"]}, units={"depth": "m", "cost": "EUR"})
+    task, _ = ready(chosen, table)
+    assert task.main_metric == "r2" and "rmse" not in task.greater_is_better
+    run = finetune(chosen, data=table, verbose=False)
+    assert run.results["headline"]["metric"] == "r2"
+    found = run.results["splits"]["validation"]["metrics"]
+    assert [row["unit"] for row in found["per_target"]] == ["m", "EUR"] and "rmse" not in found
+    answer = run.predictor()([{"series": table["dim_0"][0]}])[0]["value"]
+    assert set(answer) == {"depth", "cost"}

@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 
-from hf_ft.evaluate.forecast_metrics import ForecastMetrics
 from hf_ft.inputs.series.series_table import Series
 from hf_ft.inputs.series.windows import Windows
 
@@ -95,7 +94,8 @@ class Trees:
         rng = np.random.default_rng(seed)
         pairs = len(train) * train.shape.horizon
         chosen = np.sort(rng.choice(pairs, min(pairs, TREE_PAIRS), replace=False))
-        self.pairs = len(chosen)
+        sampled = f", fitted on {len(chosen):,} of {pairs:,} steps" if len(chosen) < pairs else ""
+        self.name = f"boosted trees on the same lags{sampled}"
         windows, steps = np.divmod(chosen, train.shape.horizon)
         unique, inverse = np.unique(windows, return_inverse=True)
         truth = train.targets(unique)[inverse, steps]
@@ -148,42 +148,33 @@ def choose_lags(context: int, season: int) -> np.ndarray:
 
 
 def forecast_baselines(
-    windows: Windows, references: list[Any], metrics: Any, *, season: int, trees: Trees | None
-) -> dict[str, float]:
-    """Score the three baselines on the windows of a split.
+    windows: Windows, *, season: int, trees: Trees | None
+) -> dict[str, list[dict[str, Any] | None]]:
+    """Forecast the windows of a split without the model.
 
     Args:
         windows: N windows.
-        references: N references.
-        metrics: gives a fresh accumulator.
         season: steps.
         trees: fitted on the training windows, or None.
 
     Returns:
-        metric -> value of the last value; `seasonal_naive_<metric>` and `trees_<metric>` of the others, with
-        `<name>_windows`, the number of windows that it was scored on, where that is not all of them.
+        Name in words -> N results, None for a window that a baseline has no forecast of.
     """
-    found = _score(metrics(), last_value(windows), references)
+    found = {"the last value": _results(last_value(windows), np.arange(len(windows)), len(windows))}
     seasonal, known = seasonal_naive(windows, season)
     if known.any():
         picked = np.flatnonzero(known)
-        found |= _named("seasonal_naive", metrics(), seasonal[picked], references, picked)
+        found["the value a season ago"] = _results(seasonal[picked], picked, len(windows))
     if trees is not None:
         size = max(1, TREE_FORECASTS // (windows.shape.horizon * trees.targets))
         picked = np.unique(np.linspace(0, len(windows) - 1, min(size, len(windows))).round().astype(np.int64))
-        found |= _named("trees", metrics(), trees.forecast(windows, picked), references, picked)
-        found["trees_fitted_on_steps"] = float(trees.pairs)
+        found[trees.name] = _results(trees.forecast(windows, picked), picked, len(windows))
     return found
 
 
-def _named(
-    name: str, metrics: ForecastMetrics, forecast: np.ndarray, references: list[Any], picked: np.ndarray
-) -> dict[str, float]:
-    scores = _score(metrics, forecast, [references[index] for index in picked])
-    part = {} if len(picked) == len(references) else {f"{name}_windows": float(len(picked))}
-    return {f"{name}_{key}": value for key, value in scores.items()} | part
-
-
-def _score(metrics: ForecastMetrics, forecast: np.ndarray, references: list[Any]) -> dict[str, float]:
-    metrics.update([{"value": one} for one in forecast], references)
-    return {name: value for name, value in metrics.compute().items() if isinstance(value, float)}
+def _results(forecasts: np.ndarray, picked: np.ndarray, count: int) -> list[dict[str, Any] | None]:
+    """Give the forecasts [P, H, T] of the picked windows as results of all windows."""
+    results: list[dict[str, Any] | None] = [None] * count
+    for index, forecast in zip(picked.tolist(), forecasts, strict=True):
+        results[index] = {"value": forecast}
+    return results

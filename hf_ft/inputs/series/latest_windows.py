@@ -2,25 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from hf_ft.data.table import Table
 from hf_ft.errors import DataError
-from hf_ft.inputs.series.series_table import Channels, Series, SeriesOptions, fill, read_series
+from hf_ft.inputs.raw_inputs import read_table
+from hf_ft.inputs.series.options import SeriesOptions
+from hf_ft.inputs.series.series_table import Channels, Series, fill, read_series
 from hf_ft.inputs.series.timestamps import calendar, hours, wall_clock
 from hf_ft.text_utils import listing
 
 
-def latest_windows(inputs: Any, channels: Channels, options: Any, step: int) -> list[dict[str, Any]]:
+def latest_windows(
+    inputs: Sequence[Any], channels: Channels, options: Any, step: int
+) -> list[dict[str, Any]]:
     """Take the last `context_length` steps of each series, and what is known of those after them.
 
     The present is the last row in which every target has a value; rows after it hold columns that are known
     ahead.
 
     Args:
-        inputs: paths of files, a DataFrame, a Dataset, or a list of dicts.
+        inputs: paths of files, a table in memory, or dicts.
         channels: the columns that the model was trained on.
         options: of time-series-forecasting.
         step: nanoseconds between two rows.
@@ -38,14 +43,8 @@ def latest_windows(inputs: Any, channels: Channels, options: Any, step: int) -> 
     return [_latest(series, one, options) for one in range(len(series.names))]
 
 
-def _table(inputs: Any, channels: Channels) -> Table:
-    from hf_ft.data.files import read_files
-    from hf_ft.data.sources import as_datasets
-
-    if isinstance(inputs, list) and inputs and not isinstance(inputs[0], dict):
-        rows = read_files([str(path) for path in inputs])
-    else:
-        rows = as_datasets(inputs, "inputs")["train"]
+def _table(inputs: Sequence[Any], channels: Channels) -> Table:
+    rows = read_table(inputs)
     roles: dict[str, str | list[str]] = {
         "timestamp": channels.timestamp,
         "target": channels.target,

@@ -6,7 +6,10 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from transformers import MODEL_FOR_TIME_SERIES_REGRESSION_MAPPING
+from transformers import (
+    MODEL_FOR_TIME_SERIES_CLASSIFICATION_MAPPING,
+    MODEL_FOR_TIME_SERIES_REGRESSION_MAPPING,
+)
 from transformers.models.auto.auto_factory import _BaseAutoModelClass, _LazyAutoMapping
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING_NAMES
 
@@ -33,6 +36,12 @@ class AutoModelForTimeSeriesRegression(_BaseAutoModelClass):
     """Regression models of time series; transformers has the mapping, but no auto class for it."""
 
     _model_mapping: Any = MODEL_FOR_TIME_SERIES_REGRESSION_MAPPING
+
+
+class AutoModelForTimeSeriesClassification(_BaseAutoModelClass):
+    """Classifiers of time series; transformers has the mapping, but no auto class for it."""
+
+    _model_mapping: Any = MODEL_FOR_TIME_SERIES_CLASSIFICATION_MAPPING
 
 
 def load_series_model(

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import Field
 
 from hf_ft.data.compact_ids import compact
 from hf_ft.errors import DataError
+from hf_ft.inputs.series.options import SeriesOptions
 from hf_ft.inputs.series.step_checks import (
     check_missing,
     check_order,
@@ -23,7 +23,6 @@ from hf_ft.inputs.series.step_checks import (
     rows_named,
 )
 from hf_ft.inputs.series.timestamps import calendar, calendar_names, hours, parse_timestamps
-from hf_ft.recipe.schema import Section
 from hf_ft.text_utils import listing
 
 if TYPE_CHECKING:
@@ -32,25 +31,6 @@ if TYPE_CHECKING:
     from hf_ft.data.table import Table
 
 SPLITS = ("train", "validation", "test")
-
-
-class SeriesOptions(Section):
-    """How the rows of a table are read as steps of one or several time series."""
-
-    timestamp_format: str | None = None
-    """How timestamps are written: a strptime format ('%d/%m/%Y %H:%M'), unix_s or unix_ms; null: ISO 8601."""
-    time_zone: str | None = None
-    """IANA name of the zone whose wall clock is shown; null: timestamps have an offset, or never jump."""
-    step: str | None = None
-    """Time between two rows, such as 5min, 1h or 1D; null: the most frequent difference."""
-    unordered: Literal["error", "sort"] = "error"
-    """What to do with rows that are not in the order of time within their series."""
-    gaps: Literal["error", "split", "ignore"] = "error"
-    """Missing steps: stop; split: no window spans one; ignore: the rows as they stand."""
-    missing: Literal["error", "drop_windows", "interpolate"] = "error"
-    """Missing values: stop; leave out windows with one; or fill a history from itself, never a target."""
-    calendar: list[Literal["hour_of_day", "day_of_week", "day_of_year", "weekend"]] = Field(default=[])
-    """Features of the calendar, known ahead, that the model sees beside the values."""
 
 
 @dataclass(frozen=True)

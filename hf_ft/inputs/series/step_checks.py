@@ -12,7 +12,7 @@ from hf_ft.inputs.series.timestamps import wall_clock
 from hf_ft.text_utils import listing
 
 if TYPE_CHECKING:
-    from hf_ft.inputs.series.series_table import SeriesOptions
+    from hf_ft.inputs.series.options import SeriesOptions
 
 
 def check_order(times: np.ndarray, series: np.ndarray, ids: Sequence[str], options: SeriesOptions) -> None:

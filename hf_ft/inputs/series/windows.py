@@ -50,10 +50,20 @@ class Windows:
         starts: positions of the first history rows, int32 [windows]; int64 in a series beyond its range.
         shape: of every window.
         interpolate: whether missing values of a history are filled from itself.
+        left_out: how many windows the split would have besides, were no value missing.
     """
 
-    def __init__(self, series: Series, starts: np.ndarray, shape: Shape, *, interpolate: bool = False):
-        self.series, self.starts, self.shape, self.interpolate = series, starts, shape, interpolate
+    def __init__(
+        self,
+        series: Series,
+        starts: np.ndarray,
+        shape: Shape,
+        *,
+        interpolate: bool = False,
+        left_out: int = 0,
+    ):
+        self.series, self.starts, self.shape = series, starts, shape
+        self.interpolate, self.left_out = interpolate, left_out
         self._values = _blocks(series.values, shape.context)
         self._ahead = _blocks(series.ahead, shape.steps)
         self._targets = _blocks(series.values[:, : len(series.channels.target)], shape.horizon)
@@ -137,7 +147,7 @@ class Windows:
     def select(self, indices: Sequence[int]) -> Windows:
         """Give the windows at these positions, in this order."""
         starts = self.starts[np.asarray(indices, dtype=np.int64)]
-        return Windows(self.series, starts, self.shape, interpolate=self.interpolate)
+        return Windows(self.series, starts, self.shape, interpolate=self.interpolate, left_out=self.left_out)
 
     @property
     def fingerprint(self) -> str:
@@ -158,9 +168,7 @@ def _blocks(values: np.ndarray, steps: int) -> np.ndarray:
     return np.lib.stride_tricks.sliding_window_view(values, steps, axis=0).transpose(0, 2, 1)
 
 
-def cut_windows(
-    series: Series, shape: Shape, strides: Sequence[int], missing: str
-) -> tuple[dict[str, Windows], list[str]]:
+def cut_windows(series: Series, shape: Shape, strides: Sequence[int], missing: str) -> dict[str, Windows]:
     """Cut the windows of every split.
 
     All target steps of a window lie in its split. Its history lies in its split or, with `reach_back`, in
@@ -173,24 +181,19 @@ def cut_windows(
         missing: `task.missing`; windows that hold a missing value are left out, or filled where they can be.
 
     Returns:
-        split -> windows, for the splits that have rows, and notes on windows left out.
+        split -> windows, for the splits that have rows.
 
     Raises:
         DataError: a split is too short for one window.
     """
     possible = _unbroken(series, shape)
     bad = _unusable(series, shape, possible, fills=missing == "interpolate")
-    found, notes = {}, []
+    found = {}
     for code in np.unique(series.split):
         split = SPLITS[code]
         starts = possible[_belongs(series, shape, possible, int(code))]
         starts = _strided(starts, strides[0] if split == "train" else strides[1])
         usable = starts[~bad[starts]]
-        if len(usable) < len(starts):
-            notes.append(
-                f"{split}: {len(starts) - len(usable)} of {len(starts)} windows are left out, because values "
-                "are missing"
-            )
         if not len(usable):
             raise DataError(
                 f"{split}: {int((series.split == code).sum())} rows give no window of {shape.context} + "
@@ -198,8 +201,14 @@ def cut_windows(
                 "shorten the windows" + (", or look at the missing values" if len(starts) else "")
             )
         places = usable.astype(np.int32 if len(series) < np.iinfo(np.int32).max else np.int64)
-        found[split] = Windows(series, places, shape, interpolate=missing == "interpolate")
-    return found, notes
+        found[split] = Windows(
+            series,
+            places,
+            shape,
+            interpolate=missing == "interpolate",
+            left_out=len(starts) - len(usable),
+        )
+    return found
 
 
 def _unbroken(series: Series, shape: Shape) -> np.ndarray:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas
 from series_tables import frame, split_tables, table
 
-from hf_ft.evaluate.forecast_metrics import ForecastMetrics
+from hf_ft.inputs.series import forecast_baselines as module
 from hf_ft.inputs.series.forecast_baselines import (
     Trees,
     choose_lags,
@@ -16,7 +16,8 @@ from hf_ft.inputs.series.forecast_baselines import (
     naive_error,
     seasonal_naive,
 )
-from hf_ft.inputs.series.series_table import SeriesOptions, read_series
+from hf_ft.inputs.series.options import SeriesOptions
+from hf_ft.inputs.series.series_table import read_series
 from hf_ft.inputs.series.windows import Shape, cut_windows
 
 HOUR = 3_600_000_000_000
@@ -25,7 +26,7 @@ HOUR = 3_600_000_000_000
 def windows_of(data, *cuts, context=12, horizon=6, **options):
     chosen = SeriesOptions(**options)
     series = read_series(split_tables(data, *cuts), chosen)
-    return cut_windows(series, Shape(context, horizon), (1, 1), chosen.missing)[0]
+    return cut_windows(series, Shape(context, horizon), (1, 1), chosen.missing)
 
 
 def test_last_value():
@@ -62,7 +63,7 @@ def test_seasonal_naive_says_where_it_has_no_answer():
     absent = data.drop(index=range(48, 96)).reset_index(drop=True)
     rows = cut_windows(
         read_series({"train": table(absent)}, SeriesOptions(gaps="ignore")), Shape(12, 6), (1, 1), "error"
-    )[0]["train"]
+    )["train"]
     forecast, known = seasonal_naive(rows, 24)
     after = rows.ids.index("train/48")  # the first row after two absent days
     assert known[after]
@@ -101,21 +102,30 @@ def test_trees_learn_from_train_and_beat_the_last_value_on_a_wave():
     data["target"] += rng.normal(0, 0.2, len(data))
     data["load"] = rng.normal(0, 1, len(data))
     series = read_series(split_tables(data, 600, past=["load"]), SeriesOptions(calendar=["hour_of_day"]))
-    rows = cut_windows(series, Shape(24, 6), (1, 1), "error")[0]
+    rows = cut_windows(series, Shape(24, 6), (1, 1), "error")
     trees = Trees(rows["train"], 24, seed=0)
-    references = [
-        {"value": r["target"], "last": r["history"][-1, :1], "hour": r["hour"]} for r in rows["validation"]
+    found = forecast_baselines(rows["validation"], season=24, trees=trees)
+    assert list(found) == ["the last value", "the value a season ago", "boosted trees on the same lags"]
+    truth = rows["validation"].targets()
+    errors = [
+        np.sqrt(np.mean((np.stack([one["value"] for one in results]) - truth) ** 2))
+        for results in found.values()
     ]
-    found = forecast_baselines(
-        rows["validation"],
-        references,
-        lambda: ForecastMetrics(["target"], np.ones(1)),
-        season=24,
-        trees=trees,
-    )
-    assert found["trees_rmse"] < 0.6 * found["rmse"]
-    assert found["trees_fitted_on_steps"] == len(rows["train"]) * 6
-    assert "seasonal_naive_mae" in found and "seasonal_naive_windows" not in found
+    assert errors[2] < 0.6 * errors[0]
+
+
+def test_a_baseline_without_a_forecast_of_a_window_says_none(monkeypatch):
+    monkeypatch.setattr(module, "TREE_PAIRS", 500)
+    monkeypatch.setattr(module, "TREE_FORECASTS", 40)
+    rows = windows_of(frame(300), 250)
+    trees = Trees(rows["train"], 24, seed=0)
+    found = forecast_baselines(rows["validation"], season=500, trees=trees)
+    assert "the value a season ago" not in found
+    assert all(one["value"].shape == (6, 1) for one in found["the last value"])
+    name = next(name for name in found if name.startswith("boosted trees"))
+    assert "fitted on 500 of" in name
+    answered = [one for one in found[name] if one is not None]
+    assert len(found[name]) == len(rows["validation"]) > len(answered) > 0
 
 
 def test_trees_of_one_target_do_not_depend_on_rows_after_the_forecast_is_made():

@@ -8,7 +8,8 @@ import pytest
 from series_tables import frame, split_tables, table
 
 from hf_ft.errors import DataError
-from hf_ft.inputs.series.series_table import SeriesOptions, fill, read_series, table_times
+from hf_ft.inputs.series.options import SeriesOptions
+from hf_ft.inputs.series.series_table import fill, read_series, table_times
 
 HOUR = 3_600_000_000_000
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from sklearn.preprocessing import StandardScaler
 
+from hf_ft.data.scaler import Scaler
 from hf_ft.errors import DataError
-from hf_ft.inputs.series.scaler import Scaler
 
 
 def test_it_agrees_with_scikit_learn():

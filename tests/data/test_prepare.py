@@ -1,0 +1,105 @@
+"""Rows are looked at before anything is learned of them, and what was learned finds further bad rows."""
+
+import numpy as np
+import pandas
+import pytest
+
+from hf_ft.data.prepare import prepare
+from hf_ft.errors import DataError
+from hf_ft.recipe.read import load_recipe
+from hf_ft.task import Inspection, Task
+from hf_ft.train.assemble import new_task
+
+
+class Lengths(Task):
+    """Refuses negative lengths at sight, and rows that are not as long as the first once it is fitted."""
+
+    name, summary, main_metric, greater_is_better = "lengths", "", "mae", {"mae": False}
+    roles = {}  # noqa: RUF012
+    fitted_on = None
+
+    def inspect(self, row):
+        return Inspection(problem="below zero" if row["length"] < 0 else None)
+
+    def fit(self, train):
+        self.fitted_on = train.column("length")
+        if 99 in self.fitted_on:
+            raise DataError("train: 99 cannot be learned")
+
+    def check(self, split, rows):
+        return {
+            index: f"{length} steps, not {self.fitted_on[0]}"
+            for index, length in enumerate(rows.column("length"))
+            if length != self.fitted_on[0]
+        }
+
+
+@pytest.fixture
+def ready(monkeypatch, tmp_path):
+    from hf_ft.task import Role
+
+    monkeypatch.setattr(Lengths, "roles", {"length": Role("how long")})
+
+    def make(lengths, on_bad="error", validation=20):
+        source = {"source": "in memory", "split": {"validation": validation}, "on_bad": on_bad}
+        recipe = load_recipe({"task": f"{__name__}:Lengths", "data": source, "model": {"name": "none"}})
+        task = Lengths()
+        return task, prepare(recipe, task, data=[{"length": one} for one in lengths], cache=tmp_path)
+
+    monkeypatch.setattr("hf_ft.recipe.read.find_task", lambda value, problems: (Lengths, "lengths"))
+    return make
+
+
+def test_a_row_that_cannot_be_used_is_a_finding_before_anything_is_learned(ready):
+    task, found = ready([5] * 60 + [-1] + [7] * 2)
+    assert -1 not in task.fitted_on
+    reasons = [entry["reason"] for entry in found.findings.bad]
+    assert sorted(reasons) == ["7 steps, not 5"] * 2 + ["below zero"]
+    assert len(found.findings.errors) >= 2
+
+
+def test_both_kinds_are_left_out_together(ready):
+    _, found = ready([5] * 998 + [-1] + [7], "skip", validation=400)
+    assert found.findings.errors == [] and len(found.findings.bad) == 2
+    assert sum(len(part) for part in found.rows.values()) == 998
+    assert all(set(part.column("length")) == {5} for part in found.rows.values())
+    assert found.info["sizes"] == {split: len(part) for split, part in found.rows.items()}
+
+
+def test_what_cannot_be_learned_does_not_hide_what_was_found(ready):
+    _, found = ready([5] * 60 + [-1] * 3 + [99] * 25)
+    assert any("below zero" in error for error in found.findings.errors)
+    assert any("99 cannot be learned" in error for error in found.findings.errors)
+    with pytest.raises(DataError, match="99 cannot be learned"):
+        ready([5] * 60 + [99] * 25)
+
+
+def test_nothing_usable_is_learned_from_nothing(ready):
+    task, found = ready([-1] * 60)
+    assert task.fitted_on is None and found.findings.errors and found.info["labels"] is None
+
+
+def test_what_was_learned_is_not_kept_with_what_was_seen(tmp_path):
+    """The common length of the training rows is not a property of a row: another run has other rows."""
+
+    def look(lengths):
+        rows = pandas.DataFrame(
+            {"values": [np.arange(float(length)) + seed for seed, length in enumerate(lengths)]}
+        )
+        rows["y"] = np.arange(len(rows), dtype=float)
+        recipe = load_recipe(
+            {
+                "task": "time-series-regression",
+                "data": {"source": "in memory", "split": {"validation": 4}},
+                "model": {"name": "patchtst", "from_scratch": True},
+            }
+        )
+        return prepare(recipe, new_task(recipe), data=rows, cache=tmp_path).findings
+
+    first = look([16] * 20 + [9] * 3)
+    assert {entry["reason"][:7] for entry in first.bad} == {"9 steps"}
+    again = look([16] * 20 + [9] * 3)
+    assert again.cached and again.bad == first.bad
+    # The same rows, of which most others now have another length.
+    other = look([16] * 20 + [9] * 30)
+    assert {entry["reason"][:8] for entry in other.bad} == {"16 steps"}
