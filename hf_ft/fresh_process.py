@@ -13,7 +13,8 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
@@ -21,6 +22,7 @@ from typing import IO, TYPE_CHECKING, Any
 from hf_ft.errors import VerifyError
 
 if TYPE_CHECKING:
+    from hf_ft.model.predictor import Predictor
     from hf_ft.task import Row
 
 # Variables of the launcher: a process that inherits them would wait for peers that never come.
@@ -32,6 +34,34 @@ _ERROR_CHARACTERS = 2000
 _IMPORTED = ("transformers", "timm", "torchvision", "PIL", "tokenizers", "peft", "hf_ft")
 
 
+@dataclass(frozen=True)
+class PipelineCall:
+    """A call of transformers' pipeline, and of the Predictor beside it.
+
+    Args:
+        tag: name of the pipeline, such as `image-classification`.
+        rows: raw rows without targets.
+        options: of the call.
+    """
+
+    tag: str
+    rows: Sequence[Row]
+    options: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a fresh process answers.
+
+    Args:
+        results: the task's result of each row.
+        piped: (scores of the pipeline, scores of the Predictor) of each row of the PipelineCall, by label.
+    """
+
+    results: list[Any]
+    piped: list[tuple[dict[str, float], dict[str, float]]]
+
+
 class FreshProcess:
     """A process that imports what prediction needs and waits for one question.
 
@@ -41,6 +71,7 @@ class FreshProcess:
     def __init__(self) -> None:
         environment = {key: value for key, value in os.environ.items() if not LAUNCHER.match(key)}
         self._folder = Path()
+        self._answer: Answer | None = None
         # A file, because a pipe that nobody reads would stop a process that says much.
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
@@ -60,28 +91,38 @@ class FreshProcess:
         names = sorted(name for name in modules if name.partition(".")[0] in _IMPORTED)
         self._send(names)
 
-    def ask(self, model_folder: Path, rows: Sequence[Row], threads: int | None = None) -> None:
+    def ask(
+        self,
+        model_folder: Path,
+        rows: Sequence[Row],
+        threads: int | None = None,
+        pipeline: PipelineCall | None = None,
+    ) -> None:
         """Let it load the folder and predict raw rows; `answer` waits for the results.
 
         Args:
             model_folder: what a user will load.
             rows: raw rows without targets.
             threads: how many to compute with; None: torch's default.
+            pipeline: what to ask transformers' pipeline of the folder; None: nothing.
         """
         self._folder = model_folder
-        self._send((str(model_folder), list(rows), threads))
+        self._send((str(model_folder), list(rows), threads, pipeline))
 
-    def answer(self) -> list[Any]:
-        """Give the task's result of each row.
+    def answer(self) -> Answer:
+        """Wait for the answer to what was asked, and give it; also when called again.
 
         Raises:
             VerifyError: the folder cannot be used in a fresh process; the message ends with its last words.
         """
+        if self._answer is not None:
+            return self._answer
         assert self._process.stdout is not None
         content = self._process.stdout.read()
         if self._process.wait() != 0:
             raise self._failed()
-        return list(pickle.loads(content))
+        self._answer = pickle.loads(content)
+        return self._answer
 
     def close(self) -> None:
         """End the process if it has not ended, and let go of its pipes."""
@@ -132,16 +173,35 @@ def _main() -> None:
                     importlib.import_module(name)
     except EOFError:  # the run ended before it had anything to ask
         return
-    folder, rows, threads = message
+    folder, rows, threads, pipeline = message
     if threads is not None:
         torch.set_num_threads(threads)
     predictor = Predictor.load(folder)
     predictor.task.shortcuts = False
-    answer.write(pickle.dumps(predictor.results(rows)))
+    results = predictor.results(rows)
+    piped = [] if pipeline is None else _piped(folder, predictor, pipeline)
+    answer.write(pickle.dumps(Answer(results, piped)))
     answer.flush()
     # Without waiting for what libraries do when a process ends.
     os._exit(0)
 
 
+def _piped(
+    folder: str, predictor: Predictor, call: PipelineCall
+) -> list[tuple[dict[str, float], dict[str, float]]]:
+    """Give the scores of transformers' pipeline and those of the Predictor, on the same raw inputs."""
+    from transformers import pipeline
+
+    classify: Any = pipeline(call.tag, model=folder, device=predictor.device)
+    inputs = [predictor.task.pipeline_input(row) for row in call.rows]
+    found = classify(inputs, **call.options)
+    answers = [predictor.task.decode(result)["scores"] for result in predictor.results(call.rows)]
+    return [
+        ({entry["label"]: entry["score"] for entry in entries}, scores)
+        for entries, scores in zip(found, answers, strict=True)
+    ]
+
+
 if __name__ == "__main__":
-    _main()
+    # Under its own name, so that the classes that it sends are those that the other process knows.
+    importlib.import_module("hf_ft.fresh_process")._main()

@@ -13,7 +13,7 @@ Words used below. A *row* is one raw example: a dict from role (`image`, `label`
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
@@ -99,6 +99,19 @@ class Ready:
 
 
 @dataclass(frozen=True)
+class Trait:
+    """Something unusual that an input can be, such as a transparent picture.
+
+    Args:
+        warning: what a user should know where training rows have it; None: nothing.
+        as_pipeline: whether transformers' pipeline reads such an input as hf_ft does.
+    """
+
+    warning: str | None = None
+    as_pipeline: bool = True
+
+
+@dataclass(frozen=True)
 class Inspection:
     """What the audit learns from one row.
 
@@ -106,11 +119,13 @@ class Inspection:
         problem: why the row cannot be used, or None.
         digest: hash of the content, equal for equal examples; None where duplicates mean nothing.
         perceptual: 64-bit hash that nearly equal examples nearly share, or None.
+        traits: which of `Task.traits` the row has.
     """
 
     problem: str | None = None
     digest: str | None = None
     perceptual: int | None = None
+    traits: Sequence[str] = ()
 
 
 @dataclass
@@ -259,8 +274,11 @@ class Task:
     example_input: Any = "input"
     # The Hub's name for such models; None where it has none.
     pipeline_tag: ClassVar[str | None] = None
-    # What transformers' pipeline of that name is called with, as code, where it gives the same answer.
-    pipeline_arguments: str | None = None
+    # Options of transformers' pipeline of that name with which it answers as the Predictor does; None where
+    # there are no such options. The gate compares the two.
+    pipeline_options: Mapping[str, Any] | None = None
+    # Name -> Trait of what can be unusual about an input; the audit counts them, the gate tries them first.
+    traits: Mapping[str, Trait] = {}
     # Batch keys that are for the loss and not for the model.
     targets: tuple[str, ...] = ("labels",)
     # Further batch keys that the model is not called with: what `finish` or `predict` needs of a row.
@@ -345,6 +363,15 @@ class Task:
     def labels(self) -> list[str] | None:
         """Class names in id order, or None. The gate compares them in config, data and metric."""
         return None
+
+    def pipeline_options_for(self, traits: Iterable[str]) -> Mapping[str, Any] | None:
+        """Give `pipeline_options`; None where the pipeline reads inputs with these traits otherwise."""
+        alike = all(self.traits[name].as_pipeline for name in traits)
+        return self.pipeline_options if self.pipeline_tag is not None and alike else None
+
+    def pipeline_input(self, row: Row) -> Any:
+        """Give the input of a row as transformers' pipeline takes it, untouched."""
+        raise NotImplementedError
 
     # Model
 

@@ -7,6 +7,7 @@
 (e) labels      config, task.json, data.json and metric agree on the label map
 (f) contents    no pickle and no secret in what is kept
 (g) provenance  recipe, versions and data hashes are stored
+(h) pipeline    transformers' pipeline on raw inputs gives the scores of the Predictor, unusual inputs first
 """
 
 from __future__ import annotations
@@ -24,17 +25,20 @@ from typing import TYPE_CHECKING
 
 from hf_ft.errors import VerifyError
 from hf_ft.storage.atomic import write_json, write_text
+from hf_ft.text_utils import listing
 
 if TYPE_CHECKING:
-    from hf_ft.fresh_process import FreshProcess
-    from hf_ft.task import Evaluation, Rows, Task
+    from hf_ft.fresh_process import FreshProcess, PipelineCall
+    from hf_ft.task import Evaluation, Row, Rows, Task
     from hf_ft.train.assemble import Setup
     from hf_ft.train.preflight import SelfTest
 
-ITEMS = ("reload", "frozen", "counted", "loss", "labels", "contents", "provenance")
+ITEMS = ("reload", "frozen", "counted", "loss", "labels", "contents", "provenance", "pipeline")
 CHECKSUMS = "model.sha256"
 TOLERANCE = 1e-4
 MOST_ROWS = 256
+# Rows that transformers' pipeline answers: of each trait, and in all.
+TRAIT_ROWS, MOST_PIPELINE_ROWS = 3, 16
 PICKLE_NAMES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"}
 SECRETS = {
     "Hugging Face token": rb"\bhf_[A-Za-z0-9]{30,}",
@@ -63,11 +67,33 @@ class Item:
 
 def ask(fresh: FreshProcess, folder: Path, setup: Setup) -> None:
     """Let a fresh process predict a sample of the final split's raw rows with the saved folder."""
-    targets = {role for role, about in setup.task.roles.items() if about.target}
     rows = setup.data.rows[setup.data.final_split]
-    raw = [rows[index] for index in sample_of(rows)]
-    inputs = [{key: value for key, value in row.items() if key not in targets} for row in raw]
-    fresh.ask(folder / "model", inputs, setup.decisions["threads"].value)
+    inputs = _inputs(setup.task, rows, sample_of(rows))
+    fresh.ask(folder / "model", inputs, setup.decisions["threads"].value, _pipeline_call(setup))
+
+
+def _pipeline_call(setup: Setup) -> PipelineCall | None:
+    """Choose what transformers' pipeline is asked, where it is said to answer as the Predictor does."""
+    from hf_ft.fresh_process import PipelineCall
+
+    task, found, split = setup.task, setup.data.findings.traits, setup.data.final_split
+    options = task.pipeline_options_for({name for traits in found.values() for name in traits})
+    labels = task.labels()
+    if options is None or task.pipeline_tag is None or labels is None:
+        return None
+    rows = setup.data.rows[split]
+    positions = {row_id: index for index, row_id in enumerate(rows.ids)}
+    unusual = [ids[:TRAIT_ROWS] for ids in found.get(split, {}).values()]
+    chosen = [positions[row_id] for ids in unusual for row_id in ids if row_id in positions]
+    chosen = list(dict.fromkeys([*chosen, *sample_of(rows)]))[:MOST_PIPELINE_ROWS]
+    return PipelineCall(task.pipeline_tag, _inputs(task, rows, chosen), {**options, "top_k": len(labels)})
+
+
+def _inputs(task: Task, rows: Rows, indices: Sequence[int]) -> list[Row]:
+    """Give these rows without what is learned of them."""
+    targets = {role for role, about in task.roles.items() if about.target}
+    chosen = [rows[index] for index in indices]
+    return [{key: value for key, value in row.items() if key not in targets} for row in chosen]
 
 
 def sample_of(rows: Rows) -> Sequence[int]:
@@ -82,7 +108,7 @@ def gate(
     self_test: SelfTest,
     fresh: FreshProcess,
 ) -> list[Item]:
-    """Check all seven items of a finished run.
+    """Check every item of a finished run.
 
     Args:
         folder: the run folder, complete but for verify.json and the report.
@@ -109,6 +135,7 @@ def gate(
         "labels": lambda: check_labels(task.labels(), folder),
         "contents": lambda: check_contents(folder),
         "provenance": lambda: check_provenance(folder),
+        "pipeline": lambda: check_pipeline(fresh.answer().piped),
     }
     return run_checks(checks, folder)
 
@@ -175,8 +202,9 @@ def check_reload(
     positions = {row_id: index for index, row_id in enumerate(evaluation.ids)}
     live = [evaluation.results[positions[rows.ids[index]]] for index in sample]
     references = task.references(rows, sample)
-    saved = task.summarize(fresh.answer(), references)
-    worst = max(task.difference(one, other) for one, other in zip(live, saved, strict=True))
+    saved = task.summarize(fresh.answer().results, references)
+    # numpy's max, because Python's may pass over a NaN.
+    worst = np.max([task.difference(one, other) for one, other in zip(live, saved, strict=True)])
     if not worst <= TOLERANCE:
         raise VerifyError(
             f"the saved folder gives other outputs than the trained model: they differ by {worst:.2e}"
@@ -190,6 +218,32 @@ def check_reload(
             f"{before:.6f}"
         )
     return f"{len(sample)} rows, fresh process: differ by {worst:.1e} at most, {metric} {after:.4f} on both"
+
+
+def check_pipeline(piped: Sequence[tuple[Mapping[str, float], Mapping[str, float]]]) -> str:
+    """(h) Compare what transformers' pipeline answers with what the Predictor answers.
+
+    Args:
+        piped: scores of both for each row, by label; none where no pipeline is said to answer alike.
+    """
+    import numpy as np
+
+    if not piped:
+        return "no pipeline of transformers reads these inputs as hf_ft does; the card shows the Predictor"
+    differences = []
+    for pipeline, predictor in piped:
+        if pipeline.keys() != predictor.keys():
+            raise VerifyError(
+                f"transformers' pipeline names the labels {listing(pipeline)}, the Predictor "
+                f"{listing(predictor)}"
+            )
+        differences += [abs(pipeline[label] - score) for label, score in predictor.items()]
+    worst = np.max(differences)
+    if not worst <= TOLERANCE:
+        raise VerifyError(
+            f"transformers' pipeline and the Predictor differ by {worst:.2e} in the score of a label"
+        )
+    return f"{len(piped)} raw inputs, unusual ones first: scores differ by {worst:.1e} at most"
 
 
 def check_frozen(before: str, after: str, tensors: int) -> str:

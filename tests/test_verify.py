@@ -12,6 +12,7 @@ from datasets import Dataset
 from hf_ft import finetune
 from hf_ft.data.table import Table
 from hf_ft.errors import VerifyError
+from hf_ft.fresh_process import Answer
 from hf_ft.task import Evaluation
 from hf_ft.verify import (
     check_contents,
@@ -19,6 +20,7 @@ from hf_ft.verify import (
     check_frozen,
     check_labels,
     check_loss,
+    check_pipeline,
     check_reload,
     run_checks,
 )
@@ -158,7 +160,7 @@ def test_counts_of_other_masks_are_refused(segmented, monkeypatch, break_it, mes
     live = task.summarize(honest, task.references(table))
     evaluation = Evaluation("test", table.ids, live, task.references(table), None, {})
     answer = [{"mask": break_it(result["mask"])} for result in honest[::3]]
-    fresh, sample = SimpleNamespace(answer=lambda: answer), range(0, 12, 3)
+    fresh, sample = SimpleNamespace(answer=lambda: Answer(answer, [])), range(0, 12, 3)
     if message is None:
         assert "differ by 0.0e+00" in check_reload(task, fresh, table, sample, evaluation, "iou")
         return
@@ -168,3 +170,30 @@ def test_counts_of_other_masks_are_refused(segmented, monkeypatch, break_it, mes
     monkeypatch.setattr(masks.Masks, "difference", lambda *given: 0.0)
     with pytest.raises(VerifyError, match=r"gives iou 0\.\d+ on 4 rows, the trained model 0\.\d+"):
         check_reload(task, fresh, table, sample, evaluation, "loss")
+
+
+def test_one_nan_among_equal_results_is_no_agreement(segmented, monkeypatch):
+    """Python's own `max` passes over a NaN that is not the first."""
+    task, columns = segmented.task, {"number": "number", "mask": "mask"}
+    table = Table(Dataset.from_list(masks.rows(2)), columns, ["a", "b"])
+    honest = segmented.predictor().results([{"id": str(n), "number": n} for n in range(2)])
+    live = task.summarize(honest, task.references(table))
+    evaluation = Evaluation("test", table.ids, live, task.references(table), None, {})
+    differences = iter([0.0, float("nan")])
+    monkeypatch.setattr(masks.Masks, "difference", lambda *given: next(differences))
+    fresh = SimpleNamespace(answer=lambda: Answer(honest, []))
+    with pytest.raises(VerifyError, match="differ by nan"):
+        check_reload(task, fresh, table, range(2), evaluation, "iou")
+
+
+def test_a_pipeline_that_answers_otherwise_is_refused():
+    alike = ({"a": 0.25, "b": 0.75}, {"b": 0.75, "a": 0.25})
+    assert "2 raw inputs" in check_pipeline([alike, alike])
+    assert "the card shows the Predictor" in check_pipeline([])
+    for other, message in [
+        ({"a": 0.2502, "b": 0.7498}, r"differ by 2\.00e-04"),
+        ({"a": 0.25, "b": float("nan")}, "differ by nan"),
+        ({"LABEL_0": 0.25, "LABEL_1": 0.75}, "the labels LABEL_0, LABEL_1, the Predictor a, b"),
+    ]:
+        with pytest.raises(VerifyError, match=message):
+            check_pipeline([alike, (other, {"a": 0.25, "b": 0.75}), alike])

@@ -48,6 +48,7 @@ class Findings:
         counts: split -> number of rows.
         classes: split -> class -> number of rows that can be used; empty where the task has no classes.
         duplicates: rows that occur twice.
+        traits: split -> name of a trait of the input -> ids of the rows that can be used and have it.
         fingerprints: split -> hash of ids and contents of all its rows.
         contents: split -> hash of everything its rows hold, targets and spelling included.
         cached: whether the rows were known from an earlier run and not decoded again.
@@ -60,6 +61,7 @@ class Findings:
     counts: dict[str, int] = field(default_factory=dict)
     classes: dict[str, dict[str, int]] = field(default_factory=dict)
     duplicates: list[Duplicates] = field(default_factory=list)
+    traits: dict[str, dict[str, list[str]]] = field(default_factory=dict)
     fingerprints: dict[str, str] = field(default_factory=dict)
     contents: dict[str, str] = field(default_factory=dict)
     cached: bool = False
@@ -117,6 +119,8 @@ def audit(
     for split, inspections in inspected.items():
         found = {index: one.problem for index, one in enumerate(inspections) if one.problem is not None}
         add_bad_rows(findings, split, ids[split], found, on_bad)
+        findings.traits[split] = _with_traits(ids[split], inspections)
+    findings.warnings += _trait_warnings(task, findings)
     findings.duplicates = find_duplicates(ids, inspected)
     for pair in findings.duplicates:
         _judge_duplicates(findings, pair)
@@ -238,6 +242,28 @@ def without_bad_rows(examples: Mapping[str, Any], findings: Findings) -> dict[st
         else rows
         for split, rows in examples.items()
     }
+
+
+def _with_traits(ids: Sequence[str], inspections: Sequence[Inspection]) -> dict[str, list[str]]:
+    """Give the ids of the rows that can be used by what is unusual about them."""
+    found: dict[str, list[str]] = {}
+    for row_id, inspection in zip(ids, inspections, strict=True):
+        for trait in inspection.traits if inspection.problem is None else ():
+            found.setdefault(trait, []).append(row_id)
+    return found
+
+
+def _trait_warnings(task: Task, findings: Findings) -> list[str]:
+    """Say what a user should know about unusual inputs, in one line for each trait."""
+    warnings = []
+    for name, trait in task.traits.items():
+        counts = {split: len(found[name]) for split, found in findings.traits.items() if name in found}
+        if counts and trait.warning is not None:
+            where = ", ".join(
+                f"{count:,} of {findings.counts[split]:,} rows of {split}" for split, count in counts.items()
+            )
+            warnings.append(f"{name}: {where}: {trait.warning}")
+    return warnings
 
 
 def _without_name(problem: str, row_id: str) -> str:

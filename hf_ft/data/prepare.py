@@ -93,6 +93,9 @@ def prepare(recipe: Recipe, task: Task, *, data: Any = None, cache: Path | None 
         "hub": sorted({name for name in names if on_hub(name)}),
         "sizes": {split: len(part) for split, part in rows.items()},
         "fingerprints": findings.fingerprints,
+        "traits": {
+            split: {name: len(ids) for name, ids in found.items()} for split, found in findings.traits.items()
+        },
         # Of rows with errors, the task may have learned nothing.
         "labels": None if findings.errors else task.labels(),
     }

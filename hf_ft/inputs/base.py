@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hf_ft.inputs.raw_inputs import read_rows
 from hf_ft.recipe.schema import Empty, Section
-from hf_ft.task import Inspection, inherited_together
+from hf_ft.task import Inspection, Trait, inherited_together
 
 if TYPE_CHECKING:
     import numpy as np
@@ -40,6 +40,7 @@ class Input:
     side_keys: ClassVar[tuple[str, ...]] = ()
     media_roles: ClassVar[tuple[str, ...]] = ()
     encodes_in_threads: ClassVar[bool] = False
+    traits: ClassVar[Mapping[str, Trait]] = {}
 
     def __init__(self, options: Any, augment: Any):
         self.options, self.augment = options, augment
@@ -198,6 +199,10 @@ class Input:
         return "input"
 
     @property
-    def pipeline_arguments(self) -> str | None:
-        """What transformers' pipeline is called with, as code, where it reads what this input reads."""
+    def pipeline_options(self) -> Mapping[str, Any] | None:
+        """Options with which transformers' pipeline reads what this input reads; None where none do."""
         return None
+
+    def pipeline_input(self, row: Row) -> Any:
+        """Give the input of a row as transformers' pipeline takes it, untouched."""
+        raise NotImplementedError

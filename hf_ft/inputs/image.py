@@ -12,7 +12,7 @@ from hf_ft.errors import DataError
 from hf_ft.inputs.base import Input
 from hf_ft.inputs.raw_inputs import media_files, read_rows
 from hf_ft.recipe.schema import Section
-from hf_ft.task import MOVING, Batch, Inspection, Item, Preview, Ready, Role, Row
+from hf_ft.task import MOVING, Batch, Inspection, Item, Preview, Ready, Role, Row, Trait
 
 if TYPE_CHECKING:
     import numpy as np
@@ -52,6 +52,18 @@ class ImageInput(Input):
         "image": Role("a picture: a file or its bytes", usual=("img", "picture", "photo", "file", "path"))
     }
     Options, Augment = ImageOptions, ImageAugment
+    traits: ClassVar = {
+        "transparent": Trait(
+            "the colours below transparent pixels are used, as in transformers' own pipeline; to show the "
+            "model what the eye sees, lay the pictures on a background before"
+        ),
+        "over 8 bits": Trait(
+            "their values are scaled to 8 bits; transformers' pipeline clips them to white, so predict with "
+            "hf_ft's Predictor",
+            as_pipeline=False,
+        ),
+        **{name: Trait() for name in ("grey", "palette", "CMYK", "rotated by EXIF", "very wide or tall")},
+    }
     media_roles = ("image",)
     encodes_in_threads = True
 
@@ -64,13 +76,13 @@ class ImageInput(Input):
 
     def inspect(self, row: Row) -> Inspection:
         """Decode the picture once: is it readable, and what are its digest and perceptual hash?"""
-        from hf_ft.inputs.image_transforms import content_digest, perceptual_hash
+        from hf_ft.inputs.image_transforms import content_digest, open_with_traits, perceptual_hash
 
         try:
-            image = _opened(row)
+            image, traits = open_with_traits(row["image"], row["id"])
         except DataError as error:
             return Inspection(problem=str(error))
-        return Inspection(digest=content_digest(image), perceptual=perceptual_hash(image))
+        return Inspection(digest=content_digest(image), perceptual=perceptual_hash(image), traits=traits)
 
     def notes(self, rows: Mapping[str, Any]) -> list[str]:
         """How pixels reach the model, tried on training pictures."""
@@ -228,9 +240,15 @@ class ImageInput(Input):
         return "picture.png"
 
     @property
-    def pipeline_arguments(self) -> str:
-        """The same file."""
-        return repr(self.example)
+    def pipeline_options(self) -> Mapping[str, Any] | None:
+        """The pipeline reads a file as it is read here, but for `traits` that say otherwise."""
+        return {}
+
+    def pipeline_input(self, row: Row) -> Any:
+        """The picture as Pillow opens it; the pipeline opens a file the same way."""
+        from hf_ft.inputs.image_transforms import found_image
+
+        return found_image(row["image"])
 
 
 def _opened(row: Row) -> Any:

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 POLICIES = ("none", "light", "randaugment", "trivialaugment")
+# Long side over short side from which a picture is very wide or tall.
+_VERY_WIDE = 4
 # What Pillow's decoders raise on damaged files, as seen by changing bytes of valid ones.
 _DAMAGED = (
     OSError,
@@ -39,11 +41,11 @@ _DAMAGED = (
 
 
 def open_image(value: Any, row_id: str) -> Image:
-    """Open one picture and normalise it to 8-bit RGB, the way the eye sees it.
+    """Open one picture and convert it to 8-bit RGB, as transformers' `load_image` does.
 
-    EXIF rotation is applied; transparency is laid on white; grey, palette and CMYK are converted; 16-bit grey
-    is scaled from 0..65535 (Pillow's own conversion would clip it to white). Of an animation, the first frame
-    is taken.
+    EXIF rotation is applied; grey, palette and CMYK are converted; an alpha channel is dropped. Of an
+    animation, the first frame is taken. One difference: 16-bit grey is scaled from 0..65535, where Pillow's
+    own conversion would clip it to white.
 
     Args:
         value: {"bytes", "path"} as `datasets` stores it, a path, a PIL image, or an array [H, W] or [H, W, C]
@@ -54,7 +56,36 @@ def open_image(value: Any, row_id: str) -> Image:
         DataError: there is no picture, or it is damaged; the message names the row and the file.
     """
     with _explained(value, row_id):
-        return _to_rgb(_upright(_found(value)))
+        return _to_rgb(_upright(found_image(value)))
+
+
+def open_with_traits(value: Any, row_id: str) -> tuple[Image, list[str]]:
+    """Open one picture as `open_image` does, and say what is unusual about it.
+
+    Args:
+        value: as for `open_image`.
+        row_id: names the row in messages.
+
+    Returns:
+        The picture, and names of `ImageInput.traits`.
+
+    Raises:
+        DataError: as for `open_image`.
+    """
+    with _explained(value, row_id):
+        image = found_image(value)
+        upright = _upright(image)
+        long, short = max(image.size), min(image.size)
+        found = {
+            "transparent": _is_transparent(image),
+            "over 8 bits": image.mode.startswith(("I", "F")),
+            "grey": image.mode in ("1", "L", "LA"),
+            "palette": image.mode in ("P", "PA"),
+            "CMYK": image.mode == "CMYK",
+            "rotated by EXIF": upright is not image,
+            "very wide or tall": long >= _VERY_WIDE * short,
+        }
+        return _to_rgb(upright), [name for name, has in found.items() if has]
 
 
 def count_pixels(value: Any, row_id: str) -> int:
@@ -68,7 +99,7 @@ def count_pixels(value: Any, row_id: str) -> int:
         DataError: there is no picture, or its head is damaged.
     """
     with _explained(value, row_id):
-        width, height = _found(value).size
+        width, height = found_image(value).size
         return width * height
 
 
@@ -85,8 +116,12 @@ def _explained(value: Any, row_id: str) -> Iterator[None]:
         raise DataError(f"{place}: cannot open the image: {type(error).__name__}: {error}") from error
 
 
-def _found(value: Any) -> Image:
-    """Open a picture, in whichever way it is given; its pixels are not read yet."""
+def found_image(value: Any) -> Image:
+    """Open a picture, in whichever way it is given, and change nothing; its pixels are not read yet.
+
+    Args:
+        value: as for `open_image`.
+    """
     from PIL import Image
 
     if isinstance(value, dict):
@@ -150,12 +185,16 @@ def _to_rgb(image: Image) -> Image:
         if array.min() < 0 or array.max() > 65535:
             raise ValueError(f"expected 16-bit values in 0..65535, found {array.min()}..{array.max()}")
         return Image.fromarray((array.astype(np.uint16) >> 8).astype(np.uint8)).convert("RGB")
-    if image.has_transparency_data:
-        seen = image.convert("RGBA")
-        ground = Image.new("RGBA", seen.size, "white")
-        return Image.alpha_composite(ground, seen).convert("RGB")
     # Pillow's `convert` copies an image that is RGB already.
     return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _is_transparent(image: Image) -> bool:
+    """Tell whether a pixel is not opaque; many files have an alpha channel that is opaque everywhere."""
+    if not image.has_transparency_data:
+        return False
+    lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
+    return bool(lowest < 255)
 
 
 def content_digest(image: Image) -> str:

@@ -15,7 +15,7 @@ from hf_ft.inputs.base import Input
 from hf_ft.inputs.raw_inputs import no_row_file, read_rows, without_usual_names
 from hf_ft.inputs.token_cache import KNOWN_NAMES, CachedTokens, cache_tokens
 from hf_ft.recipe.schema import Section
-from hf_ft.task import Batch, Inspection, Item, Preview, Role, Row
+from hf_ft.task import Batch, Inspection, Item, Preview, Role, Row, Trait
 from hf_ft.text_utils import listing, text_digest
 
 if TYPE_CHECKING:
@@ -30,6 +30,8 @@ _TEXT_COLUMNS = (
 _PAIR_COLUMNS = "text_pair sentence2 hypothesis question2"
 # Words, and pairs of them, that a classical model sees at most.
 _MOST_FEATURES = 50_000
+# Characters from which a text is very long, and below which it is very short.
+_LONG, _SHORT = 2000, 4
 
 
 class TextOptions(Section):
@@ -51,6 +53,7 @@ class TextInput(Input):
         ),
     }
     Options = TextOptions
+    traits: ClassVar = {name: Trait() for name in ("very long", "very short", "space at an end", "not ASCII")}
     length_key = "input_ids"
 
     def __init__(self, options: Any, augment: Any):
@@ -69,7 +72,8 @@ class TextInput(Input):
         for text in texts:
             if (problem := problem_of(text)) is not None:
                 return Inspection(problem=problem)
-        return Inspection(digest=text_digest(self._joined(text) for text in texts))
+        joined = [self._joined(text) for text in texts]
+        return Inspection(digest=text_digest(joined), traits=_traits("".join(joined)))
 
     def check(self, split: str, rows: Any) -> Mapping[int, str]:
         """Refuse a second text where the training rows have none, and the other way round."""
@@ -239,11 +243,25 @@ class TextInput(Input):
         return (first, "What another would answer.") if "pair" in self.columns else first
 
     @property
-    def pipeline_arguments(self) -> str | None:
-        """The text, cut as here; the pipeline does not know how columns are joined."""
+    def pipeline_options(self) -> Mapping[str, Any] | None:
+        """Cut as here; the pipeline does not know how columns are joined."""
         if "pair" in self.columns or not isinstance(self.columns["text"], str):
             return None
-        return f"{self.example!r}, truncation=True, top_k=None"
+        return {"truncation": True, "top_k": None}
+
+    def pipeline_input(self, row: Row) -> Any:
+        """The text."""
+        return row["text"]
+
+
+def _traits(text: str) -> list[str]:
+    found = {
+        "very long": len(text) > _LONG,
+        "very short": len(text) < _SHORT,
+        "space at an end": text != text.strip(),
+        "not ASCII": not text.isascii(),
+    }
+    return [name for name, has in found.items() if has]
 
 
 def problem_of(text: Any) -> str | None:

@@ -82,6 +82,7 @@ def model_card(run_folder: Path, repo: str, kept: Mapping[str, Any] | None = Non
         json.loads((run_folder / name).read_text(encoding="utf-8")) for name in FILES[1:]
     )
     task, source = load_task(run_folder / "model")
+    options = task.pipeline_options_for(name for split in data["traits"].values() for name in split)
     head, measured = results["headline"], _measured(results, task)
     base = None if recipe.model.from_scratch or not source.get("commit") else source["name"]
     metadata = ModelCardData(
@@ -103,6 +104,7 @@ def model_card(run_folder: Path, repo: str, kept: Mapping[str, Any] | None = Non
         recipe=recipe,
         recipe_text=_without_paths(recipe),
         task=task,
+        pipeline_arguments=None if options is None else _arguments(task.example_input, options),
         summary=task.summary.partition(" (")[0],
         start=base or _last_part(recipe.model.name),
         start_on_hub=base is not None,
@@ -131,6 +133,11 @@ def cell(text: Any) -> str:
 def fence(text: str) -> str:
     """Give a line of backticks that is longer than any in the text."""
     return "`" * max(3, 1 + max(map(len, re.findall(r"`+", text)), default=0))
+
+
+def _arguments(example: Any, options: Mapping[str, Any]) -> str:
+    """Give what a pipeline is called with, as code."""
+    return ", ".join([repr(example), *(f"{name}={value!r}" for name, value in options.items())])
 
 
 def _measured(results: Mapping[str, Any], task: Task) -> list[Result]:

@@ -133,6 +133,8 @@ class ComposedTask(Task):
     finish = _asked_of("input", "finish")
     read_inputs = _asked_of("input", "read_inputs")
     input_note = _asked_of("input", "input_note")
+    traits = _asked_of("input", "traits")
+    pipeline_input = _asked_of("input", "pipeline_input")
     example_input = _asked_of("input", "example")
     main_metric = _asked_of("target", "main_metric")
     headline_metrics = _asked_of("target", "headline_metrics")
@@ -176,9 +178,9 @@ class ComposedTask(Task):
         return (*self.input.media_roles, *self.target.media_roles)
 
     @property
-    def pipeline_arguments(self) -> str | None:
-        """What transformers' pipeline is called with; it knows classes, and not the scale of a number."""
-        return None if self.labels() is None else self.input.pipeline_arguments
+    def pipeline_options(self) -> Mapping[str, Any] | None:
+        """Those of the input; a pipeline knows classes, and not the scale of a number."""
+        return None if self.labels() is None else self.input.pipeline_options
 
     @property
     def supports_batch_encode(self) -> bool:

@@ -20,6 +20,7 @@ from hf_ft.inputs import image_transforms as images
 from hf_ft.inputs.decoded_cache import cache_decoded
 from hf_ft.recipe.read import load_recipe
 from hf_ft.recipe.schema import CacheSection
+from hf_ft.report.card import model_card
 from hf_ft.task import Task
 from hf_ft.train.assemble import assemble
 from hf_ft.train.preflight import preflight
@@ -313,3 +314,52 @@ def test_a_run_is_verified_and_its_processor_is_taken_apart(signs, models, tmp_p
     said = " ".join(capsys.readouterr().out.split())
     assert "pixels: uint8 until they are on the device" in said
     assert "decoded train, validation, test as the processor crops and sizes them" in said
+
+
+def odd_signs(folder, deep=False):
+    """36 pictures: transparent, of a palette, grey, CMYK, rotated by EXIF, very wide; some of 16 bits."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    for kind, name in enumerate(NAMES):
+        (folder / name).mkdir(parents=True)
+        for index in range(12):
+            rng = np.random.default_rng((kind, index))
+            noise = rng.integers(0, 100, (40, 160 if index % 6 == 5 else 30, 4), dtype=np.uint8)
+            noise[..., kind] += 100
+            picture = Image.fromarray(noise)
+            path = folder / name / f"{index}"
+            if index % 6 == 0:
+                picture.save(f"{path}.png")
+            elif index % 6 == 1:
+                picture.convert("RGB").quantize(16).save(f"{path}.png", transparency=3)
+            elif index % 6 == 2 and deep:
+                Image.fromarray(noise[..., 0].astype(np.uint16) * 300).save(f"{path}.png")
+            elif index % 6 == 2:
+                picture.convert("L").save(f"{path}.png")
+            elif index % 6 == 3:
+                picture.convert("CMYK").save(f"{path}.jpg")
+            else:
+                picture.convert("RGB").save(f"{path}.jpg", exif=exif)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["resnet", "timm"])
+def test_transformers_pipeline_reads_odd_pictures_as_they_were_trained_on(name, models, tmp_path):
+    settings = recipe(odd_signs(tmp_path / "odd"), models[name], tmp_path / "run")
+    run = finetune(settings, verbose=False)
+    (item,) = (item for item in run.verification if item["name"] == "pipeline")
+    assert item["passed"] and "7 raw inputs, unusual ones first" in item["detail"]
+    found = check(settings).warnings
+    assert any("transparent: " in text and "colours below transparent pixels" in text for text in found)
+    traits = json.loads((run.folder / "data.json").read_text())["traits"]["train"]
+    assert set(traits) == {"transparent", "palette", "grey", "CMYK", "rotated by EXIF", "very wide or tall"}
+    assert "from transformers import pipeline" in model_card(run.folder, "me/signs").text
+
+
+def test_no_pipeline_is_promised_for_pictures_of_16_bits(models, tmp_path):
+    settings = recipe(odd_signs(tmp_path / "odd", deep=True), models["resnet"], tmp_path / "run")
+    run = finetune(settings, verbose=False)
+    (item,) = (item for item in run.verification if item["name"] == "pipeline")
+    assert item["passed"] and "no pipeline" in item["detail"]
+    assert "import pipeline" not in model_card(run.folder, "me/signs").text
+    assert any("over 8 bits: " in text for text in check(settings).warnings)
