@@ -190,9 +190,10 @@ def _piped(
     folder: str, predictor: Predictor, call: PipelineCall
 ) -> list[tuple[dict[str, float], dict[str, float]]]:
     """Give the scores of transformers' pipeline and those of the Predictor, on the same raw inputs."""
-    from transformers import pipeline
+    from transformers import pipelines
 
-    classify: Any = pipeline(call.tag, model=folder, device=predictor.device)
+    make: Any = pipelines.pipeline
+    classify = make(call.tag, model=folder, device=predictor.device)
     inputs = [predictor.task.pipeline_input(row) for row in call.rows]
     found = classify(inputs, **call.options)
     answers = [predictor.task.decode(result)["scores"] for result in predictor.results(call.rows)]

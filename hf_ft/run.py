@@ -24,6 +24,7 @@ from hf_ft.recipe.read import load_recipe
 
 if TYPE_CHECKING:
     from hf_ft.data.audit import Findings
+    from hf_ft.evaluate.linear_probe import HeadInputs
     from hf_ft.evaluate.verdict import Verdict
     from hf_ft.model.predictor import Predictor
     from hf_ft.recipe.schema import Recipe
@@ -172,13 +173,14 @@ def finetune(
             fresh.import_like(sys.modules)
         checks = preflight(setup.trainer)
         console.lines(checks.lines)
+        features = _pretrained_features(setup)
         setup.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if setup.profile is not None:
             console.table(setup.profile.table())
 
         console.room("evaluate")
         model = setup.trainer.finished_model()
-        evaluations, verdict = _evaluate(setup, console)
+        evaluations, verdict = _evaluate(setup, features, console)
 
         results: dict[str, Any] = {}
         if fresh is not None:
@@ -203,7 +205,26 @@ def finetune(
     return Run(recipe, setup.task, model, results, path)
 
 
-def _evaluate(setup: Setup, console: Console) -> tuple[dict[str, Evaluation], Verdict]:
+def _pretrained_features(setup: Setup) -> HeadInputs | None:
+    """Compute, before they change, what a linear model is fitted on that the result is compared with."""
+    from hf_ft.evaluate.linear_probe import head_inputs
+
+    recipe, rows = setup.recipe, setup.rows
+    if recipe.model.from_scratch or not recipe.evaluate.linear_probe:
+        return None
+    return head_inputs(
+        setup.passes,
+        rows["train"],
+        rows[setup.data.final_split],
+        setup.frozen.heads,
+        epochs=float(recipe.train.num_train_epochs),
+        cached=setup.cached,
+    )
+
+
+def _evaluate(
+    setup: Setup, features: HeadInputs | None, console: Console
+) -> tuple[dict[str, Evaluation], Verdict]:
     """Measure the finished model on validation and test, and judge it beside the baselines."""
     from hf_ft.evaluate.final import calibrate, conclude
 
@@ -214,7 +235,13 @@ def _evaluate(setup: Setup, console: Console) -> tuple[dict[str, Evaluation], Ve
         evaluations["test"] = setup.trainer.evaluate_finished("test")
     section = setup.recipe.evaluate
     verdict = conclude(
-        evaluations, setup.task, section, metric=setup.metric, greater=setup.greater, data=setup.data
+        evaluations,
+        setup.task,
+        section,
+        metric=setup.metric,
+        greater=setup.greater,
+        data=setup.data,
+        features=features,
     )
     return evaluations, verdict
 

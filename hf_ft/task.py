@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Protocol
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from hf_ft.recipe.schema import Empty, Section
 
@@ -217,6 +217,23 @@ class Preview:
     text: str | None = None
     curves: Mapping[str, Sequence[float]] | None = None
     caption: str = ""
+
+
+@dataclass(frozen=True)
+class SimpleFeatures:
+    """What a classical model is fitted on.
+
+    Args:
+        name: what the features are, in words.
+        train: of M training rows, float [M, F], dense or sparse.
+        of: gives those of any N rows, [N, F].
+        model: what suits them: `sparse linear`, `dense linear` (of standardised features), or `trees`.
+    """
+
+    name: str
+    train: Any
+    of: Callable[[Any], Any]
+    model: Literal["sparse linear", "dense linear", "trees"]
 
 
 @dataclass
@@ -563,6 +580,20 @@ class Task:
             where this baseline has no answer. The trivial answer comes first.
         """
         return {}
+
+    def fit_classical(
+        self, features: SimpleFeatures, rows: Any
+    ) -> tuple[str, Callable[[Any], list[Any]]] | None:
+        """Fit a classical model, with which the result of a run is compared.
+
+        Args:
+            features: of training rows.
+            rows: the same rows, raw.
+
+        Returns:
+            Its name in words, and what answers rows with results; None where there is no such model.
+        """
+        return None
 
     def decode(self, result: Any) -> dict[str, Any]:
         """Give what a person reads of a result: label and score, boxes, text, a number with its unit."""

@@ -12,6 +12,7 @@ from PIL import Image, ImageDraw
 
 from hf_ft import Predictor, check, finetune
 from hf_ft.errors import DataError, RecipeError, VerdictError, VerifyError
+from hf_ft.verify import ITEMS
 
 
 def draw_signs(folder, per_class=12, names=("stop", "yield", "停")):
@@ -80,7 +81,7 @@ def test_a_run_leaves_everything_a_user_needs(run):
     }
     assert needed <= found
     assert all(item["passed"] for item in json.loads((run.folder / "verify.json").read_text()))
-    assert len(json.loads((run.folder / "verify.json").read_text())) == 7
+    assert len(json.loads((run.folder / "verify.json").read_text())) == len(ITEMS)
 
 
 def test_the_saved_folder_is_plain_hugging_face(run):

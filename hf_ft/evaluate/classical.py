@@ -3,36 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
+
+from hf_ft.task import SimpleFeatures
 
 # Training rows that such a model sees at most, and rows times classes: its cost stays at a few seconds.
 MOST_ROWS = 10_000
 MOST_ROWS_TIMES_CLASSES = 1_000_000
-# Inverse strength of the penalty of logistic regression; scikit-learn's default of 1 underfits TF-IDF.
-_INVERSE_PENALTY = 10.0
+# Inverse strength of the penalty of logistic regression; scikit-learn's default of 1 underfits TF-IDF, and
+# overfits standardised features of which there are as many as rows.
+_INVERSE_PENALTY = {"sparse linear": 10.0, "dense linear": 0.01}
 # Training rows in a leaf of a boosted tree: scikit-learn's default from 400 rows on, fewer below, where trees
 # could otherwise not split at all.
 _LEAF = 20
-
-
-@dataclass(frozen=True)
-class SimpleFeatures:
-    """What a classical model is fitted on.
-
-    Args:
-        name: what the features are, in words.
-        train: of M training rows, float [M, F], dense or sparse.
-        of: gives those of any N rows, [N, F].
-        model: what suits them: `linear` or `trees`.
-    """
-
-    name: str
-    train: Any
-    of: Callable[[Any], Any]
-    model: Literal["linear", "trees"]
+# Iterations of the solver; standardised features need a few dozen.
+_MOST_ITERATIONS = 200
 
 
 def sample_rows(count: int, classes: int = 1) -> np.ndarray:
@@ -65,7 +52,12 @@ def fit_classes(features: SimpleFeatures, truth: np.ndarray, classes: int) -> Ca
         model: Any = HistGradientBoostingClassifier(random_state=0, min_samples_leaf=_leaf(len(truth)))
         model = OneVsRestClassifier(model) if truth.ndim == 2 else model
     else:
-        model = OneVsRestClassifier(LogisticRegression(C=_INVERSE_PENALTY, solver="liblinear"))
+        solver = "liblinear" if features.model == "sparse linear" else "lbfgs"
+        model = LogisticRegression(
+            C=_INVERSE_PENALTY[features.model], solver=solver, max_iter=_MOST_ITERATIONS
+        )
+        # The solver of sparse features knows two classes alone.
+        model = OneVsRestClassifier(model) if truth.ndim == 2 or solver == "liblinear" else model
     with warnings.catch_warnings():
         # A label that all training rows have, or none, is predicted as such.
         warnings.filterwarnings("ignore", "Label .* is present in all", UserWarning)
@@ -119,4 +111,5 @@ def model_name(features: SimpleFeatures, *, classes: bool) -> str:
     """
     if features.model == "trees":
         return f"boosted trees on {features.name}"
-    return f"{features.name} and {'logistic' if classes else 'ridge'} regression"
+    probe = " (linear probe)" if features.model == "dense linear" else ""
+    return f"{features.name} and {'logistic' if classes else 'ridge'} regression{probe}"

@@ -7,11 +7,13 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.errors import DataError
+from hf_ft.evaluate.linear_probe import linear_probe
 from hf_ft.evaluate.loop import AT_ONCE, measure
 from hf_ft.evaluate.verdict import Bootstrap, Verdict, judge
 
 if TYPE_CHECKING:
     from hf_ft.data.prepare import Prepared
+    from hf_ft.evaluate.linear_probe import HeadInputs
     from hf_ft.recipe.schema import EvaluateSection
     from hf_ft.task import Evaluation, Task
 
@@ -41,6 +43,7 @@ def conclude(
     metric: str,
     greater: bool,
     data: Prepared,
+    features: HeadInputs | None = None,
 ) -> Verdict:
     """Add intervals and baselines to the evaluations of a run, and judge the model on the final split.
 
@@ -52,11 +55,15 @@ def conclude(
         greater: whether a greater value of it is better.
         data: the rows; baselines are fitted on `train`, and the bootstrap draws whole groups where rows of
             one group are not independent.
+        features: what the pretrained body gives to the head, for a linear probe of the final split.
     """
     verdicts = {}
     for split, evaluation in evaluations.items():
-        _add_baselines(evaluation, task, task.baselines(data.rows["train"], data.rows[split]))
-        final = split == data.final_split
+        final, train = split == data.final_split, data.rows["train"]
+        answers = task.baselines(train, data.rows[split])
+        if final and features is not None:
+            answers |= linear_probe(task, features, train, len(evaluation.ids))
+        _add_baselines(evaluation, task, answers)
         bootstrap = Bootstrap(
             section.resamples if section.intervals == "bootstrap" else 0,
             section.confidence,

@@ -17,9 +17,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from hf_ft.evaluate.classical import SimpleFeatures
     from hf_ft.recipe.schema import ModelSection
-    from hf_ft.task import Batch, Item, Loaded, Preview, Role, Row
+    from hf_ft.task import Batch, Item, Loaded, Preview, Role, Row, SimpleFeatures
 
 
 class Input:

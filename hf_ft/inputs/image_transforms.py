@@ -193,7 +193,7 @@ def _is_transparent(image: Image) -> bool:
     """Tell whether a pixel is not opaque; many files have an alpha channel that is opaque everywhere."""
     if not image.has_transparency_data:
         return False
-    lowest, _ = image.convert("RGBA").getchannel("A").getextrema()
+    lowest: Any = image.convert("RGBA").getchannel("A").getextrema()[0]
     return bool(lowest < 255)
 
 

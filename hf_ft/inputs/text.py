@@ -10,12 +10,11 @@ from pydantic import Field
 
 from hf_ft.data.table import Table
 from hf_ft.errors import DataError
-from hf_ft.evaluate.classical import SimpleFeatures
 from hf_ft.inputs.base import Input
 from hf_ft.inputs.raw_inputs import no_row_file, read_rows, without_usual_names
 from hf_ft.inputs.token_cache import KNOWN_NAMES, CachedTokens, cache_tokens
 from hf_ft.recipe.schema import Section
-from hf_ft.task import Batch, Inspection, Item, Preview, Role, Row, Trait
+from hf_ft.task import Batch, Inspection, Item, Preview, Role, Row, SimpleFeatures, Trait
 from hf_ft.text_utils import listing, text_digest
 
 if TYPE_CHECKING:
@@ -206,7 +205,7 @@ class TextInput(Input):
         except ValueError:
             return None  # not one text has a word
         return SimpleFeatures(
-            "TF-IDF", learned, lambda rows: vectorizer.transform(self._plain(rows)), "linear"
+            "TF-IDF", learned, lambda rows: vectorizer.transform(self._plain(rows)), "sparse linear"
         )
 
     def _plain(self, rows: Any) -> list[str]:

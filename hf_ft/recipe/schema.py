@@ -266,6 +266,8 @@ class EvaluateSection(Section):
     """How often the rows are drawn again for the interval."""
     confidence: Fraction = 0.95
     """The share of the resampled values that the interval covers."""
+    linear_probe: bool = True
+    """Compare with a linear model on the pretrained features, where that costs under a tenth of training."""
     must_beat: Literal["baseline"] | None = None
     """baseline: the run fails, and keeps its files, unless the model is better than every baseline."""
 

@@ -16,8 +16,7 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from hf_ft.evaluate.classical import SimpleFeatures
-    from hf_ft.task import Batch, Evaluation, Figure, Item, Loaded, Metrics, Preview, Row
+    from hf_ft.task import Batch, Evaluation, Figure, Item, Loaded, Metrics, Preview, Row, SimpleFeatures
 
 
 class Target:
@@ -187,14 +186,14 @@ class Target:
 
     def fit_classical(
         self, features: SimpleFeatures, references: Sequence[Any]
-    ) -> Callable[[Any], list[Any]]:
-        """Fit a classical model on training rows, and give what answers rows with it.
+    ) -> Callable[[Any], list[Any]] | None:
+        """Fit a classical model on training rows, and give what answers rows with it; None: there is none.
 
         Args:
             features: of the training rows.
             references: of the same rows.
         """
-        raise NotImplementedError
+        return None
 
     def calibrate(self, validation: Evaluation) -> list[str]:
         """Choose on the validation rows what turns scores into answers, and say so, one line each."""

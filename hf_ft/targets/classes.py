@@ -11,12 +11,12 @@ from pydantic import Field
 from hf_ft.data.labels import LabelMap, name_of
 from hf_ft.errors import RecipeError
 from hf_ft.evaluate.baselines import frequent_labels, majority_class
-from hf_ft.evaluate.classical import SimpleFeatures, fit_classes
+from hf_ft.evaluate.classical import fit_classes
 from hf_ft.evaluate.metrics import CLASSIFICATION_DIRECTIONS
 from hf_ft.evaluate.multilabel import MULTILABEL_DIRECTIONS, indicator
 from hf_ft.recipe.schema import Fraction, PositiveFloat, Section
 from hf_ft.targets.base import Target
-from hf_ft.task import Batch, Evaluation, Figure, Loaded, Metrics
+from hf_ft.task import Batch, Evaluation, Figure, Loaded, Metrics, SimpleFeatures
 from hf_ft.text_utils import listing
 
 if TYPE_CHECKING:

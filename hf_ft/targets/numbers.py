@@ -12,13 +12,13 @@ from pydantic import Field
 from hf_ft.data.scaler import Scaler
 from hf_ft.errors import DataError
 from hf_ft.evaluate.baselines import mean_value
-from hf_ft.evaluate.classical import SimpleFeatures, fit_numbers
+from hf_ft.evaluate.classical import fit_numbers
 from hf_ft.evaluate.metrics import REGRESSION_DIRECTIONS, RegressionMetrics
 from hf_ft.recipe.schema import Section
 from hf_ft.targets.base import Target
 from hf_ft.targets.classes import weighted
 from hf_ft.targets.pointwise_loss import PointwiseLoss, row_losses
-from hf_ft.task import Batch, Evaluation, Figure
+from hf_ft.task import Batch, Evaluation, Figure, SimpleFeatures
 from hf_ft.text_utils import listing
 
 if TYPE_CHECKING:

@@ -25,6 +25,7 @@ from hf_ft.task import (
     Metrics,
     Preview,
     Row,
+    SimpleFeatures,
     Task,
 )
 
@@ -325,15 +326,23 @@ class ComposedTask(Task):
 
     def _fit_classical(self, train: Any) -> dict[str, Callable[[Any], list[Any]]]:
         """Fit a classical model, on a sample of many rows; give its name, and what answers rows with it."""
-        labels = self.target.labels()
-        chosen = sample_rows(len(train), len(labels or [""]))
+        chosen = sample_rows(len(train), len(self.target.labels() or [""]))
         few = train if len(chosen) == len(train) else train.select(chosen.tolist())
         features = self.input.simple_features(few)
-        if features is None:
+        found = None if features is None else self.fit_classical(features, few)
+        if found is None:
             return {}
         sampled = f", fitted on {len(few):,} of {len(train):,} rows" if len(few) < len(train) else ""
-        name = model_name(features, classes=labels is not None) + sampled
-        return {name: self.target.fit_classical(features, self.target.references(few))}
+        return {found[0] + sampled: found[1]}
+
+    def fit_classical(
+        self, features: SimpleFeatures, rows: Any
+    ) -> tuple[str, Callable[[Any], list[Any]]] | None:
+        """Fit the classical model that suits the target."""
+        answer = self.target.fit_classical(features, self.target.references(rows))
+        if answer is None:
+            return None
+        return model_name(features, classes=self.target.labels() is not None), answer
 
     def preview(self, row: Row, result: Any, reference: Any) -> Preview | None:
         """Show a row small: with the answer drawn into it, or as the input is."""

@@ -79,6 +79,8 @@ class Setup:
         metric: name of the metric that decides which checkpoint is best.
         greater: whether a greater value of it is better.
         decisions: subject -> what was chosen for the user, and why.
+        passes: how the model is run outside of training, in full precision.
+        cached: whether rows start at cached activations.
         trainer: built from all of these.
     """
 
@@ -92,6 +94,8 @@ class Setup:
     metric: str
     greater: bool
     decisions: Mapping[str, Decision]
+    passes: Passes
+    cached: bool
     trainer: FineTuner
 
     @property
@@ -197,6 +201,8 @@ def assemble(
         metric,
         greater,
         choices.made,
+        choices.full,
+        choices.cached,
         trainer,
     )
 
@@ -247,6 +253,9 @@ class _Choices:
     ):
         self.recipe, self.recorded, self.processes, self.bars = recipe, recorded, processes, bars
         self.made = dict(schedule)
+        # Set by `compute`.
+        self.full: Passes
+        self.cached = False
         section = recipe.train
         self.use_cpu = bool(section.arguments.get("use_cpu"))
         self.plan: BatchPlan = plan_batches(
@@ -267,7 +276,7 @@ class _Choices:
         model: Any = frozen.model.to(device)
         layout = choose_memory_format(model, section.memory_format)
         made |= {} if layout is None else {"layout": Decision(layout)}
-        full = Passes(task, model, device, "fp32")
+        full = self.full = Passes(task, model, device, "fp32")
         made["precision"] = choose_precision(
             section.precision,
             lambda: measure_bf16(full, rows["train"]),
@@ -295,6 +304,7 @@ class _Choices:
             progress=self.bars and not section.arguments.get("disable_tqdm"),
         )
         made["activations"] = Decision(cache.reason)
+        self.cached = cache.is_used
         made["evaluation"] = self._evaluation(passes, cache)
         self._set_threads(passes, cache, rows["train"])
         # A run that began to evaluate in mixed precision goes on so, from the inputs.

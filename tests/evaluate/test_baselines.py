@@ -47,11 +47,11 @@ def test_the_mean():
 
 def features(model, count=80):
     values = np.random.default_rng(0).normal(size=(2 * count, 4))
-    wrap = scipy.sparse.csr_matrix if model == "linear" else np.asarray
+    wrap = scipy.sparse.csr_matrix if model == "sparse linear" else np.asarray
     return values, SimpleFeatures("numbers", wrap(values[:count]), wrap, model)
 
 
-@pytest.mark.parametrize("model", ["linear", "trees"])
+@pytest.mark.parametrize("model", ["sparse linear", "dense linear", "trees"])
 def test_classical_models_find_classes_labels_and_numbers(model):
     values, given = features(model)
     classes = np.where(values[:, 0] > 0.4, 2, np.where(values[:, 1] > 0, 1, 0))
@@ -68,7 +68,7 @@ def test_classical_models_find_classes_labels_and_numbers(model):
 
 
 def test_a_class_that_the_sample_lacks_scores_nothing():
-    values, given = features("linear")
+    values, given = features("sparse linear")
     scores = fit_classes(given, np.arange(80) % 2 * 3, 5)(values[80:])
     assert scores.shape == (80, 5) and not scores[:, [1, 2, 4]].any() and scores[:, [0, 3]].all()
 
@@ -86,6 +86,6 @@ def test_rows_are_sampled_by_number_and_by_classes():
 
 def test_names_say_features_and_model():
     _, trees = features("trees")
-    _, linear = features("linear")
+    _, linear = features("sparse linear")
     assert model_name(trees, classes=True) == "boosted trees on numbers"
     assert model_name(linear, classes=False) == "numbers and ridge regression"

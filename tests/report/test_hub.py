@@ -333,7 +333,7 @@ def test_only_a_verified_run_is_published(copy):
     failed = [{**item, "passed": item["name"] != "reload"} for item in items]
     for record, message in {
         json.dumps(failed): "verify.json: reload not passed",
-        json.dumps(items[:3]): "loss, labels, contents, provenance not passed",
+        json.dumps(items[:3]): "loss, labels, contents, provenance, pipeline not passed",
         "[]": "reload, frozen, .* not passed",
     }.items():
         (copy / "verify.json").write_text(record)

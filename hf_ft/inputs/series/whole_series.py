@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hf_ft.data.scaler import Scaler
 from hf_ft.errors import DataError
-from hf_ft.evaluate.classical import SimpleFeatures
 from hf_ft.inputs.base import Input
 from hf_ft.inputs.raw_inputs import (
     is_row_file,
@@ -20,7 +19,7 @@ from hf_ft.inputs.raw_inputs import (
     without_usual_names,
 )
 from hf_ft.inputs.series.options import WholeSeriesOptions
-from hf_ft.task import Inspection, Item, Preview, Role, Row
+from hf_ft.task import Inspection, Item, Preview, Role, Row, SimpleFeatures
 from hf_ft.text_utils import listing
 
 if TYPE_CHECKING:

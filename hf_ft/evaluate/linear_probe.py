@@ -1,0 +1,195 @@
+"""The linear probe: a linear model on what the pretrained body gives to the head, before any training.
+
+It says what the pretrained features are worth by themselves (Alain and Bengio, "Understanding intermediate
+layers using linear classifier probes", 2016), so a fine-tuned model has to be better. With cached activations
+it costs next to nothing; elsewhere its forward passes are kept below a tenth of the work of training.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hf_ft.evaluate.classical import MOST_ROWS
+from hf_ft.task import SimpleFeatures
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from hf_ft.data.dataset import EncodedRows
+    from hf_ft.model.passes import Passes
+    from hf_ft.task import Task
+
+# A pass forward is about a third of a training step, and all passes together at most a tenth of training.
+_SHARE_OF_TRAINING = 0.1 * 3
+# Fewer training rows than this in a sample say little about the features.
+_FEWEST_ROWS = 64
+FEATURES = "pretrained features"
+
+
+@dataclass(frozen=True)
+class HeadInputs:
+    """What the pretrained body gives to the head, before training.
+
+    Args:
+        chosen: positions of training rows, int [M].
+        train: of these rows, float32 [M, F].
+        answered: positions of rows of the evaluated split, int [N].
+        values: of these rows, float32 [N, F].
+    """
+
+    chosen: np.ndarray
+    train: np.ndarray
+    answered: np.ndarray
+    values: np.ndarray
+
+
+def head_inputs(
+    passes: Passes,
+    train: EncodedRows,
+    evaluated: EncodedRows,
+    heads: Sequence[str],
+    *,
+    epochs: float,
+    cached: bool,
+) -> HeadInputs | None:
+    """Compute what the body gives to the head, for a sample of rows where all would cost too much.
+
+    Args:
+        passes: how the model is run.
+        train: training rows, as they are trained on.
+        evaluated: rows of the split that is evaluated.
+        heads: names of the modules of the head.
+        epochs: of training.
+        cached: whether the rows start at cached activations, and so cost next to nothing.
+
+    Returns:
+        None where even a small sample would cost more than a tenth of training.
+    """
+    most = len(train) + len(evaluated) if cached else int(_SHARE_OF_TRAINING * epochs * len(train))
+    answered = _sample(len(evaluated), most // 2)
+    chosen = _sample(len(train), min(MOST_ROWS, most - len(answered)))
+    if len(chosen) < min(_FEWEST_ROWS, len(train)) or not len(answered):
+        return None
+    values = [
+        _compute(passes, rows, which, heads)
+        for rows, which in ((train.plain(), chosen), (evaluated, answered))
+    ]
+    return HeadInputs(chosen, values[0], answered, values[1])
+
+
+def linear_probe(task: Task, inputs: HeadInputs, train: Any, rows: int) -> dict[str, list[Any]]:
+    """Fit a linear model on what the body gives to the head, and answer the evaluated rows with it.
+
+    Args:
+        task: the fitted task.
+        inputs: of `head_inputs`.
+        train: the raw training rows.
+        rows: how many rows the evaluated split has.
+
+    Returns:
+        Name in words -> a result for each row, None where it has no answer; empty where the task has no
+        linear model.
+    """
+    from sklearn.preprocessing import StandardScaler
+
+    scaler = StandardScaler().fit(inputs.train)
+    features = SimpleFeatures(FEATURES, scaler.transform(inputs.train), scaler.transform, "dense linear")
+    few = train if len(inputs.chosen) == len(train) else train.select(inputs.chosen.tolist())
+    found = task.fit_classical(features, few)
+    if found is None:
+        return {}
+    name, answer = found
+    results: list[Any] = [None] * rows
+    for place, result in zip(inputs.answered, answer(inputs.values), strict=True):
+        results[place] = result
+    sampled = f", fitted on {len(few):,} of {len(train):,} rows" if len(few) < len(train) else ""
+    return {name + sampled: results}
+
+
+def _sample(count: int, most: int) -> np.ndarray:
+    if count <= most:
+        return np.arange(count)
+    chosen: np.ndarray = np.sort(np.random.default_rng(0).choice(count, max(0, most), replace=False))
+    return chosen
+
+
+def _compute(passes: Passes, rows: EncodedRows, chosen: np.ndarray, heads: Sequence[str]) -> np.ndarray:
+    """Run the model on these rows, each process on its share, and give the input of its head, [N, F]."""
+    import torch
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+
+    from hf_ft.data.samplers import batches_of, forward_batch, numbers_in
+
+    state, lengths = PartialState(), rows.lengths
+    own = np.arange(len(chosen))[state.process_index :: state.num_processes]
+    most, tokens = forward_batch(
+        numbers_in(passes.batch(rows, [0])), passes.device.type, lengths=lengths is not None
+    )
+    own_lengths = None if lengths is None else [lengths[row] for row in chosen[own]]
+    found: dict[int, np.ndarray] = {}
+    was_training = passes.model.training
+    passes.model.eval()
+    with _first_input(passes.model, heads) as seen, torch.inference_mode():
+        for places in batches_of(len(own), most, own_lengths, tokens):
+            batch = passes.batch(rows, chosen[own[places]].tolist())
+            seen.clear()
+            passes.run(batch)
+            values = pooled(seen[0], batch.get("attention_mask")).float().cpu().numpy()
+            found |= dict(zip(own[places].tolist(), values, strict=True))
+    passes.model.train(was_training)
+    parts = gather_object([found])
+    joined = {place: value for part in parts for place, value in part.items()}
+    return np.stack([joined[place] for place in range(len(chosen))])
+
+
+@contextlib.contextmanager
+def _first_input(model: nn.Module, heads: Sequence[str]) -> Iterator[list[torch.Tensor]]:
+    """Collect what the modules of the head that have weights are called with, in the order of the calls."""
+    import torch
+
+    from hf_ft.model.freeze import plain_name
+    from hf_ft.model.head import inside
+
+    seen: list[torch.Tensor] = []
+
+    def look(module: nn.Module, inputs: tuple[Any, ...], outputs: Any) -> None:
+        if inputs and isinstance(inputs[0], torch.Tensor):
+            seen.append(inputs[0])
+
+    found = [
+        module
+        for name, module in model.named_modules()
+        if inside(plain_name(name), *heads) and any(True for _ in module.parameters(recurse=False))
+    ]
+    # Afterwards, because a pass that starts at the head gets its cached input from a hook before it.
+    hooks = [module.register_forward_hook(look) for module in found]
+    try:
+        yield seen
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+def pooled(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+    """Average over places.
+
+    Args:
+        values: steps [B, L, F], pixels [B, F, H, W], or already one vector a row [B, F].
+        mask: [B, L], 0 where a step is padding, or None.
+
+    Returns:
+        [B, F].
+    """
+    if values.ndim == 3 and mask is not None and mask.shape == values.shape[:2]:
+        weights = mask.unsqueeze(-1).to(values.dtype)
+        return (values * weights).sum(1) / weights.sum(1).clamp(min=1)
+    if values.ndim == 3:
+        return values.mean(1)
+    return values.flatten(2).mean(2) if values.ndim > 3 else values
