@@ -13,7 +13,7 @@ import shlex
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from hf_ft.report.report import ReportContent
     from hf_ft.task import Evaluation, Task
     from hf_ft.train.assemble import Setup
-    from hf_ft.verify import Item
 
 
 @dataclass
@@ -143,6 +142,8 @@ def finetune(
     from hf_ft.model.save import save_model
     from hf_ft.report import hub, run_folder
     from hf_ft.report.console import Console
+    from hf_ft.report.report import draw_figures
+    from hf_ft.report.report_content import report_content, with_gate
     from hf_ft.train.assemble import assemble
     from hf_ft.train.distributed import start_processes
     from hf_ft.train.preflight import preflight
@@ -180,21 +181,25 @@ def finetune(
 
         console.room("evaluate")
         model = setup.trainer.finished_model()
-        evaluations, verdict = _evaluate(setup, features, console)
+        evaluations = _evaluate(setup, console)
 
         results: dict[str, Any] = {}
         if fresh is not None:
             console.room("save")
             save_model(setup.frozen, setup.task, path / "model", setup.loaded.source)
-            ask(fresh, path, setup)
-            results = run_folder.write_run(path, setup, evaluations, verdict)
 
             console.room("verify")
+            ask(fresh, path, setup)
+            # Until `gate`, while the fresh process predicts: the verdict, the files, the figures.
+            verdict = _judge(setup, evaluations, features)
+            results = run_folder.write_run(path, setup, evaluations, verdict)
+            content = report_content(path, setup, evaluations[setup.data.final_split], verdict)
+            draw_figures(path, content)
             items = gate(path, setup, evaluations, checks.self_test, fresh)
             console.lines(f"{item.name:<12} {item.detail}" for item in items)
 
             console.room("report")
-            console.result(_report(path, setup, evaluations, verdict, items, console))
+            console.result(_report(path, setup, with_gate(content, items, console.seconds), console))
             verdict.require(recipe.evaluate.must_beat)
 
             if recipe.publish.repo is not None:
@@ -222,50 +227,42 @@ def _pretrained_features(setup: Setup) -> HeadInputs | None:
     )
 
 
-def _evaluate(
-    setup: Setup, features: HeadInputs | None, console: Console
-) -> tuple[dict[str, Evaluation], Verdict]:
-    """Measure the finished model on validation and test, and judge it beside the baselines."""
-    from hf_ft.evaluate.final import calibrate, conclude
+def _evaluate(setup: Setup, console: Console) -> dict[str, Evaluation]:
+    """Measure the finished model on validation and test."""
+    from hf_ft.evaluate.final import calibrate
 
     evaluations = {"validation": setup.trainer.evaluate_finished("validation")}
     # Before test is looked at: what turns scores into answers is chosen on validation.
     console.lines(calibrate(setup.task, evaluations["validation"]))
     if "test" in setup.rows:
         evaluations["test"] = setup.trainer.evaluate_finished("test")
-    section = setup.recipe.evaluate
-    verdict = conclude(
+    return evaluations
+
+
+def _judge(setup: Setup, evaluations: dict[str, Evaluation], features: HeadInputs | None) -> Verdict:
+    """Add intervals and baselines, and judge the model beside them."""
+    from hf_ft.evaluate.final import conclude
+
+    return conclude(
         evaluations,
         setup.task,
-        section,
+        setup.recipe.evaluate,
         metric=setup.metric,
         greater=setup.greater,
         data=setup.data,
         features=features,
     )
-    return evaluations, verdict
 
 
-def _report(
-    path: Path,
-    setup: Setup,
-    evaluations: dict[str, Evaluation],
-    verdict: Verdict,
-    items: list[Item],
-    console: Console,
-) -> ReportContent:
+def _report(path: Path, setup: Setup, content: ReportContent, console: Console) -> ReportContent:
     """Write the report and the times of the run; give what the report holds."""
     from hf_ft.report.report import write_report
-    from hf_ft.report.report_content import report_content
     from hf_ft.storage.atomic import write_json
     from hf_ft.verify import check_contents
 
-    stages: dict[str, float] = {}
     if setup.profile is not None:
-        stages = setup.profile.stages
+        content = replace(content, timing={**content.timing, **setup.profile.stages})
         write_json(path / "profile.json", setup.profile.to_json(), indent=2)
-    final = evaluations[setup.data.final_split]
-    content = report_content(path, setup, final, verdict, items, {**console.seconds, **stages})
     write_report(path, content)
     write_json(path / "timing.json", console.finish(), indent=2)
     # The report repeats much of the recipe: what is kept is looked at once more.

@@ -117,6 +117,7 @@ class ReportContent:
         checks: the gate, item by item.
         timing: stage -> seconds.
         environment: versions and hardware.
+        drawn: name of a figure -> it as SVG, once `draw_figures` has drawn it.
     """
 
     name: str
@@ -139,11 +140,29 @@ class ReportContent:
     checks: Sequence[Check] = ()
     timing: Mapping[str, float] = field(default_factory=dict)
     environment: Mapping[str, Any] = field(default_factory=dict)
+    drawn: dict[str, Any] = field(default_factory=dict)
 
     @property
     def all_figures(self) -> list[Figure]:
         """The learning curve, and what is drawn about the evaluation."""
         return [*([self.curve] if self.curve else []), *self.figures]
+
+
+def draw_figures(run_folder: Path, content: ReportContent) -> None:
+    """Write the figures as PNG files into `figures/` of the run folder, and draw them for the page.
+
+    `write_report` calls it; to call it before lets the drawing be done while something else is awaited.
+
+    Args:
+        run_folder: an existing folder.
+        content: whose figures are drawn; those that are drawn already are left as they are.
+    """
+    (run_folder / "figures").mkdir(exist_ok=True)
+    for figure in content.all_figures:
+        if figure.name not in content.drawn:
+            path = run_folder / "figures" / f"{_slug(figure.name)}.png"
+            figure.figure.savefig(path, facecolor="white", dpi=160)
+            content.drawn[figure.name] = _svg(figure)
 
 
 def write_report(run_folder: Path, content: ReportContent) -> Path:
@@ -160,11 +179,7 @@ def write_report(run_folder: Path, content: ReportContent) -> Path:
         DataError: there is no metric, a picture is no data address, or two figures share a name.
     """
     _check(content)
-    (run_folder / "figures").mkdir(exist_ok=True)
-    for figure in content.all_figures:
-        figure.figure.savefig(
-            run_folder / "figures" / f"{_slug(figure.name)}.png", facecolor="white", dpi=160
-        )
+    draw_figures(run_folder, content)
     page = run_folder / "report.html"
     write_text(page, _render(content))
     return page
@@ -208,7 +223,7 @@ def _render(content: ReportContent) -> str:
         lstrip_blocks=True,
     )
     environment.filters |= {
-        "svg": _svg,
+        "svg": lambda figure: content.drawn[figure.name],
         "curve": curve_svg,
         "seconds": show_seconds,
         "words": lambda name: name.replace("_", " "),

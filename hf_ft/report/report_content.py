@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -35,18 +36,14 @@ def report_content(
     setup: Setup,
     evaluation: Evaluation,
     verdict: Verdict,
-    items: Sequence[Item],
-    seconds: Mapping[str, float],
 ) -> ReportContent:
-    """Put the content of the report together.
+    """Put the content of the report together, but for the gate's items and the times: `with_gate` adds them.
 
     Args:
         folder: the run folder, with log.jsonl and environment.json.
         setup: the run.
         evaluation: of the split that is reported.
         verdict: on it.
-        items: the gate.
-        seconds: room -> seconds.
     """
     recipe, task, data = setup.recipe, setup.task, setup.data
     metric, greater = setup.metric, setup.greater
@@ -77,14 +74,24 @@ def report_content(
         recipe_text=recipe.to_yaml(),
         model_facts=_model_facts(setup),
         train_facts={subject: str(choice) for subject, choice in setup.decisions.items()},
-        checks=[Check(item.name, item.passed, item.detail) for item in items],
-        timing=dict(seconds),
         environment={
             **environment["packages"],
             "python": environment["python"],
             "device": environment["device"],
         },
     )
+
+
+def with_gate(content: ReportContent, items: Sequence[Item], seconds: Mapping[str, float]) -> ReportContent:
+    """Add what is known last.
+
+    Args:
+        content: of the report.
+        items: the gate.
+        seconds: room -> seconds.
+    """
+    checks = [Check(item.name, item.passed, item.detail) for item in items]
+    return replace(content, checks=checks, timing=dict(seconds))
 
 
 def _summary(setup: Setup) -> str:

@@ -10,7 +10,7 @@ import pytest
 from hf_ft.evaluate.final import conclude
 from hf_ft.recipe.read import load_recipe
 from hf_ft.recipe.schema import EvaluateSection
-from hf_ft.report.report_content import report_content
+from hf_ft.report.report_content import report_content, with_gate
 from hf_ft.task import Evaluation
 from hf_ft.train.decisions import Decision
 
@@ -62,7 +62,7 @@ def made(tmp_path):
     section = EvaluateSection(resamples=100)
     verdict = conclude({"test": evaluation}, task, section, metric="accuracy", greater=True, data=data)
     items = [SimpleNamespace(name="reload", passed=True, detail="9 rows")]
-    return report_content(tmp_path, setup, evaluation, verdict, items, {"train": 1.0})
+    return with_gate(report_content(tmp_path, setup, evaluation, verdict), items, {"train": 1.0})
 
 
 def test_the_main_metric_comes_first_with_its_interval(made):
