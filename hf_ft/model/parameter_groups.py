@@ -15,13 +15,16 @@ if TYPE_CHECKING:
 # Adam: Kingma & Ba 2015; Lion: a tenth of Adam's (Chen et al. 2023).
 FROM_SCRATCH = {"sgd": 0.1, "lion": 1e-4, "adagrad": 1e-2, "adam": 1e-3}
 
-# Share of that rate: pretrained weights move little, a new head or an adapter moves as if from scratch.
-SHARES = {
-    "full": (0.05, "pretrained weights: a twentieth of a from-scratch rate"),
-    "patterns": (0.05, "pretrained weights: a twentieth of a from-scratch rate"),
-    "last": (0.1, "the last pretrained blocks: a tenth of a from-scratch rate"),
-    "head": (1.0, "only the new head learns: a from-scratch rate"),
+# Share of that rate for pretrained weights, by kind of network. Measured: `python -m benchmarks.defaults`.
+PRETRAINED = {
+    "transformer": (0.05, "a pretrained transformer: a twentieth of a from-scratch rate"),
+    "narrow transformer": (0.1, "a pretrained transformer, narrow: a tenth of a from-scratch rate"),
+    "convolutional network": (0.3, "a pretrained convolutional network: 0.3 of a from-scratch rate"),
 }
+# A transformer whose states are smaller than BERT-base's is narrow.
+NARROW = 512
+# Share for what starts from new weights, beside pretrained ones that stay or move little.
+SHARES = {"head": (3.0, "only the new head learns: three times a from-scratch rate")}
 ADAPTER = (0.5, "adapter weights start anew beside frozen ones: half a from-scratch rate")
 # Methods that learn a few scaling vectors need larger steps (Liu et al. 2022; Kopiczko et al. 2024).
 VECTORS = (5.0, "a few scaling vectors: five times a from-scratch rate")
@@ -31,13 +34,14 @@ Group = dict[str, Any]
 
 
 def default_learning_rate(
-    strategy: str, optimizer: str = "adamw_torch", from_scratch: bool = False
+    strategy: str, optimizer: str = "adamw_torch", network: str = "transformer", from_scratch: bool = False
 ) -> tuple[float, str]:
-    """Give the learning rate for a strategy and an optimizer, and the reason in words.
+    """Give the learning rate for a strategy, an optimizer and a kind of network, and the reason in words.
 
     Args:
         strategy: `full`, `head`, `last`, `patterns` or a PEFT method.
         optimizer: a name of TrainingArguments.optim.
+        network: of `network_kind`.
         from_scratch: whether all weights start at random.
 
     Raises:
@@ -50,9 +54,26 @@ def default_learning_rate(
     base = FROM_SCRATCH[family]
     if from_scratch:
         return base, f"all weights are new ({family})"
-    default = VECTORS if strategy in VECTOR_METHODS else ADAPTER
-    share, reason = SHARES.get(strategy, default)
+    if strategy in ("full", "patterns", "last"):
+        share, reason = PRETRAINED[network]
+    else:
+        share, reason = SHARES.get(strategy, VECTORS if strategy in VECTOR_METHODS else ADAPTER)
     return float(f"{base * share:.3g}"), f"{reason} ({family}: {base:g})"
+
+
+def network_kind(model: nn.Module) -> str:
+    """Tell a transformer, a narrow transformer and a convolutional network apart: a key of `PRETRAINED`.
+
+    Args:
+        model: adapted or not.
+    """
+    from torch.nn import Conv2d
+
+    if not any("attention" in type(module).__name__.lower() for module in model.modules()):
+        convolutions = any(isinstance(module, Conv2d) for module in model.modules())
+        return "convolutional network" if convolutions else "transformer"
+    width = getattr(getattr(model, "config", None), "hidden_size", None)
+    return "narrow transformer" if isinstance(width, int) and width < NARROW else "transformer"
 
 
 def _family(optimizer: str) -> str:

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from hf_ft.model.parameter_groups import default_learning_rate
+from hf_ft.model.parameter_groups import default_learning_rate, network_kind
 from hf_ft.recipe.read import load_recipe
 from hf_ft.train.decisions import Decision
 
@@ -73,7 +73,9 @@ def choose_schedule(
     settle("early stopping", train.early_stopping_patience, _patience(recipe, quick=quick))
     if train.learning_rate == "auto" and "learning rate" not in recorded:
         optimizer = train.arguments.get("optim", "adamw_torch")
-        rate, reason = default_learning_rate(recipe.freeze.strategy, optimizer, recipe.model.from_scratch)
+        rate, reason = default_learning_rate(
+            recipe.freeze.strategy, optimizer, network_kind(model), recipe.model.from_scratch
+        )
         chosen["learning rate"] = Decision(rate, reason)
     else:
         settle("learning rate", train.learning_rate, Decision(None))

@@ -19,7 +19,7 @@ from hf_ft.model.blocks import find_blocks, find_parts
 from hf_ft.model.freeze import Frozen, freeze, plain_name
 from hf_ft.model.head import head_modules
 from hf_ft.model.load import load_saved
-from hf_ft.model.parameter_groups import default_learning_rate, parameter_groups
+from hf_ft.model.parameter_groups import default_learning_rate, network_kind, parameter_groups
 
 STRATEGIES: dict[str, Any] = {
     "full": "full",
@@ -284,6 +284,21 @@ def test_groups_cover_every_trainable_parameter_once(strategy: str) -> None:
             assert ("classifier" in name) == head
 
 
+@pytest.mark.parametrize(
+    ("model", "kind"),
+    [
+        (tiny.bert(), "narrow transformer"),
+        (tiny.vit(hidden_size=512), "transformer"),
+        (tiny.resnet(), "convolutional network"),
+        (tiny.convnext(), "convolutional network"),
+        (tiny.timm(), "convolutional network"),
+        (nn.Linear(2, 2), "transformer"),
+    ],
+)
+def test_kinds_of_networks(model, kind) -> None:
+    assert network_kind(model) == kind
+
+
 def test_default_learning_rates() -> None:
     assert default_learning_rate("full", "adamw_torch")[0] == 5e-5
     assert default_learning_rate("full", "sgd")[0] == 5e-3
@@ -294,6 +309,8 @@ def test_default_learning_rates() -> None:
             rate, reason = default_learning_rate(strategy, optimizer)
             assert scratch / 100 <= rate <= scratch / 10, reason
             assert "pretrained" in reason
+            for network in ("narrow transformer", "convolutional network"):
+                assert rate < default_learning_rate(strategy, optimizer, network)[0] < scratch
     with pytest.raises(ModelError, match="no default is known"):
         default_learning_rate("full", "mystery")
 
