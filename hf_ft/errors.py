@@ -1,4 +1,4 @@
-"""The errors a user can meet, one per room.
+"""The errors that hf_ft raises on purpose, one class per stage of a run.
 
 Every message states what was found, what was expected, and the key, row or file to change.
 """
@@ -12,11 +12,11 @@ from typing import Any
 
 
 class HfFtError(Exception):
-    """Base of every error that hf_ft raises on purpose; the command line prints it without a traceback."""
+    """Base class of every error that a user can act on; the command line prints it without a traceback."""
 
 
 class RecipeError(HfFtError):
-    """The recipe cannot be used as written."""
+    """The recipe or the command line is wrong."""
 
 
 class DataError(HfFtError):
@@ -27,7 +27,7 @@ class AuditError(DataError):
     """The audit found rows that cannot be trained on.
 
     Args:
-        findings: all that the audit found; `findings.errors` has at least one line.
+        findings: the `Findings` of the audit; `findings.errors` has at least one line.
     """
 
     def __init__(self, findings: Any):
@@ -40,7 +40,7 @@ class ModelError(HfFtError):
 
 
 class TrainError(HfFtError):
-    """Training had to stop."""
+    """Training cannot start or cannot go on."""
 
 
 class VerifyError(HfFtError):
@@ -52,7 +52,7 @@ class VerdictError(HfFtError):
 
 
 class PublishError(HfFtError):
-    """The result could not be published; the run itself is unharmed."""
+    """The model could not be published on the Hub; the run folder is complete."""
 
 
 # The exit code of a program that was stopped with Ctrl-C.
@@ -61,10 +61,10 @@ INTERRUPTED = 130
 
 @contextlib.contextmanager
 def exit_codes() -> Iterator[None]:
-    """End the program on an error that a user can act on: its message without a traceback, and an exit code.
+    """Print an HfFtError without a traceback and exit the program with its exit code.
 
-    Codes: 0 done; 1 the run, its data or its model failed; 2 the recipe or the command line is wrong; 130
-    interrupted (Ctrl-C).
+    Exit codes: 0 done; 1 the run, its data or its model failed; 2 the recipe or the command line is wrong;
+    130 interrupted (Ctrl-C).
     """
     try:
         yield

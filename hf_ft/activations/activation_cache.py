@@ -1,4 +1,4 @@
-"""The activation cache: no frozen activation is computed twice where that proves to be the same training."""
+"""The activation cache: compute frozen activations once, if training from them is proved to be the same."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ if TYPE_CHECKING:
     from hf_ft.recipe.schema import CacheSection
     from hf_ft.task import Batch
 
-# Below this share of a step's work, reading would cost what computing does.
+# If the frozen part is a smaller share of a step's work, reading activations is not faster than computing.
 LEAST_SHARE = 0.1
-AGAIN = "the frozen part is computed again in each epoch"
+COMPUTED_AGAIN = "the frozen part is computed again in each epoch"
 
 
 @dataclass(frozen=True)
 class ActivationCache:
-    """What is cached of a run's rows.
+    """The decision about a run's activation cache, and the rows to train on and to evaluate.
 
     Args:
-        reason: what was decided, and why.
-        rows: split -> rows to train on or to evaluate; cached where they are cached, else as they were given.
-        writer: computes activations of training rows; None where the cache is not used.
-        computed: rows that had to be computed now.
+        reason: the decision and its reason, as text.
+        rows: split -> `CachedRows` if the cache is used, else the encoded rows of the request.
+        writer: computes the activations of training rows; None if the cache is not used.
+        computed: number of rows whose activations were computed in this run.
     """
 
     reason: str
@@ -53,19 +53,19 @@ class ActivationCache:
 
     @property
     def is_used(self) -> bool:
-        """Whether training starts at a cut."""
+        """Whether training steps start from cached activations."""
         return self.writer is not None
 
     def batch(self, passes: Passes, rows: EncodedRows, chosen: Sequence[int]) -> Batch:
-        """Give a batch of training rows in the form in which they are trained on, for measurements.
+        """Return a batch of training rows as the training loop sees it, for measurements.
 
-        A check has nothing cached: it computes the activations of these rows alone, and so measures on the
+        `check` stores no activations. It computes those of the chosen rows here, so that it measures on the
         same batches as a run that trains.
 
         Args:
-            passes: how the model is run in training.
+            passes: runs the model.
             rows: training rows, encoded from their inputs.
-            chosen: which of them.
+            chosen: positions of the rows of the batch.
         """
         cached = self.rows["train"]
         if self.writer is None or isinstance(cached, CachedRows):
@@ -79,19 +79,19 @@ class ActivationCache:
             views=rows.views,
         )
         with tempfile.TemporaryDirectory() as folder:
-            return passes.batch(self.writer.few(few, [range(len(few))], Path(folder)), range(len(few)))
+            return passes.batch(self.writer.write_some(few, [range(len(few))], Path(folder)), range(len(few)))
 
 
 @dataclass(frozen=True)
 class _Decision:
-    """Which candidate is taken, and where its activations are stored.
+    """The chosen candidate, and the folders of its activations.
 
     Args:
-        number: which of the candidates.
-        share: the part of a training step's work that is no longer done, 0 to 1.
-        folders: split -> folder of its rows.
-        size: bytes of all of them.
-        stale: whether something was stored there that did not fit.
+        number: index of the candidate.
+        share: the share of a training step's work that the cache saves, 0 to 1.
+        folders: split -> folder of the row store.
+        size: bytes of all row stores.
+        stale: whether stored activations of an earlier run were wrong and are computed again.
     """
 
     number: int
@@ -103,9 +103,9 @@ class _Decision:
 
 @dataclass
 class _Candidates:
-    """Candidates in their order, each tried when it is first asked for: mostly the first is taken.
+    """The candidates, each built when it is first asked for, because mostly the first one is chosen.
 
-    A candidate is the writer of training rows and that of the rows that are evaluated.
+    A candidate is two writers: one for the rows that are trained on, one for the rows that are evaluated.
     """
 
     source: Iterator[ActivationWriter]
@@ -114,7 +114,7 @@ class _Candidates:
     def __iter__(self) -> Iterator[tuple[ActivationWriter, ActivationWriter]]:
         yield from self.seen
         for writer in self.source:
-            # What is evaluated is computed in full precision, as the saved model is measured.
+            # Evaluation rows are computed in full precision, as for the saved model.
             self.seen.append((writer, writer.in_full() if writer.passes.is_mixed else writer))
             yield self.seen[-1]
 
@@ -124,17 +124,17 @@ class _Candidates:
 
 @dataclass(frozen=True)
 class CacheRequest:
-    """All that the decision about a run's activation cache depends on.
+    """Everything that the decision about a run's activation cache depends on.
 
     Args:
-        passes: how the model is run in training.
-        rows: split -> rows, encoded from their inputs; `train` as it is trained on.
-        contents: split -> hash of what its raw rows hold.
+        passes: runs the model.
+        rows: split -> rows, encoded from their inputs.
+        contents: split -> hash of the content of its raw rows.
         frozen: hash of every frozen tensor of the model.
-        section: the recipe's `cache:`.
-        epochs: passes over the training rows.
-        against: why the cache cannot be used whatever the model is, or None.
-        seed: of the run.
+        section: the section `cache` of the recipe.
+        epochs: number of passes over the training rows.
+        against: a reason why no model of this run can use the cache, or None.
+        seed: the seed of the run.
     """
 
     passes: Passes
@@ -150,16 +150,16 @@ class CacheRequest:
 def cache_activations(
     request: CacheRequest, processes: Any, *, keep: bool, progress: bool = False
 ) -> ActivationCache:
-    """Decide whether a run's passes start at a cut, and store the activations of its rows.
+    """Decide whether a run uses the activation cache, and store the activations of its rows.
 
     Args:
         request: the run's model and rows.
         processes: the Accelerator, or PartialState.
-        keep: whether to compute and store activations; otherwise it is only decided.
-        progress: whether to show bars.
+        keep: whether to compute and store activations; False: only decide.
+        progress: whether to show progress bars.
 
     Raises:
-        TrainError: the disk failed on one of several processes, which cannot go on differently.
+        TrainError: the disk failed on one of several processes; all must train from the same kind of rows.
     """
     reason = reason_against(request)
     if reason is not None:
@@ -169,21 +169,21 @@ def cache_activations(
     with preserved_state(model):
         model.train()
         tried = _Candidates(candidates(request.passes, request.rows["train"]))
-        # One process decides for all: none may train from cached rows alone.
+        # The main process decides for all, so that all processes train from the same kind of rows.
         if processes.is_main_process:
             try:
-                # Whatever happens here, the other processes wait for an answer.
+                # The other processes wait for the decision, so no error may leave this block.
                 with trial():
                     found = [_decide(request, tried, keep=keep)]
             except NoCutError as error:
-                found = [f"not used: {error}; {AGAIN}"]
+                found = [f"not used: {error}; {COMPUTED_AGAIN}"]
         broadcast_object_list(found)
         if isinstance(found[0], str):
             return ActivationCache(found[0], request.rows)
         decision: _Decision = found[0]
         writer, evaluated = tried[decision.number]
         if not keep:
-            return ActivationCache(_described(decision, writer, None), request.rows, writer)
+            return ActivationCache(_describe(decision, writer, None), request.rows, writer)
         cached: dict[str, CachedRows] = {}
         computed = 0
         for split, rows in request.rows.items():
@@ -192,39 +192,43 @@ def cache_activations(
                 own = writer if rows.train else evaluated
                 cached[split], new = own.write(rows, folder, processes, progress=progress)
             except OSError as error:
-                # Without a disk a run only takes longer; but one process of several must not go on alone.
+                # A single process can train without the cache. One of several processes cannot, because the
+                # others train with it.
                 if processes.num_processes > 1:
                     raise TrainError(f"{folder}: {error}; write cache: {{activations: off}}") from error
-                return ActivationCache(f"not used: {error}; {AGAIN}", request.rows)
+                return ActivationCache(f"not used: {error}; {COMPUTED_AGAIN}", request.rows)
             computed += new
     total = sum(len(rows.store) for rows in cached.values())
-    return ActivationCache(_described(decision, writer, (computed, total)), cached, writer, computed)
+    return ActivationCache(_describe(decision, writer, (computed, total)), cached, writer, computed)
 
 
-def _described(decision: _Decision, writer: ActivationWriter, computed: tuple[int, int] | None) -> str:
+def _describe(decision: _Decision, writer: ActivationWriter, computed: tuple[int, int] | None) -> str:
     new = ""
     if computed is not None:
         new = f", {computed[0]} of {computed[1]} rows computed now" if computed[0] else ", all found"
         if decision.stale:
-            new += ", because those that were there were of another model, other code or files as they were"
+            new += ", because stored activations differed from those that the model gives now"
     share, size = f"{decision.share:.1%}", f"{decision.size / 1e6:,.1f} MB{new}"
     return f"starts at {writer.partial.plan.cut}: {share} of a step's work is done once and cached ({size})"
 
 
 def reason_against(request: CacheRequest) -> str | None:
-    """Say why nothing can be cached, as far as recipe and rows decide it; None where neither does."""
+    """Return a reason against the cache that follows from the recipe or the rows, or None."""
     rows = request.rows["train"]
     cost = f"the frozen part is computed again in each of {request.epochs:g} epochs"
     if request.section.activations == "off":
         return "off (cache.activations)"
     if all(parameter.requires_grad for parameter in request.passes.model.parameters()):
-        return "none, every weight learns"
+        return "not used: every weight is trained"
     if request.against is not None:
         return f"not used {request.against}"
     if rows.train and rows.task.mixes:
-        return f"not used: mixup and cutmix mix rows before the network; {cost}"
-    if rows.chance and not rows.views:
-        return f"not used: augmentation makes other rows in each epoch; {cost}. cache: {{views: 4}} keeps 4"
+        return f"not used: mixup and cutmix mix the inputs of rows; {cost}"
+    if rows.is_random and not rows.views:
+        return (
+            f"not used: augmentation is random in each epoch; {cost}. "
+            "cache: {views: 4} caches 4 random views of each row"
+        )
     if len(rows) < PROBE_ROWS:
         return f"not used: fewer than {PROBE_ROWS} training rows"
     return None
@@ -233,15 +237,15 @@ def reason_against(request: CacheRequest) -> str | None:
 def _decide(
     request: CacheRequest, tried: Iterable[tuple[ActivationWriter, ActivationWriter]], *, keep: bool
 ) -> _Decision | str:
-    """Take the first candidate that is proved, now or by a run before; or give the reason against it."""
+    """Choose the first candidate that is proved, now or by an earlier run; or return the reason for none."""
     reasons = []
     for number, (writer, evaluated) in enumerate(tried):
         folders = _folders(request, writer, evaluated)
         writers = {split: writer if rows.train else evaluated for split, rows in request.rows.items()}
         stale = not all(writers[split].agrees(rows, folders[split]) for split, rows in request.rows.items())
-        # Where a few rows are not what they should be, none of that network can be trusted.
+        # If a few stored rows are wrong, no stored row of this network can be trusted.
         for folder in folders.values() if stale and keep else ():
-            # Another run may be filling it.
+            # Another run that fills the store holds this lock.
             with FileLock(f"{folder}.lock"):
                 shutil.rmtree(folder, ignore_errors=True)
         proof = folders["train"] / "proof.json"
@@ -256,24 +260,24 @@ def _decide(
         if share < LEAST_SHARE:
             return f"not used: only {share:.1%} of a step's work lies before {writer.partial.plan.cut}"
         size = sum(
-            bytes_of(writers[split].fields, _guessed_lengths(rows, writers[split]))
+            bytes_of(writers[split].fields, _estimated_lengths(rows, writers[split]))
             for split, rows in request.rows.items()
         )
         most = int(request.section.max_gb * 1e9)
         full = make_room(_root(), size, most, list(folders.values()), delete=keep)
         if full is not None:
-            return f"not used: {full}; {AGAIN}"
+            return f"not used: {full}; {COMPUTED_AGAIN}"
         if keep:
             write_json(proof, share)
         return _Decision(number, share, folders, size, stale)
-    # The first has the longest frozen part; the others mostly fail as it does.
+    # The first candidate has the longest frozen part; the others mostly fail for the same reason.
     others = f" (and {len(reasons) - 1} more)" if len(reasons) > 1 else ""
-    because = reasons[0] if reasons else "what learns depends on all that comes before it"
-    return f"not used: {because}{others}"
+    first = reasons[0] if reasons else "no module can be found where a pass could start"
+    return f"not used: {first}{others}"
 
 
 def _folders(request: CacheRequest, writer: ActivationWriter, evaluated: ActivationWriter) -> dict[str, Path]:
-    """Name the folder of each split after all that its activations depend on."""
+    """Return split -> folder of its activations, which is named after a hash of all that they depend on."""
     keys = {
         one.passes.precision: network_key(one.passes, one.partial.plan, request.frozen)
         for one in (writer, evaluated)
@@ -291,7 +295,7 @@ def _root() -> Path:
     return cache_folder() / "activations"
 
 
-def _guessed_lengths(rows: EncodedRows, writer: ActivationWriter) -> np.ndarray:
+def _estimated_lengths(rows: EncodedRows, writer: ActivationWriter) -> np.ndarray:
     count = (rows.views or 1) * len(rows)
     if writer.ragged is None or rows.lengths is None:
         return np.zeros(count, np.int64)

@@ -1,4 +1,4 @@
-"""The key of stored activations: a hash of all that they are known to depend on."""
+"""The key of cached activations: a hash of everything that they are known to depend on."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from hf_ft.model.passes import Passes
     from hf_ft.task import Task
 
-# What decides how a frozen part computes, beside the task's own code.
+# Modules of hf_ft, beside the task's own code, that decide what the frozen modules compute.
 FORWARD = (
     "hf_ft.activations.cached_rows",
     "hf_ft.model.forward",
@@ -37,11 +37,11 @@ FORWARD = (
 
 
 def network_key(passes: Passes, plan: Plan, frozen: str) -> str:
-    """Hash all but the rows that stored activations depend on.
+    """Hash everything except the rows that cached activations depend on.
 
     Args:
-        passes: how the model is run.
-        plan: what is stored.
+        passes: runs the model.
+        plan: the plan whose slots are cached.
         frozen: hash of every frozen tensor of the model.
     """
     task, model = passes.task, cast(Any, passes.model)
@@ -50,11 +50,11 @@ def network_key(passes: Passes, plan: Plan, frozen: str) -> str:
             task_source_hash(task),
             repr(task.loss_options),
             json.dumps(task.state(), sort_keys=True, default=str),
-            _processor(task),
+            _processor_hash(task),
             plan.signature,
             frozen,
-            model.config.to_json_string() + _attention(model),
-            passes.precision + _arithmetic(passes.device),
+            model.config.to_json_string() + _attention_names(model),
+            passes.precision + _device_settings(passes.device),
             user_source_hash(type(module) for module in model.modules()),
             *versions(COMPUTING),
             package_source_hash(FORWARD),
@@ -63,30 +63,30 @@ def network_key(passes: Passes, plan: Plan, frozen: str) -> str:
 
 
 def store_key(network: str, rows: EncodedRows, content: str) -> str:
-    """Hash all that the stored activations of a split depend on.
+    """Hash everything that the cached activations of a split depend on.
 
     Args:
-        network: from `network_key`.
+        network: result of `network_key`.
         rows: encoded from their inputs.
-        content: hash of what the raw rows hold.
+        content: hash of the content of the raw rows.
     """
-    random = repr((rows.task.augment, rows.seed, rows.views)) if rows.chance else "not random"
+    random = repr((rows.task.augment, rows.seed, rows.views)) if rows.is_random else "not random"
     return hash_of([network, content, random, *rows.ids])
 
 
-def _attention(model: Any) -> str:
-    """Name the attention of every part: parts may have configurations of their own."""
+def _attention_names(model: Any) -> str:
+    """List the attention implementations of the model; its submodels may have configurations of their own."""
     configs = [getattr(module, "config", None) for module in model.modules()]
     return repr(sorted({str(getattr(config, "_attn_implementation", None)) for config in configs}))
 
 
-def _arithmetic(device: torch.device) -> str:
-    """Name where a model computes, and whether products are rounded there."""
+def _device_settings(device: torch.device) -> str:
+    """Name the device and its settings for the precision of matrix products."""
     return f" on {device.type}, {torch.get_float32_matmul_precision()}, {torch.backends.cudnn.allow_tf32}"
 
 
-def _processor(task: Task) -> str:
-    """Hash the files that the processor saves: all that decides how inputs are made."""
+def _processor_hash(task: Task) -> str:
+    """Hash the files that the processor saves: they hold all of its settings."""
     if task.processor is None:
         return "none"
     with tempfile.TemporaryDirectory() as folder:

@@ -1,4 +1,4 @@
-"""Rows whose frozen activations are cached, and what computes and stores these activations."""
+"""Rows with cached activations (`CachedRows`), and the writer that computes and stores them."""
 
 from __future__ import annotations
 
@@ -27,25 +27,27 @@ if TYPE_CHECKING:
     from hf_ft.model.passes import Passes
     from hf_ft.task import Batch
 
+# The fields of a row store that hold slots are named `slot 0`, `slot 1`, ...
 SLOT = "slot "
-HALF = (torch.bfloat16, torch.float16)
-# How far a stored activation may be from the same one computed again, as a share of its norm.
+HALF_DTYPES = (torch.bfloat16, torch.float16)
+# How far a stored activation may be from the activation computed again, as a share of its norm.
 TOLERANCE, MIXED_TOLERANCE = 1e-3, 5e-2
 
 
 class CachedRows(EncodedRows):
-    """The rows of a split whose batches start at the cut.
+    """The rows of a split whose activations are read from a row store.
 
-    A batch holds what the task's own batch holds, but for the inputs that are no longer needed, and under
-    ACTIVATIONS the slots of its rows.
+    A batch holds the slots of its rows under ACTIVATIONS, and everything that the task's own batch holds
+    except the inputs that are no longer needed.
 
     Args:
         encoded: the same rows, encoded from their inputs.
         partial: the forward pass that starts at the cut.
-        store: filled for every row and view.
+        store: row store that is filled for every row and view.
     """
 
-    # Reading is quicker than handing batches over, and slots belong to the model of this process.
+    # Reading a batch here is faster than passing it on from a worker process, and CachedActivations refers
+    # to the model of this process.
     takes_workers = False
 
     def __init__(self, encoded: EncodedRows, partial: PartialForward, store: RowStore):
@@ -60,18 +62,18 @@ class CachedRows(EncodedRows):
         self.encoded, self.partial, self.store = encoded, partial, store
 
     def plain(self) -> EncodedRows:
-        """Give the same rows without random augmentation: not the cached ones where those are random."""
-        return self.encoded.plain() if self.chance else self
+        """Return the same rows without random augmentation; they are not cached if augmentation is random."""
+        return self.encoded.plain() if self.is_random else self
 
     def __getitems__(self, indices: Sequence[tuple[int, int, bool]]) -> Any:
-        """Give the indices themselves: everything is read at once by `collate`."""
+        """Return the indices themselves; `collate` reads the whole batch at once."""
         return list(indices)
 
     def collate(self, items: Any) -> Batch:
-        """Read the rows of a batch.
+        """Read the rows of a batch from the store.
 
         Args:
-            items: (epoch, row, real).
+            items: (epoch, row, real) of each row.
         """
         views = self.views or 1
         places = [epoch % views * len(self) + row for epoch, row, _ in items]
@@ -80,7 +82,7 @@ class CachedRows(EncodedRows):
         batch: Batch = dict(fields)
         batch["row"] = torch.tensor([row for _, row, _ in items], dtype=torch.int64)
         batch["real"] = torch.tensor([real for _, _, real in items], dtype=torch.bool)
-        # k blocks a row lie one after the other, as they do in the network.
+        # A slot with k blocks per row is stored as [rows, k, ...]; the network needs [rows * k, ...].
         slots = [
             value.flatten(0, 1) if slot.spec.axes[0].number > 1 else value
             for value, slot in zip(values, self.partial.plan.slots, strict=True)
@@ -91,12 +93,12 @@ class CachedRows(EncodedRows):
 
 
 def fields_of(plan: Plan, specs: dict[str, TensorSpec], paddings: dict[str, float]) -> list[Field]:
-    """List what is stored of a row: its slots, and the parts of its batch that are still needed.
+    """List the fields of a row store: the slots of a plan, and the tensors of a batch that are still needed.
 
     Args:
-        plan: of the forward pass.
-        specs: the shape of every tensor of a batch, by key.
-        paddings: what shorter rows are padded with, by key.
+        plan: the plan of the forward pass.
+        specs: batch key -> how the shape of the tensor depends on the batch.
+        paddings: batch key -> the value that shorter rows are padded with.
     """
     slots = [_field(f"{SLOT}{number}", slot.spec, 0.0) for number, slot in enumerate(plan.slots)]
     parts = [
@@ -120,13 +122,13 @@ def _field(name: str, spec: TensorSpec, fill: float) -> Field:
 
 @dataclass(frozen=True)
 class ActivationWriter:
-    """Computes the slots of rows, and stores them.
+    """Computes the slots of rows and stores them.
 
     Args:
         partial: the forward pass that starts at the cut.
-        fields: what is stored of a row.
-        ragged: key whose second axis is the length of a batch's longest row; None where rows have no length.
-        passes: how the model is run.
+        fields: the tensors that are stored for a row.
+        ragged: batch key whose second axis is the length of the longest row; None if rows have no length.
+        passes: runs the model.
     """
 
     partial: PartialForward
@@ -135,31 +137,35 @@ class ActivationWriter:
     passes: Passes
 
     def in_full(self) -> ActivationWriter:
-        """Give one that stores the same in full precision."""
-        fields = [replace(field, dtype=_in_full(field.dtype)) for field in self.fields]
+        """Return a writer that computes and stores the same slots in full precision."""
+        fields = [replace(field, dtype=_full_dtype(field.dtype)) for field in self.fields]
         return replace(self, fields=fields, passes=self.passes.in_full())
 
     def write(
         self, rows: EncodedRows, folder: Path, processes: Any, *, progress: bool
     ) -> tuple[CachedRows, int]:
-        """Give rows whose slots are stored, computing those that are not there yet.
+        """Compute and store the slots of all rows that the store does not hold yet.
 
-        Several processes of a run share the work; another run that needs the same waits, and finds them.
+        The processes of a run share the work. Another run that needs the same slots waits for the lock, and
+        then finds them in the store.
 
         Args:
             rows: encoded from their inputs.
-            folder: where they are stored; its name stands for everything that they depend on.
+            folder: folder of the row store; its name is the hash of everything that the slots depend on.
             processes: the Accelerator, or PartialState.
-            progress: whether to show a bar.
+            progress: whether to show a progress bar.
 
         Returns:
-            The rows, and how many had to be computed.
+            The cached rows, and how many of them were computed now.
+
+        Raises:
+            OSError: the disk is full.
         """
         first = processes.is_local_main_process
         local = int(os.environ.get("LOCAL_WORLD_SIZE", processes.num_processes))
         if node := processes.process_index // local:
-            # Of several machines each has its own, also where they share a disk: no machine may wait for a
-            # lock that another one holds while it waits for this one.
+            # Each machine has a store of its own, even if the machines share a disk. With one store, a
+            # machine could hold the lock and wait for another machine that waits for the lock.
             folder = folder.with_name(f"{folder.name}-machine-{node}")
         folder.parent.mkdir(parents=True, exist_ok=True)
         lock: Any = FileLock(f"{folder}.lock") if first else contextlib.nullcontext()
@@ -168,10 +174,11 @@ class ActivationWriter:
                 if node and not self.agrees(rows, folder):
                     shutil.rmtree(folder, ignore_errors=True)
                 mark_use(folder, {"split": rows.split, "rows": len(rows), "views": rows.views or 1})
-                self._opened(rows, folder).forget_damaged()
+                self._open_store(rows, folder).unmark_damaged()
             processes.wait_for_everyone()
-            store = self._opened(rows, folder)
-            # Opened and its gaps counted by all, before any process fills one.
+            store = self._open_store(rows, folder)
+            # Every process lists the missing rows before the first process fills one, so that all processes
+            # divide the same list.
             missing = store.missing
             processes.wait_for_everyone()
             order = missing[np.argsort(-store.lengths[missing], kind="stable")]
@@ -180,8 +187,14 @@ class ActivationWriter:
             processes.wait_for_everyone()
         return CachedRows(rows, self.partial, store), len(missing)
 
-    def few(self, rows: EncodedRows, places: Sequence[Sequence[int]], folder: Path) -> CachedRows:
-        """Store some rows alone, in batches of these places; the other rows of the result cannot be read."""
+    def write_some(self, rows: EncodedRows, places: Sequence[Sequence[int]], folder: Path) -> CachedRows:
+        """Store some of the rows in a temporary store; the other rows of the result cannot be read.
+
+        Args:
+            rows: encoded from their inputs.
+            places: batches of places (view * N + row); each batch is computed in one pass.
+            folder: folder of the store.
+        """
         store = RowStore(folder, self.fields, self.lengths(rows))
         for part in places:
             self.fill(rows, store, np.asarray(part))
@@ -194,8 +207,8 @@ class ActivationWriter:
 
         Args:
             rows: encoded from their inputs.
-            store: where they are stored.
-            places: view * N + row, int; rows of like length should be neighbours.
+            store: the row store.
+            places: view * N + row of each row, int; rows of similar length should be neighbours.
             progress: text of a progress bar; None: no bar.
         """
         from tqdm.auto import tqdm
@@ -206,17 +219,17 @@ class ActivationWriter:
         one = rows.collate(rows.__getitems__([(0, 0, True)]))
         most, tokens = forward_batch(numbers_in(one), self.passes.device.type, lengths=lengths is not None)
         parts = [places[batch] for batch in batches_of(len(places), most, lengths, tokens)]
-        # None: off where standard error is not a terminal.
+        # disable=None shows the bar only if standard error is a terminal.
         for part in tqdm(parts, desc=progress, leave=False, disable=True if progress is None else None):
             for place, values in zip(part, self._values(rows, store.lengths, part), strict=True):
                 store.write(int(place), values)
 
     def agrees(self, rows: EncodedRows, folder: Path) -> bool:
-        """Compute a few of the stored rows again and tell whether they are what is stored.
+        """Compute a few of the stored rows again and tell whether they are equal to the stored ones.
 
         Args:
             rows: encoded from their inputs.
-            folder: where they would be stored; a folder without a store agrees.
+            folder: folder of the row store; the result is True if it holds no store.
         """
         store = RowStore.open(folder)
         if store is None:
@@ -225,27 +238,29 @@ class ActivationWriter:
             return False
 
         def compute(places: np.ndarray) -> Iterable[list[torch.Tensor] | None]:
-            if self._own_lengths(rows, places) != store.lengths[places].tolist():
+            if self._item_lengths(rows, places) != store.lengths[places].tolist():
                 return [None] * len(places)
             return self._values(rows, store.lengths, places) if len(places) else []
 
-        return store.agrees(compute, self._close)
+        return store.agrees(compute, self._is_close)
 
     def lengths(self, rows: EncodedRows) -> np.ndarray:
-        """Count the length of every row and view, int [views * N]; zeros where rows have none."""
+        """Return the length of every row and view, int [views * N]; zeros if rows have no length."""
         known = self.ragged is not None and rows.task.length_key is not None and rows.supports_batch_encode
         if known and rows.lengths is not None:
-            # Rows that are gathered are not random, and their lengths were seen to be those of their items.
+            # Rows that are encoded as a batch are not random (one view), and their `lengths` were compared
+            # with those of their items.
             return np.asarray(rows.lengths, np.int64)
         count = (rows.views or 1) * len(rows)
         parts = [range(start, min(start + 1000, count)) for start in range(0, count, 1000)]
-        return np.asarray([length for part in parts for length in self._own_lengths(rows, part)], np.int64)
+        return np.asarray([length for part in parts for length in self._item_lengths(rows, part)], np.int64)
 
-    def _opened(self, rows: EncodedRows, folder: Path) -> RowStore:
+    def _open_store(self, rows: EncodedRows, folder: Path) -> RowStore:
         store = RowStore.open(folder)
         return RowStore(folder, self.fields, self.lengths(rows)) if store is None else store
 
-    def _own_lengths(self, rows: EncodedRows, places: Iterable[int]) -> list[int]:
+    def _item_lengths(self, rows: EncodedRows, places: Iterable[int]) -> list[int]:
+        """Encode rows and return the lengths of their items; zeros if rows have no length."""
         if self.ragged is None:
             return [0 for _ in places]
         return [len(item[self.ragged]) for item in rows.items(_indices(rows, places))]
@@ -253,9 +268,9 @@ class ActivationWriter:
     def _values(
         self, rows: EncodedRows, lengths: np.ndarray, places: np.ndarray
     ) -> Iterator[list[torch.Tensor]]:
-        """Compute what is stored of these rows, a list of tensors each, without padding."""
+        """Compute the fields of these rows: one list of tensors per row, without padding."""
         batch = rows.collate(rows.__getitems__(_indices(rows, places)))
-        # Finished, as the model sees it in training, where it is read in place of being encoded.
+        # `to_device` also applies `Task.finish`: what is stored must be what the model is called with.
         batch = to_device(rows.task, batch, self.passes.device)
         model: Any = self.partial.model
         was_training = model.training
@@ -268,26 +283,35 @@ class ActivationWriter:
             pairs = zip(self.fields, tensors, strict=True)
             yield [_row(tensor, field, number, len(places), lengths[place]) for field, tensor in pairs]
 
-    def _close(self, field: Field, computed: torch.Tensor, stored: torch.Tensor) -> bool:
+    def _is_close(self, field: Field, computed: torch.Tensor, stored: torch.Tensor) -> bool:
         if not (field.name.startswith(SLOT) and stored.is_floating_point()):
             return torch.equal(computed.reshape(stored.shape), stored)
-        # By what it was computed in, whatever its type: a norm gives fp32 of what was rounded before it.
+        # The precision of the pass decides, not the type of the slot: under autocast a norm layer gives fp32
+        # values of inputs that were rounded to bf16.
         tolerance = MIXED_TOLERANCE if self.passes.is_mixed else TOLERANCE
         difference = (computed.float().reshape(stored.shape) - stored.float()).norm()
         return bool(difference <= tolerance * stored.float().norm())
 
 
-def _in_full(dtype: torch.dtype) -> torch.dtype:
-    return torch.float32 if dtype in HALF else dtype
+def _full_dtype(dtype: torch.dtype) -> torch.dtype:
+    return torch.float32 if dtype in HALF_DTYPES else dtype
 
 
 def _indices(rows: EncodedRows, places: Iterable[int]) -> list[tuple[int, int, bool]]:
-    """Give the indices, view first, of places in a store."""
+    """Turn places in a store (view * N + row) into indices (view, row, real) of the rows."""
     return [(int(place) // len(rows), int(place) % len(rows), True) for place in places]
 
 
 def _row(tensor: torch.Tensor, field: Field, number: int, rows: int, length: int) -> torch.Tensor:
-    """Cut one row out of a whole batch, without the padding after its own length."""
+    """Take one row out of the tensor of a batch, without padding.
+
+    Args:
+        tensor: of the batch.
+        field: description of the stored tensor.
+        number: position of the row in the batch.
+        rows: number of rows in the batch.
+        length: the row's own length.
+    """
     blocks = len(tensor) // rows
     row = tensor[number] if blocks == 1 else tensor[number * blocks : (number + 1) * blocks]
     if field.length_axis is None:

@@ -1,10 +1,10 @@
 """A forward pass that starts in the middle of a network, from cached activations of its frozen first part.
 
-What lies before the first module that learns gives the same activations in every epoch. A `Plan` names the
-module where a pass may start (the *cut*), the tensors that it needs there (the *slots*), and the frozen
-modules before it. While a pass starts at the cut, these modules are *stubs*: they cost nothing and return NaN
-of the right shape, so that a value which is needed and was not cached turns the loss into NaN. How a plan is
-found is in `cut_search.py`, how it is proved in `proof.py`.
+The frozen modules before the first trainable module compute the same activations in every epoch. A `Plan`
+names the module where a pass can start (the *cut*), the tensors that are cached for it (the *slots*), and the
+frozen modules before the cut. In a pass that starts at the cut, these modules are *stubs*: they compute
+nothing and return NaN of the right shape, so a value that is needed but not cached turns the loss into NaN.
+`cut_search.py` finds plans, `proof.py` proves them.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Axis:
-    """How the size of one axis follows a batch of B rows, the longest of which has T steps.
+    """How the size of one axis depends on a batch of B rows whose longest row has T steps.
 
     Args:
-        kind: `constant`: `number`; `rows`: `number` * B; `length`: T + `number`.
+        kind: `constant`: the size is `number`; `rows`: `number` * B; `length`: T + `number`.
         number: see `kind`.
     """
 
@@ -40,7 +40,7 @@ class Axis:
     number: int
 
     def size(self, rows: int, length: int) -> int:
-        """Give the size for a batch."""
+        """Return the size of the axis for B = `rows` and T = `length`."""
         return {
             "constant": self.number,
             "rows": self.number * rows,
@@ -50,12 +50,12 @@ class Axis:
 
 @dataclass(frozen=True)
 class TensorSpec:
-    """A tensor that depends on the batch.
+    """How the shape of a tensor depends on the batch.
 
     Args:
-        axes: its shape.
-        dtype: its type.
-        channels_last: whether a 4-dimensional tensor is stored with its channels last.
+        axes: the axes of the tensor.
+        dtype: type of the numbers.
+        channels_last: whether a 4-d tensor has the memory format channels_last.
     """
 
     axes: tuple[Axis, ...]
@@ -63,31 +63,39 @@ class TensorSpec:
     channels_last: bool = False
 
     def shape(self, rows: int, length: int) -> tuple[int, ...]:
-        """Give the shape for a batch."""
+        """Return the shape of the tensor for B = `rows` and T = `length`."""
         return tuple(axis.size(rows, length) for axis in self.axes)
 
     @property
     def by_row(self) -> bool:
-        """Whether it can be cut into rows: the first axis is B, or k blocks a row, and no other is."""
+        """Whether the tensor can be split into rows: only its first axis is B, or k blocks per row."""
         kinds = [axis.kind for axis in self.axes]
         return kinds[:1] == ["rows"] and kinds.count("rows") == 1 and kinds.count("length") <= 1
 
     def poison(self, rows: int, length: int, device: torch.device) -> torch.Tensor:
-        """Give NaN of this shape (zeros of a type that has none), in the memory of a single number."""
+        """Return a tensor of this shape full of NaN (zeros if the type has no NaN).
+
+        The tensor is one number that is expanded to the shape, so it takes no memory.
+
+        Args:
+            rows: B.
+            length: T.
+            device: where to create it.
+        """
         value = float("nan") if self.dtype.is_floating_point else 0
         return torch.full((), value, dtype=self.dtype, device=device).expand(self.shape(rows, length))
 
 
 @dataclass(frozen=True)
 class Slot:
-    """A tensor that is cached of every row.
+    """A tensor that is cached for every row.
 
     Args:
-        module: name of the module whose input or output it is.
-        call: which call of this module in a whole forward pass.
-        side: `in`: an input of the cut; `out`: an output of a stub that is needed behind the cut.
-        position: its place among the flattened inputs (positional, then named) or outputs.
-        spec: its shape and type.
+        module: name of the module whose input or output is cached.
+        call: index of the module's call in a whole forward pass.
+        side: `in`: an input of the cut; `out`: an output of a stub that is needed after the cut.
+        position: index among the flattened inputs (positional, then keyword) or outputs.
+        spec: shape and type of the tensor.
     """
 
     module: str
@@ -99,12 +107,12 @@ class Slot:
 
 @dataclass(frozen=True)
 class StubCall:
-    """One call of a frozen module that is left out.
+    """One call of a frozen module that is skipped.
 
     Args:
-        call: which call of the module in a whole forward pass.
-        leaves: its flattened outputs: a spec where there was a tensor, else the value itself.
-        structure: how the outputs are nested.
+        call: index of the module's call in a whole forward pass.
+        leaves: flattened outputs of the call: a TensorSpec for each tensor, and every other value itself.
+        structure: nesting of the outputs, as pytree gives it.
     """
 
     call: int
@@ -117,10 +125,10 @@ class Plan:
     """A forward pass that starts at the cut.
 
     Args:
-        cut: name of the module that is the first to run.
-        stubs: name of a frozen module before the cut -> its calls that are left out, in order.
-        slots: what is cached of every row.
-        dropped: floating inputs of the model that are no longer needed.
+        cut: name of the first module that computes.
+        stubs: name of a frozen module before the cut -> its skipped calls, in order.
+        slots: the tensors that are cached for every row.
+        dropped: key -> spec of each floating-point input of the model that is no longer needed.
     """
 
     cut: str
@@ -130,15 +138,15 @@ class Plan:
 
     @property
     def signature(self) -> str:
-        """Say what is cached, in a form that is equal in every process."""
+        """Text that describes what is cached; it is the same in every process."""
         return repr((self.cut, self.slots, sorted(self.dropped.items())))
 
 
-class Forgotten:
-    """Stands where a stub's output depends on the batch and is no tensor: whatever uses it fails."""
+class UnknownOutput:
+    """Replaces an output of a stub that is no tensor and depends on the batch: every use raises TypeError."""
 
     def _refuse(self, *args: Any, **kwargs: Any) -> Any:
-        raise TypeError("an output of a frozen part, which is no tensor and depends on the batch, is needed")
+        raise TypeError("a frozen output that is no tensor and depends on the batch is used after the cut")
 
     __getattr__ = __getitem__ = __iter__ = __len__ = __bool__ = __call__ = _refuse
     __eq__ = __lt__ = __le__ = __gt__ = __ge__ = _refuse
@@ -147,17 +155,17 @@ class Forgotten:
 
 
 class ReachedCutError(Exception):
-    """Ends a forward pass at the cut: what lies behind it is not needed."""
+    """Ends a forward pass at the cut, because the modules after the cut are not needed."""
 
 
 class PartialForward:
     """A model whose forward pass can start at the cut of a plan.
 
-    Only inside `feed` is the model another one; outside of it nothing of it is changed.
+    The model is changed inside `feed` only; afterwards it is as before.
 
     Args:
-        model: the model, without what distributes it.
-        plan: where a pass starts, and from what.
+        model: the model itself, not wrapped by DistributedDataParallel.
+        plan: the cut, its stubs and its slots.
     """
 
     def __init__(self, model: nn.Module, plan: Plan):
@@ -167,14 +175,14 @@ class PartialForward:
     def feed(
         self, values: Sequence[torch.Tensor] | None, rows: int, length: int, only: Any = None
     ) -> Iterator[_Feed]:
-        """Let the passes inside start at the cut.
+        """Make forward passes inside the block start at the cut.
 
         Args:
-            values: one tensor for each slot of the plan; None: nothing is swapped, and the pass ends at the
-                cut with its inputs in `inputs` of what is given.
+            values: one tensor for each slot of the plan. None: the pass runs with stubs, ends at the cut, and
+                leaves the inputs of the cut in `inputs` of the yielded object.
             rows: number of rows, B.
-            length: steps of the longest row, T; 0 where rows have no length.
-            only: (module, call, position): poison this output alone and compute all others.
+            length: steps of the longest row, T; 0 if rows have no length.
+            only: (module, call, position): replace only this output by NaN, and compute all others.
         """
         feed = _Feed(values, rows, length, only)
         cut = self.model.get_submodule(self.plan.cut)
@@ -194,28 +202,35 @@ class PartialForward:
                     module.forward = own
 
     def forward(self, task: Task, model: Any, batch: Batch, cached: CachedActivations) -> Any:
-        """Run the task's own forward pass from the cut on; `model` may be wrapped (DDP)."""
+        """Run the task's forward pass from the cut on.
+
+        Args:
+            task: its `forward` is called.
+            model: the model, which may be wrapped by DistributedDataParallel.
+            batch: without the inputs that are no longer needed.
+            cached: the slots of the batch.
+        """
         device = next(self.model.parameters()).device
         rows, length = cached.rows, cached.length
         for key, spec in self.plan.dropped.items():
             batch[key] = spec.poison(rows, length, device)
         values = [value.to(device, non_blocking=True) for value in cached.values]
         if not (torch.is_autocast_enabled(device.type) or is_mixed(self.model)):
-            # What mixed precision left in half the bits meets weights of full precision here.
+            # Slots computed in mixed precision are bf16 or fp16; this pass computes in fp32.
             values = [value.float() if value.is_floating_point() else value for value in values]
         with self.feed(values, rows, length):
             return task.forward(model, batch)
 
     def capture(self, run: Callable[[], Any]) -> list[torch.Tensor]:
-        """Run the part before the cut, and give the tensors of the slots for the whole batch.
+        """Run the modules before the cut and return the slots of the whole batch.
 
         Args:
-            run: calls the model on a batch; ended at the cut.
+            run: calls the model on a batch; the call ends at the cut.
         """
         found: dict[tuple[str, int, str, int], torch.Tensor] = {}
         calls: Counter[str] = Counter()
 
-        def keep_outputs(name: str) -> Any:
+        def record_outputs(name: str) -> Any:
             def hook(module: Any, args: Any, outputs: Any) -> None:
                 for position, leaf in enumerate(pytree.tree_leaves(outputs)):
                     found[name, calls[name], "out", position] = leaf
@@ -223,17 +238,17 @@ class PartialForward:
 
             return hook
 
-        def keep_inputs(module: Any, args: Any, kwargs: Any) -> None:
+        def record_inputs(module: Any, args: Any, kwargs: Any) -> None:
             for position, leaf in enumerate(pytree.tree_leaves((args, kwargs))):
                 found[self.plan.cut, 0, "in", position] = leaf
             raise ReachedCutError
 
-        kept = {slot.module for slot in self.plan.slots if slot.side == "out"}
+        recorded = sorted({slot.module for slot in self.plan.slots if slot.side == "out"})
         handles = [
-            self.model.get_submodule(name).register_forward_hook(keep_outputs(name)) for name in sorted(kept)
+            self.model.get_submodule(name).register_forward_hook(record_outputs(name)) for name in recorded
         ]
         cut = self.model.get_submodule(self.plan.cut)
-        handles.append(cut.register_forward_pre_hook(keep_inputs, with_kwargs=True))
+        handles.append(cut.register_forward_pre_hook(record_inputs, with_kwargs=True))
         try:
             with torch.no_grad():
                 run()
@@ -287,7 +302,7 @@ class PartialForward:
 
 
 class _Feed:
-    """What the passes inside `PartialForward.feed` use, and what they leave."""
+    """State of one block of `PartialForward.feed`: the values to feed in, and what the pass recorded."""
 
     def __init__(self, values: Sequence[torch.Tensor] | None, rows: int, length: int, only: Any):
         self.values, self.rows, self.length, self.only = values, rows, length, only
@@ -298,13 +313,13 @@ class _Feed:
 
 @dataclass
 class CachedActivations:
-    """The slots of a batch's rows.
+    """The cached activations of the rows of a batch.
 
     Args:
-        partial: the pass that they are for.
-        values: one tensor for each slot.
+        partial: the forward pass that starts from these activations.
+        values: one tensor for each slot of the plan.
         rows: number of rows, B.
-        length: steps of the longest row, T; 0 where rows have no length.
+        length: steps of the longest row, T; 0 if rows have no length.
     """
 
     partial: PartialForward
@@ -317,6 +332,6 @@ class CachedActivations:
         return self.partial.forward(task, model, batch, self)
 
     def pin_memory(self) -> CachedActivations:
-        """Pin the values, as the loader does with the tensors of a batch."""
+        """Pin the memory of the values; the data loader calls this for every object in a batch."""
         self.values = [value.pin_memory() for value in self.values]
         return self

@@ -1,4 +1,4 @@
-"""The audit: every row looked at once before any training, and what was found, for a person to read."""
+"""The audit: inspect every row before training, and report bad rows, duplicates and class imbalance."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from hf_ft.data.duplicates import Duplicates, find_duplicates
 from hf_ft.data.labels import count_classes
 from hf_ft.errors import AuditError
 from hf_ft.storage.atomic import read_json, write_json
-from hf_ft.storage.row_hash import FileState, Known, recall, remember, stamp
+from hf_ft.storage.row_hash import FileState, SplitRecord, find_record, hash_row, save_record
 from hf_ft.storage.source_hash import task_source_hash
 from hf_ft.task import Inspection
 from hf_ft.text_utils import listing
@@ -28,31 +28,31 @@ if TYPE_CHECKING:
 
     from hf_ft.task import Task
 
-# Above this share of bad rows, leaving them out would change what is being learned.
+# With a larger share of bad rows, leaving them out would change what the model learns.
 MOST_SKIPPED = 0.01
-# Above this share of a split's rows seen in another split, its figures mean nothing.
+# With a larger share of rows that are in another split too, the metrics of a split mean nothing.
 MOST_DUPLICATES = 0.01
-# The largest class may be this many times the smallest before the audit warns.
+# The audit warns if the largest class has more than this many times the rows of the smallest.
 IMBALANCE = 10
 _CHUNK = 256
 
 
 @dataclass
 class Findings:
-    """What the audit found.
+    """The result of the audit.
 
     Args:
-        errors: what must be corrected before training.
-        warnings: what should be looked at.
+        errors: one line for each problem that must be corrected before training.
+        warnings: one line for each problem that a person should look at.
         bad: rows that cannot be used: {"split", "id", "reason"}.
         counts: split -> number of rows.
-        classes: split -> class -> number of rows that can be used; empty where the task has no classes.
-        duplicates: rows that occur twice.
-        traits: split -> name of a trait of the input -> ids of the rows that can be used and have it.
-        fingerprints: split -> hash of ids and contents of all its rows.
-        contents: split -> hash of everything its rows hold, targets and spelling included.
-        cached: whether the rows were known from an earlier run and not decoded again.
-        notes: what `check` learned beyond the rows: the model, one training step, time and memory.
+        classes: split -> class -> number of usable rows; empty if the task has no classes.
+        duplicates: the rows that occur twice.
+        traits: split -> name of a trait of the input -> ids of the usable rows that have it.
+        fingerprints: split -> hash of the ids and contents of its rows.
+        contents: split -> hash of everything that its rows hold, including targets and spelling.
+        cached: whether the inspections were read from the cache, so that no row was decoded again.
+        notes: lines that `check` adds about the model: one training step, time and memory.
     """
 
     errors: list[str] = field(default_factory=list)
@@ -68,12 +68,12 @@ class Findings:
     notes: list[str] = field(default_factory=list)
 
     def raise_for_errors(self) -> None:
-        """Raise an AuditError that lists every error, if there is one."""
+        """Raise an AuditError that lists all errors, if there are any."""
         if self.errors:
             raise AuditError(self)
 
     def table(self) -> RenderableType:
-        """Give the findings for `rich` to print: rows and classes per split, duplicates, warnings, errors."""
+        """Return a table for `rich` to print: rows and classes per split, then warnings, errors and notes."""
         from rich.console import Group
         from rich.table import Table
         from rich.text import Text
@@ -99,50 +99,54 @@ def audit(
     on_bad: str,
     cache_dir: str | os.PathLike[str] | None,
 ) -> Findings:
-    """Look at every row of every split once, in parallel, before anything is learned from them.
+    """Inspect every row of every split, in threads, before the task is fitted.
 
     Args:
-        task: knows how to inspect a row.
+        task: its `inspect` is called for each row.
         examples: split -> rows with `len`, `[index] -> Row` and `ids`.
         on_bad: `error`: a row that cannot be used is an error; `skip`: it is left out, up to 1 % of a split.
-        cache_dir: keeps what was learned of the rows under a hash of their content; None: nothing is kept.
+        cache_dir: folder where inspections are stored under a hash of the rows; None: they are not stored.
     """
     findings = Findings(counts={split: len(rows) for split, rows in examples.items()})
-    seen: dict[str, _Seen] = {}
+    inspected: dict[str, _InspectedSplit] = {}
     for split, rows in examples.items():
-        seen[split] = _inspect_split(task, rows, cache_dir)
-        findings.fingerprints[split] = seen[split].fingerprint
-        findings.contents[split] = seen[split].content
-    findings.cached = all(one.cached for one in seen.values())
-    inspected = {split: one.inspections for split, one in seen.items()}
+        inspected[split] = _inspect_split(task, rows, cache_dir)
+        findings.fingerprints[split] = inspected[split].fingerprint
+        findings.contents[split] = inspected[split].content
+    findings.cached = all(one.cached for one in inspected.values())
+    inspections = {split: one.inspections for split, one in inspected.items()}
     ids = {split: rows.ids for split, rows in examples.items()}
-    for split, inspections in inspected.items():
-        found = {index: one.problem for index, one in enumerate(inspections) if one.problem is not None}
-        add_bad_rows(findings, split, ids[split], found, on_bad)
-        findings.traits[split] = _with_traits(ids[split], inspections)
+    for split, entries in inspections.items():
+        problems = {index: one.problem for index, one in enumerate(entries) if one.problem is not None}
+        add_bad_rows(findings, split, ids[split], problems, on_bad)
+        findings.traits[split] = _with_traits(ids[split], entries)
     findings.warnings += _trait_warnings(task, findings)
-    findings.duplicates = find_duplicates(ids, inspected)
+    findings.duplicates = find_duplicates(ids, inspections)
     for pair in findings.duplicates:
         _judge_duplicates(findings, pair)
     return findings
 
 
 def write_bad(bad: Sequence[Mapping[str, str]], path: Path) -> None:
-    """Write the bad rows as CSV: split, id, reason."""
+    """Write bad rows to a CSV file with the columns split, id and reason."""
     with path.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["split", "id", "reason"])
         writer.writeheader()
         writer.writerows(bad)
 
 
-# Looking at the rows
+# Inspecting rows
 
 
 @dataclass(frozen=True)
-class _Seen:
-    """What was learned of one split: each row's inspection, known before or not, and hashes of it.
+class _InspectedSplit:
+    """The inspections of the rows of one split, in order, and hashes of the rows.
 
-    `fingerprint` is of ids and contents; `content` stands for all that the rows hold.
+    Args:
+        inspections: one per row.
+        cached: whether the inspections were read from the cache.
+        fingerprint: as for `Findings.fingerprints`.
+        content: as for `Findings.contents`.
     """
 
     inspections: list[Inspection]
@@ -151,36 +155,36 @@ class _Seen:
     content: str
 
 
-def _inspect_split(task: Task, rows: Any, cache_dir: str | os.PathLike[str] | None) -> _Seen:
-    """Inspect all rows of a split, or take what a run before learned of these rows with this code."""
+def _inspect_split(task: Task, rows: Any, cache_dir: str | os.PathLike[str] | None) -> _InspectedSplit:
+    """Inspect all rows of a split, or read what an earlier run with the same rows and code found."""
     code, folder = task_source_hash(task), None if cache_dir is None else Path(cache_dir)
-    known = None if folder is None else recall(folder, rows, code)
-    if folder is not None and known is not None:
-        found = _kept(folder / known.audit, len(rows))
+    record = None if folder is None else find_record(folder, rows, code)
+    if folder is not None and record is not None:
+        found = _read_inspections(folder / record.audit, len(rows))
         if found is not None:
-            return _Seen(found, True, known.fingerprint, known.audit)
+            return _InspectedSplit(found, True, record.fingerprint, record.audit)
     files: dict[str, FileState] = {}
-    stamps = [stamp(rows[index], files) for index in range(len(rows))]
-    state = hashlib.blake2b(b"".join([code.encode(), *stamps]), digest_size=16)
+    hashes = [hash_row(rows[index], files) for index in range(len(rows))]
+    state = hashlib.blake2b(b"".join([code.encode(), *hashes]), digest_size=16)
     name = f"audit-{state.hexdigest()}.json"
-    kept = None if folder is None else _kept(folder / name, len(rows))
-    cached = kept is not None
-    inspections = _inspect_all(task, rows) if kept is None else kept
-    content = hashlib.blake2b(digest_size=16)
-    for row_id, entry, mark in zip(rows.ids, inspections, stamps, strict=True):
-        content.update(f"{row_id}\0{entry.digest or mark.hex()}\n".encode())
+    stored = None if folder is None else _read_inspections(folder / name, len(rows))
+    cached = stored is not None
+    inspections = _inspect_all(task, rows) if stored is None else stored
+    fingerprint = hashlib.blake2b(digest_size=16)
+    for row_id, entry, row_hash in zip(rows.ids, inspections, hashes, strict=True):
+        fingerprint.update(f"{row_id}\0{entry.digest or row_hash.hex()}\n".encode())
     if folder is not None:
-        # What cannot be kept is looked at again by the next run.
+        # If the disk fails, the next run inspects the rows again.
         with suppress(OSError):
             if not cached:
                 write_json(folder / name, [asdict(entry) for entry in inspections])
-            remember(folder, rows, code, Known(name, content.hexdigest(), files))
-    return _Seen(inspections, cached, content.hexdigest(), name)
+            save_record(folder, rows, code, SplitRecord(name, fingerprint.hexdigest(), files))
+    return _InspectedSplit(inspections, cached, fingerprint.hexdigest(), name)
 
 
 def _inspect_all(task: Task, rows: Any) -> list[Inspection]:
     inspections: list[Inspection] = []
-    # Threads: decoders release the interpreter lock, and no process is forked beside torch.
+    # Threads and not processes: decoders release the interpreter lock, and forking beside torch is unsafe.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for start in range(0, len(rows), _CHUNK):
             chunk = [rows[index] for index in range(start, min(start + _CHUNK, len(rows)))]
@@ -188,8 +192,8 @@ def _inspect_all(task: Task, rows: Any) -> list[Inspection]:
     return inspections
 
 
-def _kept(path: Path, rows: int) -> list[Inspection] | None:
-    """Read the inspections of as many rows; None where they are not there, or damaged."""
+def _read_inspections(path: Path, rows: int) -> list[Inspection] | None:
+    """Read the inspections of this number of rows; None if the file is missing or damaged."""
     found = read_json(path, list)
     try:
         return [Inspection(**entry) for entry in found] if found is not None and len(found) == rows else None
@@ -197,18 +201,18 @@ def _kept(path: Path, rows: int) -> list[Inspection] | None:
         return None
 
 
-# Judging what was seen
+# Judging the inspections
 
 
 def add_bad_rows(
     findings: Findings, split: str, ids: Sequence[str], problems: Mapping[int, str], on_bad: str
 ) -> None:
-    """Add rows that cannot be used, and say whether they stop the run or are left out.
+    """Add bad rows to the findings, with an error that stops the run or a warning that they are left out.
 
     Args:
-        findings: what was found so far; completed in place.
+        findings: changed in place.
         split: name of the split.
-        ids: of all rows of the split.
+        ids: ids of all rows of the split.
         problems: position -> why the row cannot be used.
         on_bad: as for `audit`.
     """
@@ -225,7 +229,7 @@ def add_bad_rows(
         f"({first}{'; ...' if len(problems) > 3 else ''})"
     )
     if on_bad == "error":
-        findings.errors.append(f"{text}. Mend or remove them, or set data.on_bad: skip")
+        findings.errors.append(f"{text}. Correct or remove them, or set data.on_bad: skip")
     elif sum(entry["split"] == split for entry in findings.bad) > MOST_SKIPPED * total:
         findings.errors.append(f"{text}. data.on_bad: skip leaves out at most {MOST_SKIPPED:.0%}")
     else:
@@ -233,7 +237,7 @@ def add_bad_rows(
 
 
 def without_bad_rows(examples: Mapping[str, Any], findings: Findings) -> dict[str, Any]:
-    """Give the rows of every split that can be used."""
+    """Return split -> rows without the bad rows of the findings."""
     bad = {entry["id"] for entry in findings.bad}
     affected = {entry["split"] for entry in findings.bad}
     return {
@@ -245,7 +249,7 @@ def without_bad_rows(examples: Mapping[str, Any], findings: Findings) -> dict[st
 
 
 def _with_traits(ids: Sequence[str], inspections: Sequence[Inspection]) -> dict[str, list[str]]:
-    """Give the ids of the rows that can be used by what is unusual about them."""
+    """Return name of a trait -> ids of the usable rows that have it."""
     found: dict[str, list[str]] = {}
     for row_id, inspection in zip(ids, inspections, strict=True):
         for trait in inspection.traits if inspection.problem is None else ():
@@ -254,7 +258,7 @@ def _with_traits(ids: Sequence[str], inspections: Sequence[Inspection]) -> dict[
 
 
 def _trait_warnings(task: Task, findings: Findings) -> list[str]:
-    """Say what a user should know about unusual inputs, in one line for each trait."""
+    """Return one warning for each trait that rows have and that a user should know about."""
     warnings = []
     for name, trait in task.traits.items():
         counts = {split: len(found[name]) for split, found in findings.traits.items() if name in found}
@@ -267,23 +271,23 @@ def _trait_warnings(task: Task, findings: Findings) -> list[str]:
 
 
 def _without_name(problem: str, row_id: str) -> str:
-    """Take away the row's name where a problem begins with it: it stands in front of the problem anyway."""
+    """Remove the id of the row from the start of a problem, because the message shows the id anyway."""
     return re.sub(rf"^row {re.escape(row_id)}[,:] ", "", problem)
 
 
 def _judge_duplicates(findings: Findings, found: Duplicates) -> None:
-    """Equal rows in two splits make the figures of the smaller one worthless; all others are worth a look."""
+    """Add an error if too many equal rows are in two splits, and a warning for all other duplicates."""
     split, other = found.splits
     where = "occur again in it" if split == other else f"are in {other} too"
     sign = "=" if found.kind == "equal" else "~"
-    # The examples are a few of the rows: their number says nothing.
+    # `examples` holds a few pairs only, so their number is not shown.
     pairs = ", ".join(f"{one} {sign} {two}" for one, two in found.examples[:3])
     pairs += ", ..." if len(found.examples) > 3 else ""
     text = f"{split}: {found.rows} rows ({found.share:.2%}) {where}, {found.kind}: {pairs}"
     if found.kind == "equal" and split != other and found.share > MOST_DUPLICATES:
         findings.errors.append(
-            f"{text}. Figures would be of rows seen in training: remove the duplicates, or keep what belongs "
-            "together in one split with data.split.by"
+            f"{text}. Metrics would be measured on rows seen in training: remove the duplicates, or keep "
+            "rows that belong together in one split with data.split.by"
         )
     else:
         findings.warnings.append(text)
@@ -295,10 +299,10 @@ def judge_classes(
     """Count the classes of every split; warn of imbalance in train and of classes that a split lacks.
 
     Args:
-        findings: completed in place.
+        findings: changed in place.
         classes: split -> the label, or the list of labels, of each row.
-        balanced: whether the recipe weighs or draws classes by how rare they are, so that it need not be
-            advised.
+        balanced: whether the recipe already weights the loss or the sampler by class frequency; then the
+            audit does not warn of imbalance.
     """
     findings.classes = {split: count_classes(values) for split, values in classes.items()}
     train = findings.classes["train"]
@@ -314,12 +318,12 @@ def judge_classes(
         absent = [name for name in train if name not in counts]
         if absent:
             findings.warnings.append(
-                f"{split}: no rows of {listing(absent, 5)}; nothing can be said about them there"
+                f"{split}: no rows of {listing(absent, 5)}; the metrics of this split say nothing about them"
             )
 
 
 def _joined_labels(counts: Mapping[str, int]) -> list[str]:
-    """Warn of classes that are several others joined, such as `a;b` beside `a` and `b`."""
+    """Warn if classes are several other classes joined, such as `a;b` beside `a` and `b`."""
     for separator in (";", "|", ","):
         joined = [
             name

@@ -1,4 +1,4 @@
-"""Rows encoded on the fly, with randomness that belongs to (seed, epoch, row)."""
+"""A data set that encodes rows when they are read, with random numbers seeded by (seed, epoch, row)."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ if TYPE_CHECKING:
 class EncodedRows:
     """A map-style data set for `torch.utils.data.DataLoader` whose indices are (epoch, row, real).
 
-    What is random about a row is drawn from a generator seeded by (seed, epoch, row). The epoch travels with
-    the index, so a resumed run, any number of workers and any number of processes see the same pixels
-    (tf#39215); nothing is ever cached from a random transform (ds#3297).
+    Random augmentation of a row uses a generator seeded by (seed, epoch, row). The epoch is part of the
+    index, so a resumed run sees the same pixels, with any number of workers and processes (tf#39215). The
+    result of a random transform is never cached under a key that does not name its seed (ds#3297).
 
     Args:
-        task: encodes, mixes and collates.
+        task: encodes, mixes and collates the rows.
         rows: the rows of one split: `len`, `[index] -> Row`, `ids`.
         split: name of the split, for messages.
         seed: the run's seed.
         train: whether rows are augmented and mixed.
-        views: how many random versions there are of each row, seen in turn; None: another one each epoch.
+        views: number of random versions of each row, used in turn; None: a new version in each epoch.
     """
 
-    # Whether the loader's worker processes may encode them.
+    # Whether worker processes of the data loader may encode the rows.
     takes_workers = True
 
     def __init__(
@@ -43,11 +43,11 @@ class EncodedRows:
         self.split = split
         self.seed = seed
         self.train = train
-        self.views = views if self.chance else None
+        self.views = views if self.is_random else None
 
     @property
-    def chance(self) -> bool:
-        """Whether rows are changed at random."""
+    def is_random(self) -> bool:
+        """Whether rows are augmented or mixed at random."""
         return self.train and (self.task.is_random or self.task.mixes)
 
     @property
@@ -57,11 +57,11 @@ class EncodedRows:
 
     @cached_property
     def lengths(self) -> list[int] | None:
-        """Length of each row as the task counts it, or None where all rows are of one length."""
+        """Length of each row in the task's unit (tokens, steps), or None if all rows have the same length."""
         return self.task.lengths(self.rows)
 
     def plain(self) -> EncodedRows:
-        """Give the same rows without random augmentation."""
+        """Return the same rows without random augmentation."""
         return EncodedRows(self.task, self.rows, split=self.split, seed=self.seed, train=False)
 
     def __len__(self) -> int:
@@ -74,27 +74,27 @@ class EncodedRows:
         """Encode the rows of one batch in one call.
 
         Args:
-            indices: (epoch, row, real); `real` is False where a row only fills up a batch.
+            indices: (epoch, row, real); `real` is False if the row only fills up a batch.
 
         Returns:
-            What `collate` takes: items, or the batch itself where the task gathers it whole.
+            The argument of `collate`: a list of items, or a batch if the task encodes whole batches.
         """
         if not self.supports_batch_encode:
             return self.items(indices)
         batch = self.task.encode_batch(self.rows, np.array([row for _, row, _ in indices]))
-        return _marked(batch or {}, [(row, real) for _, row, real in indices])
+        return _add_engine_keys(batch or {}, [(row, real) for _, row, real in indices])
 
     @cached_property
     def supports_batch_encode(self) -> bool:
-        """Whether the task gathers whole batches of these rows.
+        """Whether the task encodes whole batches of these rows (`Task.encode_batch`); tried on two rows.
 
         Raises:
-            DataError: what it gathers is not what it makes of the same rows one by one.
+            DataError: `encode_batch` gives other tensors than `encode` and `collate` of the same rows.
         """
-        if self.chance or not self.task.supports_batch_encode:
+        if self.is_random or not self.task.supports_batch_encode:
             return False
         few = sorted({0, len(self) - 1})
-        # Asked for first: a task that counts tokens keeps them, and gathers what is kept.
+        # `lengths` comes first: a text task then caches its tokens, from which `encode_batch` gathers.
         lengths = self.lengths
         whole = self.task.encode_batch(self.rows, np.array(few))
         if whole is None:
@@ -108,8 +108,9 @@ class EncodedRows:
         if wrong:
             name = type(self.task).__name__
             raise DataError(
-                f"{name}.encode_batch: {listing(wrong)} of the {self.split} rows {few} is not what encode "
-                "and collate give"
+                f"{name}.encode_batch: {listing(wrong)} of the {self.split} rows {few} differs from the "
+                "result of encode and collate; make both equal bit for bit, or set supports_batch_encode "
+                "to False"
             )
         return True
 
@@ -120,10 +121,10 @@ class EncodedRows:
             indices: (epoch, row, real).
 
         Returns:
-            B items, each with the engine's keys `row` and `real`.
+            B items, each with the additional keys `row` and `real`.
         """
         rows = [self.rows[row] for _, row, _ in indices]
-        rngs = [self._rng(epoch, row) for epoch, row, _ in indices] if self.chance else None
+        rngs = [self._rng(epoch, row) for epoch, row, _ in indices] if self.is_random else None
         items = self.task.encode(rows, rngs)
         if rngs is not None and self.task.mixes:
             items = self._mix(items, indices, rngs)
@@ -132,14 +133,14 @@ class EncodedRows:
         ]
 
     def collate(self, items: Sequence[Item] | Batch) -> Batch:
-        """Stack B items by the task's own collation and add `row` int64 [B] and `real` bool [B]."""
+        """Collate B items with `Task.collate`, and add `row` int64 [B] and `real` bool [B]."""
         if isinstance(items, dict):
             return items
         plain = [{key: value for key, value in item.items() if key not in ENGINE_KEYS} for item in items]
-        return _marked(self.task.collate(plain), [(item[ROW], item[REAL]) for item in items])
+        return _add_engine_keys(self.task.collate(plain), [(item[ROW], item[REAL]) for item in items])
 
     def _rng(self, epoch: int, row: int, *stream: int) -> np.random.Generator:
-        """Give the generator of one row in one epoch or view, or another stream of it."""
+        """Return the random generator of a row in an epoch or view; `stream` selects an independent one."""
         view = epoch % self.views if self.views else epoch
         return np.random.default_rng((self.seed, view, row, *stream))
 
@@ -149,11 +150,12 @@ class EncodedRows:
         indices: Sequence[tuple[int, int, bool]],
         rngs: Sequence[np.random.Generator],
     ) -> list[Item]:
-        """Mix every item with other rows, drawn by its own generator after its own augmentation."""
+        """Mix every item with other rows, which are drawn by the item's generator after its augmentation."""
         count = self.task.mixed_with
         drawn = [int(rng.integers(len(self.rows))) for rng in rngs for _ in range(count)]
         others: list[Row] = [self.rows[row] for row in drawn]
-        # Seeded by the row that it is mixed into, so that a row drawn twice is augmented in two ways.
+        # The generators of the other rows are seeded by the row they are mixed into, so a row that is drawn
+        # twice is augmented in two ways.
         streams = [self._rng(epoch, row, 1 + number) for epoch, row, _ in indices for number in range(count)]
         encoded = self.task.encode(others, streams)
         return [
@@ -162,8 +164,8 @@ class EncodedRows:
         ]
 
 
-def _marked(batch: Batch, rows: Sequence[tuple[int, bool]]) -> Batch:
-    """Add the engine's keys to a batch."""
+def _add_engine_keys(batch: Batch, rows: Sequence[tuple[int, bool]]) -> Batch:
+    """Add the keys `row` and `real` to a batch."""
     import torch
 
     batch[ROW] = torch.tensor([row for row, _ in rows], dtype=torch.int64)

@@ -60,9 +60,9 @@ class Input:
 
     def inspect(self, row: Row) -> Inspection:
         """Look at one row for the audit. Must not raise on bad data; here rows are only told apart."""
-        from hf_ft.storage.row_hash import stamp
+        from hf_ft.storage.row_hash import hash_row
 
-        return Inspection(digest=stamp({role: row.get(role) for role in self.roles}).hex())
+        return Inspection(digest=hash_row({role: row.get(role) for role in self.roles}).hex())
 
     def fit(self, train: Any) -> None:
         """Learn from the training rows what encoding needs; here the names of the columns."""

@@ -131,7 +131,7 @@ def _opened(task: Task, rows: Table, plan: _Plan, split: str, *, first: bool) ->
             if store is None or store.fields != plan.fields or not store.agrees(compute):
                 shutil.rmtree(plan.folder, ignore_errors=True)
             mark_use(plan.folder, {"split": split, "rows": len(rows), "ready": plan.ready})
-            RowStore(plan.folder, plan.fields, plan.lengths).forget_damaged()
+            RowStore(plan.folder, plan.fields, plan.lengths).unmark_damaged()
     return DecodedRows(task, rows, RowStore(plan.folder, plan.fields, plan.lengths), ready=plan.ready)
 
 

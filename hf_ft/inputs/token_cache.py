@@ -156,7 +156,7 @@ def _found(
     store = RowStore.open(folder)
     if store is None or len(store) != len(texts):
         return None
-    store.forget_damaged()
+    store.unmark_damaged()
     fields = [field.name for field in store.fields]
 
     def compute(rows: np.ndarray) -> Iterator[list[torch.Tensor] | None]:

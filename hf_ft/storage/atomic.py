@@ -1,4 +1,4 @@
-"""Files and folders that are whole or absent: written beside their place, flushed to disk, moved there."""
+"""Atomic writes: a file or folder is written under a temporary name, flushed to disk, and then renamed."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ from typing import Any
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a UTF-8 file whole or not at all; several processes may do it at once, and one of them wins."""
-    with new_file(path) as fresh:
-        fresh.write_text(text, encoding="utf-8")
+    """Write a UTF-8 file atomically; if several processes write it at once, the last rename wins."""
+    with new_file(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
-    """Write JSON whole or not at all; what is not a finite number becomes null."""
+    """Write a JSON file atomically; NaN and infinity are written as null."""
     try:
         text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
     except ValueError:
-        text = json.dumps(_finite(value), indent=indent, ensure_ascii=False, allow_nan=False)
+        text = json.dumps(_nan_to_none(value), indent=indent, ensure_ascii=False, allow_nan=False)
     write_text(path, text)
 
 
 def read_json(path: Path, kind: type = object) -> Any:
-    """Read what `write_json` wrote; None where there is nothing of this type that can be read."""
+    """Read a JSON file; return None if it is missing, is not valid JSON, or does not hold a `kind`."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -38,50 +38,51 @@ def read_json(path: Path, kind: type = object) -> Any:
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Give the name of a file to write, and put that file in the place of `path` if all goes well."""
+    """Yield a temporary file name to write to; rename that file to `path` unless the block raises."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_name(f".{path.name}.{os.getpid()}")
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        yield fresh
-        _flush(fresh)
-        fresh.replace(path)
+        yield temporary
+        _flush(temporary)
+        temporary.replace(path)
         _flush(path.parent)
     finally:
-        fresh.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
 def new_folder(folder: Path, *, keep_first: bool = False) -> Iterator[Path]:
-    """Give an empty folder to fill, and put it in the place of `folder` if all goes well.
+    """Yield an empty temporary folder to fill; rename it to `folder` unless the block raises.
 
     Args:
-        folder: its place.
-        keep_first: whether a folder that another process has put there meanwhile stays, and this one goes.
+        folder: the final path; an existing folder is replaced as a whole.
+        keep_first: if another process has created `folder` meanwhile, leave that one in place and delete the
+            temporary one.
     """
-    fresh = folder.absolute().with_name(f".{folder.name}.new-{os.getpid()}")
-    fresh.parent.mkdir(parents=True, exist_ok=True)
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir()
+    temporary = folder.absolute().with_name(f".{folder.name}.new-{os.getpid()}")
+    temporary.parent.mkdir(parents=True, exist_ok=True)
+    shutil.rmtree(temporary, ignore_errors=True)
+    temporary.mkdir()
     try:
-        yield fresh
+        yield temporary
         if not (keep_first and folder.is_dir()):
-            replace_folder(fresh, folder)
+            replace_folder(temporary, folder)
     finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(temporary, ignore_errors=True)
 
 
-def replace_folder(fresh: Path, folder: Path) -> None:
-    """Flush a folder and move it to its place; what is there before goes only once the new one is there."""
+def replace_folder(source: Path, folder: Path) -> None:
+    """Flush the folder `source` to disk and rename it to `folder`; the old `folder` is deleted afterwards."""
     folder = folder.absolute()
-    for path in fresh.rglob("*"):
+    for path in source.rglob("*"):
         _flush(path)
-    _flush(fresh)
+    _flush(source)
     old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
     shutil.rmtree(old, ignore_errors=True)
     try:
         if folder.exists():
             folder.rename(old)
-        fresh.rename(folder)
+        source.rename(folder)
         _flush(folder.parent)
     finally:
         if old.exists() and not folder.exists():
@@ -90,7 +91,7 @@ def replace_folder(fresh: Path, folder: Path) -> None:
 
 
 def _flush(path: Path) -> None:
-    """Let the disk have what was written to a file, or which names a folder holds."""
+    """Flush a file's content, or a folder's list of entries, to the disk (fsync)."""
     if os.name == "nt" and path.is_dir():  # Windows cannot open a folder
         return
     descriptor = os.open(path, os.O_RDONLY)
@@ -100,9 +101,9 @@ def _flush(path: Path) -> None:
         os.close(descriptor)
 
 
-def _finite(value: Any) -> Any:
+def _nan_to_none(value: Any) -> Any:
     if isinstance(value, dict):
-        return {str(key): _finite(inner) for key, inner in value.items()}
+        return {str(key): _nan_to_none(inner) for key, inner in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(inner) for inner in value]
+        return [_nan_to_none(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

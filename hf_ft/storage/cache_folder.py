@@ -1,4 +1,4 @@
-"""The user's cache folder, and how something is put there once, whole, by whichever process comes first."""
+"""The user's cache folder, and a function that builds a folder in it exactly once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,11 @@ from hf_ft.storage.atomic import new_folder
 
 
 def cache_folder() -> Path:
-    """Give the folder for what can be made again: `$HF_FT_CACHE`, or `~/.cache/hf_ft`."""
+    """Return the folder of everything that hf_ft can compute again: `$HF_FT_CACHE` or `~/.cache/hf_ft`.
+
+    Raises:
+        HfFtError: the folder cannot be created or written to.
+    """
     folder = Path(os.environ.get("HF_FT_CACHE") or Path.home() / ".cache" / "hf_ft")
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -24,14 +28,14 @@ def cache_folder() -> Path:
 
 
 def build_once(folder: Path, build: Callable[[Path], None]) -> Path:
-    """Give a folder, built first if it is not there.
+    """Return `folder`; build it first if it does not exist.
 
-    It is built beside its place and moved there by one rename, so that a folder that exists is whole; of two
-    processes that build at once, one is first and the other throws its copy away.
+    The folder is built under a temporary name and then renamed, so a folder that exists is complete. If two
+    processes build it at the same time, the first rename wins and the other process deletes its copy.
 
     Args:
-        folder: where it belongs.
-        build: fills the empty folder it is given.
+        folder: the final path.
+        build: is called with an empty temporary folder and fills it.
     """
     if not folder.is_dir():
         with new_folder(folder, keep_first=True) as fresh:

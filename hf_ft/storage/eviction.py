@@ -1,4 +1,4 @@
-"""Room for row stores: which folder was used when, and which go when the cache would grow too large."""
+"""Eviction of row stores: record when a store was last used, and delete old ones when the cache is full."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ from hf_ft.storage.atomic import write_json
 def make_room(
     root: Path, size: int, most: int, own: Collection[Path] = (), *, delete: bool = True
 ) -> str | None:
-    """Delete the stores that were used the longest ago until those of a run fit.
+    """Delete the least recently used stores until the stores of this run fit.
 
     Args:
-        root: folder of stores, one folder each.
-        size: bytes of the run's own stores once they are whole.
-        most: bytes that all stores may take together.
-        own: the run's stores, whole or not; never deleted.
-        delete: whether to delete anything; otherwise it is only found out whether there would be room.
+        root: the folder that holds the stores, one subfolder per store.
+        size: bytes of the run's own stores when they are completely filled.
+        most: bytes that all stores together may take.
+        own: folders of the run's own stores, filled or not; they are never deleted.
+        delete: False: delete nothing, and only find out whether deleting would free enough bytes.
 
     Returns:
-        Why there is no room, or None where there is.
+        The reason why the stores do not fit, or None if they fit.
     """
     if size > most:
         return f"{size / 1e9:.2g} GB are needed and cache.max_gb is {most / 1e9:g}"
@@ -40,7 +40,7 @@ def make_room(
         if not delete:
             room += sizes.pop(folder)
             continue
-        # A store that is being filled is left alone.
+        # Another process that fills the store holds its lock; such a store is not deleted.
         with contextlib.suppress(Timeout), FileLock(f"{folder}.lock", timeout=0):
             shutil.rmtree(folder, ignore_errors=True)
             room += sizes.pop(folder)
@@ -50,16 +50,16 @@ def make_room(
 
 
 def size_of(folder: Path) -> int:
-    """Count the bytes of the files in a folder."""
+    """Return the total size of all files below a folder, in bytes."""
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 def last_use(folder: Path) -> float:
-    """Give the moment at which a store was last opened."""
+    """Return the time at which `mark_use` last marked a store, in seconds since the epoch."""
     return (folder / "use").stat().st_mtime
 
 
 def mark_use(folder: Path, description: dict[str, object]) -> None:
-    """Note what a store holds, and that it is used now."""
+    """Write the file `use` of a store: its content describes the store, its time is the time of last use."""
     folder.mkdir(parents=True, exist_ok=True)
     write_json(folder / "use", description)

@@ -1,4 +1,4 @@
-"""What a row holds, as a hash; and what earlier runs learned of the same rows, found without hashing them."""
+"""Hashes of raw rows, and records of earlier runs that are found again without hashing every row."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from hf_ft.text_utils import media_kind
 if TYPE_CHECKING:
     from hf_ft.task import Row
 
-# What is hashed part by part; a list of plain numbers is hashed whole.
-_HOLDERS = (dict, list, tuple, bytes, str)
+# A list with an element of these types is hashed element by element; a list of numbers is hashed at once.
+_NESTED_TYPES = (dict, list, tuple, bytes, str)
 
-# Size of a file, and when its content and its entry were changed, in nanoseconds; None where there is none.
+# Size of a file in bytes, time of its last change of content (mtime) and of its entry (ctime) in
+# nanoseconds; None if there is no file.
 FileState = tuple[int, int, int] | None
 
 
 @dataclass(frozen=True)
-class Known:
-    """What is known of the rows of a split.
+class SplitRecord:
+    """The result of an earlier audit of a split.
 
     Args:
-        audit: name of the file with the inspection of each row.
-        fingerprint: hash of ids and contents.
-        files: the files that rows name, as they were when the rows were hashed.
+        audit: name of the file that holds the inspection of each row.
+        fingerprint: hash of the ids and contents of the rows.
+        files: path -> state of each file that the rows name, at the time when the rows were hashed.
     """
 
     audit: str
@@ -39,12 +40,14 @@ class Known:
     files: Mapping[str, FileState]
 
 
-def stamp(row: Row, files: dict[str, FileState] | None = None) -> bytes:
-    """Hash the content of a row; a file that is only named is stood for by its size and time of change.
+def hash_row(row: Row, files: dict[str, FileState] | None = None) -> bytes:
+    """Hash the content of a raw row, 16 bytes.
+
+    A file that the row only names is not read: its size and its times of change are hashed.
 
     Args:
         row: a raw row.
-        files: collects the files that the row names, with their state.
+        files: is filled with the path and state of each file that the row names.
     """
     state = hashlib.blake2b(digest_size=16)
     _feed(state, row, {} if files is None else files)
@@ -52,12 +55,12 @@ def stamp(row: Row, files: dict[str, FileState] | None = None) -> bytes:
 
 
 def _feed(state: Any, value: Any, files: dict[str, FileState]) -> None:
-    """Add a value to a hash, in a form that is equal in every process."""
+    """Add a value to a hash, in a form that is the same in every process."""
     if isinstance(value, dict):
         for key, inner in value.items():
             state.update(f"{key!r}:".encode())
             _feed(state, inner, files)
-    elif isinstance(value, (list, tuple)) and any(isinstance(inner, _HOLDERS) for inner in value):
+    elif isinstance(value, (list, tuple)) and any(isinstance(inner, _NESTED_TYPES) for inner in value):
         state.update(f"[{len(value)}]".encode())
         for inner in value:
             _feed(state, inner, files)
@@ -79,45 +82,46 @@ def _file_state(path: str) -> FileState:
     if not os.path.isfile(path):
         return None
     state = os.stat(path)
-    # A tool may set the time of the content back to what it was (rsync, cp -p); that of the entry it cannot.
+    # rsync and `cp -p` set mtime back to the time of the original; no tool can set ctime.
     return state.st_size, state.st_mtime_ns, state.st_ctime_ns
 
 
-def recall(folder: Path, rows: Any, code: str) -> Known | None:
-    """Give what an earlier run learned of the same rows; None where it must be learned.
+def find_record(folder: Path, rows: Any, code: str) -> SplitRecord | None:
+    """Return the record that `save_record` wrote for the same rows, or None if there is none.
 
-    `datasets` gives an equal fingerprint to equal rows read from unchanged files, or to equal rows in memory;
-    only files that rows name are looked at again, by size and time of change.
+    The rows themselves are not hashed: `datasets` gives equal fingerprints to rows that are read from
+    unchanged files, and to equal rows in memory. Only the files that rows name are compared, by size and
+    times of change.
 
     Args:
-        folder: the cache.
+        folder: the folder of the cache.
         rows: the rows of a split.
-        code: what the lesson depends on besides the rows.
+        code: hash of the source code that the record depends on.
     """
-    path = _place(folder, rows, code)
+    path = _record_path(folder, rows, code)
     entry = None if path is None else read_json(path, dict)
     if entry is None:
         return None
     try:
         files = {name: None if state is None else tuple(state) for name, state in entry.pop("files").items()}
-        known = Known(**entry, files=files)
+        record = SplitRecord(**entry, files=files)
     except (AttributeError, KeyError, TypeError):
-        # Damaged, or written by another version.
+        # The file is damaged, or another version of hf_ft wrote it.
         return None
     if any(_file_state(name) != state for name, state in files.items()):
         return None
-    return known
+    return record
 
 
-def remember(folder: Path, rows: Any, code: str, known: Known) -> None:
-    """Keep what `recall` gives; nothing is kept of rows without a fingerprint, such as windows."""
-    path = _place(folder, rows, code)
+def save_record(folder: Path, rows: Any, code: str, record: SplitRecord) -> None:
+    """Write a record for `find_record`; rows without a fingerprint, such as windows, get no record."""
+    path = _record_path(folder, rows, code)
     if path is not None:
-        write_json(path, asdict(known))
+        write_json(path, asdict(record))
 
 
-def _place(folder: Path, rows: Any, code: str) -> Path | None:
-    # Rows that are made lazily, such as windows, have none.
+def _record_path(folder: Path, rows: Any, code: str) -> Path | None:
+    # Rows that are made lazily, such as windows of a series, have no fingerprint.
     fingerprint = getattr(rows, "fingerprint", None)
     if fingerprint is None or not hasattr(rows, "columns"):
         return None

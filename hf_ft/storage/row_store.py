@@ -1,8 +1,8 @@
-"""Tensors of every row in memory-mapped files: filled row by row, each with a checksum.
+"""Row store: the tensors of every row in memory-mapped files, written row by row, with a checksum per row.
 
-Decoded pictures, tokens and activations are stored this way. A folder describes itself (`store.json`), so
-that it can be opened without knowing what is in it; whether it holds what it should is found by computing a
-few rows again (`RowStore.agrees`).
+Decoded pictures, tokens and activations are stored this way. `store.json` in the folder describes the
+fields, so a store can be opened without further information. `RowStore.agrees` computes a few rows again to
+check that the stored values are still right.
 """
 
 from __future__ import annotations
@@ -24,22 +24,23 @@ if TYPE_CHECKING:
     import torch
 
 _DESCRIPTION, _LENGTHS = "store.json", "lengths.bin"
-# Rows that are computed again where a store is found.
+# Number of rows that `RowStore.agrees` computes again.
 CHECKED_ROWS = 4
 
 
 @dataclass(frozen=True)
 class Field:
-    """One tensor that is kept of every row.
+    """The description of one tensor that is stored for every row.
 
     Args:
-        name: of the field; names its file.
-        shape: of one row; the axis `length_axis`, where there is one, holds what is added to the row's own
-            length.
-        dtype: its type.
-        length_axis: the axis that is as long as the row, or None where all rows have one shape.
-        fill: what a shorter row is padded with on the right.
-        channels_last: whether [C, H, W] is kept as [H, W, C], the order in which the network works.
+        name: name of the field; its file is `<name>.bin`.
+        shape: shape of the tensor of one row. On the axis `length_axis`, the row's own length is added to
+            the size given here.
+        dtype: type of the numbers.
+        length_axis: the axis whose size depends on the row, or None if all rows have the same shape.
+        fill: value that pads shorter rows on the right when rows are stacked.
+        channels_last: whether a [C, H, W] tensor is stored as [H, W, C], the memory layout that the network
+            computes in.
     """
 
     name: str
@@ -50,44 +51,48 @@ class Field:
     channels_last: bool = False
 
     def sizes(self, lengths: np.ndarray) -> np.ndarray:
-        """Count the numbers of each row, int [rows]."""
+        """Return how many numbers each row has, int [rows].
+
+        Args:
+            lengths: length of each row, int [rows].
+        """
         if self.length_axis is None:
             return np.full(len(lengths), int(np.prod(self.shape)))
         others = [size for axis, size in enumerate(self.shape) if axis != self.length_axis]
         return (lengths + self.shape[self.length_axis]) * int(np.prod(others))
 
     def shape_of(self, length: int) -> tuple[int, ...]:
-        """Give the shape of a row of this length."""
+        """Return the shape of the tensor of a row of this length."""
         return tuple(
             size + length if axis == self.length_axis else size for axis, size in enumerate(self.shape)
         )
 
     def to_json(self) -> dict[str, Any]:
-        """Give the field as plain values."""
+        """Return the field as JSON values."""
         return asdict(self) | {"shape": list(self.shape), "dtype": str(self.dtype).removeprefix("torch.")}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Field:
-        """Take back what `to_json` gave."""
+        """Build a field from the result of `to_json`."""
         import torch
 
-        known = {"shape": tuple(value["shape"]), "dtype": getattr(torch, value["dtype"])}
-        return cls(**{**value, **known})
+        parsed = {"shape": tuple(value["shape"]), "dtype": getattr(torch, value["dtype"])}
+        return cls(**{**value, **parsed})
 
 
 class RowStore:
-    """A folder with the fields of N rows.
+    """A folder that stores the same fields for N rows.
 
-    A row is filled once its data and then its mark are written, so that an interrupted fill goes on where it
-    stopped. Every row has a checksum, compared the first time it is read.
+    Each row has a mark that is set after its data is written, so an interrupted run continues with the first
+    row that is not marked. Each row has a checksum, which is compared when the row is first read.
 
     Args:
-        folder: made if it is not there.
-        fields: what is stored of a row.
-        lengths: length of each row, int [N]; zeros where rows have none.
+        folder: the folder of the store; it is created if it does not exist.
+        fields: the tensors of a row.
+        lengths: length of each row, int [N]; zeros if rows have no length.
 
     Raises:
-        OSError: the disk has no room.
+        OSError: the disk is full.
     """
 
     def __init__(self, folder: Path, fields: Sequence[Field], lengths: np.ndarray):
@@ -95,31 +100,34 @@ class RowStore:
 
         self.folder, self.fields, self.lengths = folder, list(fields), np.asarray(lengths, np.int64)
         if read_json(folder / _DESCRIPTION) != self._description:
-            self.lengths.tofile(_made(folder) / _LENGTHS)
+            folder.mkdir(parents=True, exist_ok=True)
+            self.lengths.tofile(folder / _LENGTHS)
             write_json(folder / _DESCRIPTION, self._description)
         rows = len(self.lengths)
         self._starts, self._data = dict[str, np.ndarray](), dict[str, torch.Tensor]()
         self._bytes = list[tuple[memoryview, np.ndarray]]()
         for field in self.fields:
             starts = np.concatenate([[0], np.cumsum(field.sizes(self.lengths))])
-            data = _mapped(folder / f"{field.name}.bin", int(starts[-1]), field.dtype)
+            data = _map_file(folder / f"{field.name}.bin", int(starts[-1]), field.dtype)
             self._starts[field.name], self._data[field.name] = starts, data
             self._bytes.append((data.view(torch.uint8).numpy().data, starts * field.dtype.itemsize))
-        self._marks = np.memmap(_allocated(folder / "filled.bin", rows), np.uint8, "r+", shape=(rows,))
-        self._sums = np.memmap(_allocated(folder / "checksums.bin", 4 * rows), np.uint32, "r+", shape=(rows,))
-        self._checked = np.zeros(rows, bool)
+        marks = _allocate_file(folder / "filled.bin", rows)
+        self._marks = np.memmap(marks, np.uint8, "r+", shape=(rows,))
+        checksums = _allocate_file(folder / "checksums.bin", 4 * rows)
+        self._checksums = np.memmap(checksums, np.uint32, "r+", shape=(rows,))
+        self._is_checked = np.zeros(rows, bool)
 
     @classmethod
     def open(cls, folder: Path) -> RowStore | None:
-        """Open the store in a folder; None where there is none, or its description is damaged."""
+        """Open the store in a folder; return None if there is none or its description is damaged."""
         try:
-            about = read_json(folder / _DESCRIPTION, dict) or {}
-            fields = [Field.from_json(field) for field in about["fields"]]
+            found = read_json(folder / _DESCRIPTION, dict) or {}
+            fields = [Field.from_json(field) for field in found["fields"]]
             lengths = np.fromfile(folder / _LENGTHS, np.int64)
-            whole = (len(lengths), zlib.crc32(lengths.data)) == (about["rows"], about["lengths"])
+            is_intact = (len(lengths), zlib.crc32(lengths.data)) == (found["rows"], found["lengths"])
         except (AttributeError, KeyError, OSError, TypeError, ValueError):
             return None
-        return cls(folder, fields, lengths) if whole else None
+        return cls(folder, fields, lengths) if is_intact else None
 
     @property
     def _description(self) -> dict[str, Any]:
@@ -133,7 +141,7 @@ class RowStore:
         return bool(self._marks[row])
 
     def __reduce__(self) -> Any:
-        # A worker process that is not forked opens the files again.
+        # A worker process that is spawned and not forked opens the files again.
         return RowStore, (self.folder, self.fields, self.lengths)
 
     @property
@@ -151,18 +159,18 @@ class RowStore:
         compute: Callable[[np.ndarray], Iterable[Sequence[torch.Tensor] | None]],
         close: Callable[[Field, torch.Tensor, torch.Tensor], bool] | None = None,
     ) -> bool:
-        """Compute a few of the filled rows again, and tell whether they are what is stored.
+        """Compute a few of the filled rows again and tell whether they are equal to the stored ones.
 
-        The key of a store names all that its values are known to depend on; what it does not know of (a
-        changed class of a user's own, a damaged disk) is found here.
+        The name of a store is a hash of everything that its values are known to depend on. This check finds
+        the rest: a changed class of the user's own code, or a damaged disk.
 
         Args:
-            compute: gives the fields of the rows at these positions, without padding, a list a row; None for
-                a row that is not stored like this.
-            close: tells whether a computed and a stored tensor of a field are the same; default: bit for bit.
+            compute: returns the tensors of the rows at these positions, one list per row, without padding;
+                None for a row that does not fit the fields.
+            close: tells whether a computed and a stored tensor of a field are equal; default: bit for bit.
         """
         chosen = self.filled[:: max(1, len(self.filled) // CHECKED_ROWS)][:CHECKED_ROWS]
-        same = close or _equal
+        same = close or _is_equal
         try:
             for row, values in zip(chosen.tolist(), compute(chosen), strict=True):
                 if values is None:
@@ -170,53 +178,53 @@ class RowStore:
                 stored = self.view(row)
                 if not all(map(same, self.fields, values, stored)):
                     return False
-        except (DataError, RuntimeError):  # damaged, or of another shape
+        except (DataError, RuntimeError):  # a damaged row, or tensors of another shape
             return False
         return True
 
-    def forget_damaged(self) -> None:
-        """Compare the checksum of every filled row; a row that is damaged is no longer filled."""
+    def unmark_damaged(self) -> None:
+        """Compare the checksum of every filled row; mark damaged rows as not filled."""
         filled = self.filled
-        damaged = filled[self._sums_of(filled) != self._sums[filled]]
+        damaged = filled[self._compute_checksums(filled) != self._checksums[filled]]
         self._marks[damaged] = 0
 
     def write(self, row: int, values: Sequence[torch.Tensor]) -> None:
-        """Fill one row: one tensor for each field, without padding."""
+        """Write one row: one tensor for each field, without padding."""
         for field, value in zip(self.fields, values, strict=True):
             start, stop = self._starts[field.name][row : row + 2]
             stored = value.permute(1, 2, 0) if field.channels_last else value
             self._data[field.name][start:stop] = stored.reshape(-1)
-        self._sums[row] = self._sums_of(np.array([row]))[0]
+        self._checksums[row] = self._compute_checksums(np.array([row]))[0]
         self._marks[row] = 1
-        self._checked[row] = True
+        self._is_checked[row] = True
 
     def write_all(self, values: Mapping[str, torch.Tensor]) -> None:
-        """Fill all rows at once.
+        """Write all rows at once.
 
         Args:
-            values: field name -> the numbers of all rows, one row after the other, flat.
+            values: field name -> the numbers of all rows, one row after the other, as a 1-d tensor.
         """
         for name, flat in values.items():
             self._data[name][: len(flat)] = flat
-        self._sums[:] = self._sums_of(np.arange(len(self)))
+        self._checksums[:] = self._compute_checksums(np.arange(len(self)))
         self._marks[:] = 1
-        self._checked[:] = True
+        self._is_checked[:] = True
 
     def read(self, rows: Sequence[int]) -> dict[str, torch.Tensor]:
-        """Give the fields of these rows, stacked, shorter rows padded on the right.
+        """Return field name -> tensor of these rows, stacked; shorter rows are padded on the right.
 
         Raises:
-            DataError: a row is not what was written.
+            DataError: a row is not filled, or its checksum is wrong.
         """
         chosen = np.asarray(rows, np.int64)
         self.check(chosen)
         return {field.name: self._stack(field, chosen) for field in self.fields}
 
     def view(self, row: int) -> list[torch.Tensor]:
-        """Give the fields of one row, not copied; not to be written to.
+        """Return the tensors of one row as views of the files; do not write to them.
 
         Raises:
-            DataError: the row is not what was written.
+            DataError: the row is not filled, or its checksum is wrong.
         """
         self.check(np.array([row]))
         length, found = int(self.lengths[row]), []
@@ -231,25 +239,26 @@ class RowStore:
         return found
 
     def flat(self, name: str) -> tuple[torch.Tensor, np.ndarray]:
-        """Give a field of all rows, flat and unchecked, and where each row starts, int [N + 1]."""
+        """Return the 1-d tensor of a field of all rows, unchecked, and the start of each row, int [N + 1]."""
         return self._data[name], self._starts[name]
 
     def check(self, rows: np.ndarray) -> None:
-        """Compare the checksums of rows that have not been read yet.
+        """Compare the checksums of those rows that have not been checked before.
 
         Raises:
-            DataError: a row is not what was written.
+            DataError: a row is not filled, or its checksum is wrong.
         """
-        fresh = np.unique(rows[~self._checked[rows]])
-        if not len(fresh):
+        unchecked = np.unique(rows[~self._is_checked[rows]])
+        if not len(unchecked):
             return
-        wrong = fresh[(self._marks[fresh] == 0) | (self._sums_of(fresh) != self._sums[fresh])]
+        differs = self._compute_checksums(unchecked) != self._checksums[unchecked]
+        wrong = unchecked[(self._marks[unchecked] == 0) | differs]
         if len(wrong):
             raise DataError(
-                f"{self.folder}: row {wrong[0]} is not what was written there; delete this folder, and it is "
-                "computed again"
+                f"{self.folder}: row {wrong[0]} of this cache is damaged: its checksum is not the one that "
+                "was stored; delete this folder, and the next run computes it again"
             )
-        self._checked[fresh] = True
+        self._is_checked[unchecked] = True
 
     def _stack(self, field: Field, rows: np.ndarray) -> torch.Tensor:
         import torch
@@ -269,7 +278,7 @@ class RowStore:
             stacked[place].narrow(field.length_axis, 0, own[field.length_axis]).copy_(value)
         return stacked
 
-    def _sums_of(self, rows: np.ndarray) -> np.ndarray:
+    def _compute_checksums(self, rows: np.ndarray) -> np.ndarray:
         """Compute the checksum of each row over all of its fields, uint32."""
         sums = [0] * len(rows)
         for data, starts in self._bytes:
@@ -279,23 +288,23 @@ class RowStore:
 
 
 def bytes_of(fields: Sequence[Field], lengths: np.ndarray) -> int:
-    """Count the bytes that rows of these lengths take."""
+    """Return how many bytes rows of these lengths take in a store.
+
+    Args:
+        fields: the tensors of a row.
+        lengths: length of each row, int [rows].
+    """
     return int(sum(int(field.sizes(lengths).sum()) * field.dtype.itemsize for field in fields))
 
 
-def _equal(field: Field, one: torch.Tensor, other: torch.Tensor) -> bool:
+def _is_equal(field: Field, one: torch.Tensor, other: torch.Tensor) -> bool:
     import torch
 
     return one.dtype == other.dtype and torch.equal(one, other)
 
 
-def _made(folder: Path) -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    return folder
-
-
-def _allocated(path: Path, size: int) -> Path:
-    """Make a file of this size whose blocks are really there: a full disk must not kill a later write."""
+def _allocate_file(path: Path, size: int) -> Path:
+    """Create a file of this size and reserve its disk blocks: a later write must not meet a full disk."""
     if not path.is_file() or path.stat().st_size < size:
         with path.open("ab") as file:
             if sys.platform == "linux":
@@ -305,8 +314,8 @@ def _allocated(path: Path, size: int) -> Path:
     return path
 
 
-def _mapped(path: Path, count: int, dtype: torch.dtype) -> torch.Tensor:
+def _map_file(path: Path, count: int, dtype: torch.dtype) -> torch.Tensor:
     import torch
 
-    _allocated(path, count * dtype.itemsize)
+    _allocate_file(path, count * dtype.itemsize)
     return torch.from_file(str(path), shared=True, size=count, dtype=dtype)

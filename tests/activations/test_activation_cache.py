@@ -1,4 +1,4 @@
-"""The activation cache: training from it is the same training, and a wrong cache is never used."""
+"""The activation cache: training from cached activations gives equal results; a wrong cache is never used."""
 
 import importlib
 import itertools
@@ -33,7 +33,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def tuner(tmp_path):
-    """Build a trainer of a small model, and say what was decided about its activation cache."""
+    """Return a function that builds a trainer of a small model and gives its decision on the cache too."""
     numbers = itertools.count()
 
     def build(family, strategy, *, sections=None, rows=40, keep=True, resumed=None, **train):
@@ -52,7 +52,7 @@ def tuner(tmp_path):
                     "learning_rate": 0.01,
                     "logging_steps": 1,
                     "disable_tqdm": True,
-                    # Equal to 1e-5 is a promise of full precision; auto takes bf16 where it is fast.
+                    # Losses are compared to 1e-5, which needs full precision; auto may choose bf16.
                     "precision": "fp32",
                     **train,
                 },
@@ -93,23 +93,23 @@ SLOW = ("dinov2", "swin", "convnext", "vit (timm)")
     [pytest.param(name, marks=pytest.mark.slow if name in SLOW else ()) for name in tiny.FAMILIES],
 )
 def test_training_from_cached_activations_is_the_same_training(tuner, family, strategy):
-    # A bias before a batch norm has no gradient but rounding, and AdamW would make a step of it.
+    # The gradient of a bias before a batch norm is rounding noise, from which AdamW would make a full step.
     optimizer = {"optim": "sgd"} if "timm" in family else {}
-    kept, note = tuner(family, STRATEGIES[strategy], **optimizer)
+    from_cache, note = tuner(family, STRATEGIES[strategy], **optimizer)
     assert note.startswith("starts at"), note
-    assert isinstance(kept.train_dataset, CachedRows)
-    # Each is trained at once: what comes between moves the random state that dropout is drawn from.
-    kept.train()
+    assert isinstance(from_cache.train_dataset, CachedRows)
+    # Each trainer trains right after it is built: work in between changes the random state of dropout.
+    from_cache.train()
     whole, _ = tuner(family, STRATEGIES[strategy], sections=OFF, **optimizer)
     whole.train()
     assert len(losses(whole)) == 12 and len(set(losses(whole))) > 6
-    assert losses(kept) == pytest.approx(losses(whole), abs=1e-5)
-    assert measured(kept) == pytest.approx(measured(whole), abs=1e-5)
-    assert float((weights(kept) - weights(whole)).abs().max()) < 1e-5
+    assert losses(from_cache) == pytest.approx(losses(whole), abs=1e-5)
+    assert measured(from_cache) == pytest.approx(measured(whole), abs=1e-5)
+    assert float((weights(from_cache) - weights(whole)).abs().max()) < 1e-5
 
 
 def _lite0():
-    """EfficientNet-Lite0 with the weights of ImageNet, for pictures of 64 pixels."""
+    """Load EfficientNet-Lite0 with its ImageNet weights, for pictures of 64 x 64 pixels."""
     from hf_ft.model.load import load_model
     from hf_ft.recipe.schema import ModelSection
 
@@ -122,18 +122,18 @@ def _lite0():
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_real_weights(tuner, monkeypatch, strategy):
     monkeypatch.setitem(tiny.FAMILIES, "lite0", _lite0)
-    kept, note = tuner("lite0", STRATEGIES[strategy], optim="sgd", num_train_epochs=2)
+    from_cache, note = tuner("lite0", STRATEGIES[strategy], optim="sgd", num_train_epochs=2)
     assert note.startswith("starts at"), note
-    kept.train()
+    from_cache.train()
     whole, _ = tuner("lite0", STRATEGIES[strategy], sections=OFF, optim="sgd", num_train_epochs=2)
     whole.train()
-    assert losses(kept) == pytest.approx(losses(whole), abs=1e-5)
-    assert measured(kept) == pytest.approx(measured(whole), abs=1e-5)
-    assert float((weights(kept) - weights(whole)).abs().max()) < 1e-5
+    assert losses(from_cache) == pytest.approx(losses(whole), abs=1e-5)
+    assert measured(from_cache) == pytest.approx(measured(whole), abs=1e-5)
+    assert float((weights(from_cache) - weights(whole)).abs().max()) < 1e-5
 
 
-def _more(kind):
-    """Families beyond those of `tiny`, each with an oddity: shared layers, relative places."""
+def _other_family(kind):
+    """Build a tiny model of a family that `tiny` lacks: shared layers, relative positions, and the like."""
     import transformers as tf
 
     labels = tiny._labels()
@@ -176,42 +176,42 @@ def _more(kind):
 @pytest.mark.parametrize(
     "family", ["gpt2", "distilbert", "albert", "modernbert", "deberta", "mobilenet", "patchtsmixer"]
 )
-def test_models_with_an_oddity(tuner, monkeypatch, family, strategy):
-    monkeypatch.setitem(tiny.FAMILIES, family, lambda: _more(family))
-    kept, note = tuner(family, STRATEGIES[strategy], optim="sgd")
+def test_models_with_unusual_forward_passes(tuner, monkeypatch, family, strategy):
+    monkeypatch.setitem(tiny.FAMILIES, family, lambda: _other_family(family))
+    from_cache, note = tuner(family, STRATEGIES[strategy], optim="sgd")
     if (family, strategy) == ("albert", "last"):
-        assert "not used: only 0.7% of a step's work lies before" in note  # all its blocks are one
+        assert "not used: only 0.7% of a step's work lies before" in note
         return
     assert note.startswith("starts at"), note
-    kept.train()
+    from_cache.train()
     whole, _ = tuner(family, STRATEGIES[strategy], sections=OFF, optim="sgd")
     whole.train()
-    assert losses(kept) == pytest.approx(losses(whole), rel=1e-5, abs=1e-5)
-    assert float((weights(kept) - weights(whole)).abs().max()) < 1e-5
+    assert losses(from_cache) == pytest.approx(losses(whole), rel=1e-5, abs=1e-5)
+    assert float((weights(from_cache) - weights(whole)).abs().max()) < 1e-5
 
 
-def test_an_adapter_in_the_last_block_starts_there(tuner):
+def test_training_starts_at_the_block_that_has_the_adapter(tuner):
     lora = {"strategy": "lora", "r": 2, "target_modules": r".*layer\.2\.attention.*(query|value)"}
-    kept, note = tuner("bert", lora)
+    from_cache, note = tuner("bert", lora)
     assert "layer.2" in note, note
-    kept.train()
+    from_cache.train()
     whole, _ = tuner("bert", lora, sections=OFF)
     whole.train()
-    assert losses(kept) == pytest.approx(losses(whole), abs=1e-5)
-    assert float((weights(kept) - weights(whole)).abs().max()) < 1e-5
+    assert losses(from_cache) == pytest.approx(losses(whole), abs=1e-5)
+    assert float((weights(from_cache) - weights(whole)).abs().max()) < 1e-5
 
 
-def test_kept_rows_do_not_go_through_workers(tuner):
-    """A batch names the network that its slots belong to: a worker would hand over a copy of it."""
-    kept, _ = tuner("vit", STRATEGIES["head"], dataloader_num_workers=2)
-    assert kept.get_train_dataloader().num_workers == 0
-    kept.train()
+def test_cached_rows_are_not_read_by_worker_processes(tuner):
+    """A batch refers to the model of this process; a worker process would pass on a copy of the model."""
+    from_cache, _ = tuner("vit", STRATEGIES["head"], dataloader_num_workers=2)
+    assert from_cache.get_train_dataloader().num_workers == 0
+    from_cache.train()
     alone, _ = tuner("vit", STRATEGIES["head"])
     alone.train()
-    assert losses(kept) == losses(alone)
+    assert losses(from_cache) == losses(alone)
 
 
-def test_a_second_run_finds_what_the_first_computed(tuner, monkeypatch):
+def test_a_second_run_reads_the_activations_of_the_first(tuner, monkeypatch):
     first, note = tuner("vit", STRATEGIES["head"])
     assert "40 of 40 rows computed now" in note
     ran = []
@@ -228,10 +228,10 @@ def test_a_second_run_finds_what_the_first_computed(tuner, monkeypatch):
     assert all(isinstance(rows, CachedRows) for rows in (second.train_dataset, second.eval_dataset))
 
 
-def test_other_weights_or_rows_are_not_mistaken_for_the_kept_ones(tuner, monkeypatch):
+def test_other_weights_or_rows_do_not_read_stored_activations(tuner, monkeypatch):
     tuner("vit", STRATEGIES["head"])
     _, note = tuner("vit", STRATEGIES["head"], sections={"seed": 18})
-    assert "computed now" in note  # another split: other rows
+    assert "computed now" in note  # another split has other rows
     build = tiny.FAMILIES["vit"]
 
     def changed():
@@ -244,7 +244,7 @@ def test_other_weights_or_rows_are_not_mistaken_for_the_kept_ones(tuner, monkeyp
     assert "40 of 40 rows computed now" in note
 
 
-def test_a_damaged_file_is_noticed_when_it_is_found_and_when_it_is_read(tuner, cache):
+def test_a_damaged_file_is_noticed_when_it_is_opened_and_when_it_is_read(tuner, cache):
     first, _ = tuner("vit", STRATEGIES["head"])
     files = sorted(cache.glob("*/slot 0.bin"))
     assert len(files) == 2
@@ -256,56 +256,56 @@ def test_a_damaged_file_is_noticed_when_it_is_found_and_when_it_is_read(tuner, c
 
     damage()
     _, note = tuner("vit", STRATEGIES["head"])
-    assert "40 of 40 rows computed now, because those that were there were of another model" in note
+    assert "40 of 40 rows computed now, because stored activations differed" in note
     damage()
-    first.train_dataset.store._checked[:] = False
-    with pytest.raises(DataError, match="is not what was written there"):
+    first.train_dataset.store._is_checked[:] = False
+    with pytest.raises(DataError, match=r"row \d+ of this cache is damaged"):
         first.train()
 
 
-def test_activations_of_another_network_are_noticed_although_the_key_fits(tuner, cache):
-    """The control: kept values that are intact but wrong (x 1.5)."""
+def test_wrong_activations_under_the_right_key_are_noticed(tuner, cache):
+    """Stored values are multiplied by 1.5 and their checksums are written anew."""
     tuner("vit", STRATEGIES["head"])
-    made, _ = tuner("vit", STRATEGIES["head"])
-    for rows in (made.train_dataset, made.eval_dataset):
+    trainer, _ = tuner("vit", STRATEGIES["head"])
+    for rows in (trainer.train_dataset, trainer.eval_dataset):
         store = rows.store
         for row in range(len(store)):
             values = [value[0] for value in store.read([row]).values()]
             store.write(row, [1.5 * values[0], *values[1:]])
     _, note = tuner("vit", STRATEGIES["head"])
-    assert "were of another model" in note
+    assert "because stored activations differed" in note
 
 
 @pytest.mark.parametrize("change", [4, -1])
 def test_rows_that_have_become_longer_or_shorter_are_computed_again(tuner, monkeypatch, change):
-    """Nothing in the key tells of it, as of a helper that a user's task calls: the lengths are kept too."""
+    """The key does not change, as for a helper that a user's task calls; the stored lengths differ."""
     monkeypatch.setattr(Anything, "_length", lambda self, row: 4 + row["number"] % 5)
     tuner("bert", STRATEGIES["last"])
     monkeypatch.setattr(Anything, "_length", lambda self, row: 4 + row["number"] % 5 + change)
-    kept, note = tuner("bert", STRATEGIES["last"])
-    assert "40 of 40 rows computed now, because those that were there were of another model" in note
-    kept.train()
+    from_cache, note = tuner("bert", STRATEGIES["last"])
+    assert "40 of 40 rows computed now, because stored activations differed" in note
+    from_cache.train()
     whole, _ = tuner("bert", STRATEGIES["last"], sections=OFF)
     whole.train()
-    assert losses(kept) == pytest.approx(losses(whole), abs=1e-5)
+    assert losses(from_cache) == pytest.approx(losses(whole), abs=1e-5)
 
 
-def test_training_rows_of_one_length_do_not_pass_for_rows_of_a_fixed_shape(tuner, monkeypatch):
+def test_training_rows_of_equal_length_are_not_taken_for_rows_of_a_fixed_shape(tuner, monkeypatch):
     train = tuner("bert", STRATEGIES["last"], sections=OFF)[0].train_dataset
     numbers = {row["number"] for row in train.rows}
     monkeypatch.setattr(
         Anything, "_length", lambda self, row: 8 if row["number"] in numbers else 4 + row["number"] % 9
     )
-    kept, note = tuner("bert", STRATEGIES["last"])
+    from_cache, note = tuner("bert", STRATEGIES["last"])
     assert note.startswith("starts at"), note
-    kept.train()
+    from_cache.train()
     whole, _ = tuner("bert", STRATEGIES["last"], sections=OFF)
     whole.train()
-    assert measured(kept) == pytest.approx(measured(whole), abs=1e-5)
+    assert measured(from_cache) == pytest.approx(measured(whole), abs=1e-5)
 
 
 @pytest.mark.parametrize("name", ["proof.json", "lengths.bin", "store.json"])
-def test_an_unreadable_note_is_as_good_as_none(tuner, cache, name):
+def test_a_file_of_a_store_that_cannot_be_read_counts_as_missing(tuner, cache, name):
     tuner("vit", STRATEGIES["head"])
     for file in cache.glob(f"*/{name}"):
         file.write_text("")
@@ -313,20 +313,20 @@ def test_an_unreadable_note_is_as_good_as_none(tuner, cache, name):
     assert note.startswith("starts at")
 
 
-def test_a_full_disk_costs_time_and_not_the_run(tuner, monkeypatch):
+def test_on_a_full_disk_the_run_trains_without_the_cache(tuner, monkeypatch):
     def full(descriptor, start, size):
         raise OSError(28, "No space left on device")
 
-    # The proof needs a little room, and has it; what is kept does not.
+    # The proof needs a few bytes and gets them; storing the rows fails.
     monkeypatch.setattr("hf_ft.activations.activation_cache.prove", lambda *arguments: 0.9)
     monkeypatch.setattr("os.posix_fallocate", full)
-    made, note = tuner("vit", STRATEGIES["head"])
+    trainer, note = tuner("vit", STRATEGIES["head"])
     assert note.startswith("not used: [Errno 28] No space left on device")
-    made.train()
-    assert len(losses(made)) == 12
+    trainer.train()
+    assert len(losses(trainer)) == 12
 
 
-def test_an_interrupted_fill_goes_on(tuner, monkeypatch):
+def test_an_interrupted_fill_continues(tuner, monkeypatch):
     write, monkey = RowStore.write, {"rows": 0}
 
     def dies(store, row, values):
@@ -347,7 +347,7 @@ def test_an_interrupted_fill_goes_on(tuner, monkeypatch):
 
 @pytest.mark.parametrize("began_cached", [True, False])
 def test_a_resumed_mixed_run_evaluates_in_the_precision_it_began_with(tuner, began_cached):
-    """Whether rows are cached hangs on the room on a disk; figures of two precisions cannot be compared."""
+    """Whether rows are cached may change with free disk space; metrics of two precisions do not compare."""
     first, resumed = ({}, OFF) if began_cached else (OFF, {})
     began, _ = tuner("resnet", STRATEGIES["head"], sections=first, precision="bf16")
     again, _ = tuner(
@@ -360,17 +360,17 @@ def test_a_resumed_mixed_run_evaluates_in_the_precision_it_began_with(tuner, beg
     assert again.evaluate_rows(again.eval_dataset).metrics["loss"] == pytest.approx(before, abs=1e-6)
 
 
-def test_random_rows_are_kept_as_views(tuner, cache):
+def test_random_rows_are_cached_as_views(tuner, cache):
     noise = {"augment": {"noise": 0.5}}
     _, note = tuner("patchtst", STRATEGIES["last"], sections=noise)
     assert "cache: {views: 4}" in note and "in each of 3 epochs" in note
-    kept, note = tuner("patchtst", STRATEGIES["last"], sections={**noise, "cache": {"views": 2}})
+    from_cache, note = tuner("patchtst", STRATEGIES["last"], sections={**noise, "cache": {"views": 2}})
     assert note.startswith("starts at") and "70 of 70 rows computed now" in note
-    kept.train()
+    from_cache.train()
     views = {**noise, "cache": {"views": 2, "activations": "off"}}
     whole, _ = tuner("patchtst", STRATEGIES["last"], sections=views)
     whole.train()
-    assert losses(kept) == pytest.approx(losses(whole), abs=1e-5)
+    assert losses(from_cache) == pytest.approx(losses(whole), abs=1e-5)
     again = [whole.train_dataset[(epoch, 0, True)]["past_values"] for epoch in range(3)]
     assert torch.equal(again[0], again[2]) and not torch.equal(again[0], again[1])
 
@@ -378,20 +378,20 @@ def test_random_rows_are_kept_as_views(tuner, cache):
 @pytest.mark.parametrize(
     ("strategy", "sections", "train", "reason"),
     [
-        ("full", {}, {}, "none, every weight learns"),
+        ("full", {}, {}, "not used: every weight is trained"),
         ("head", OFF, {}, "off (cache.activations)"),
         ("head", {"cache": {"max_gb": 1e-9}}, {}, "cache.max_gb is 1e-09"),
         ("head", {}, {"activation_checkpointing": True}, "not used with train.activation_checkpointing"),
     ],
 )
-def test_where_nothing_is_kept_the_reason_is_told(tuner, strategy, sections, train, reason):
-    made, note = tuner("vit", {"strategy": strategy}, sections=sections, **train)
+def test_the_reason_for_not_caching_is_given(tuner, strategy, sections, train, reason):
+    trainer, note = tuner("vit", {"strategy": strategy}, sections=sections, **train)
     assert reason in note
-    assert not isinstance(made.train_dataset, CachedRows)
+    assert not isinstance(trainer.train_dataset, CachedRows)
 
 
-def test_random_numbers_inside_a_frozen_part_are_refused(tuner, monkeypatch):
-    """timm's drop_rate is a function and no module: only the proof can see it."""
+def test_a_frozen_part_that_draws_random_numbers_is_not_cached(tuner, monkeypatch):
+    """timm's drop_rate calls a function and not a Dropout module, so only the proof can notice it."""
     build = tiny.FAMILIES["efficientnet (timm)"]
 
     def dropping():
@@ -401,11 +401,11 @@ def test_random_numbers_inside_a_frozen_part_are_refused(tuner, monkeypatch):
 
     monkeypatch.setitem(tiny.FAMILIES, "efficientnet (timm)", dropping)
     _, note = tuner("efficientnet (timm)", STRATEGIES["head"])
-    assert note.startswith("not used: timm_model.classifier: it draws random numbers")
+    assert note.startswith("not used: timm_model.classifier: the frozen part draws random numbers")
 
 
-def test_a_network_without_features_is_refused(tuner, monkeypatch):
-    """A random timm network in eval mode gives about 1e-22: no test of equality could fail on it."""
+def test_a_network_with_constant_features_is_not_cached(tuner, monkeypatch):
+    """A random timm network in eval mode gives features of about 1e-22: no comparison could fail on them."""
 
     def dead():
         model = tiny.timm()
@@ -420,61 +420,61 @@ def test_a_network_without_features_is_refused(tuner, monkeypatch):
     assert "a wrong activation would not be noticed" in note
 
 
-def test_a_search_leaves_the_model_as_it_was(tuner):
-    made, _ = tuner("efficientnet (timm)", STRATEGIES["last"])
+def test_the_search_for_a_cut_does_not_change_the_model(tuner):
+    trainer, _ = tuner("efficientnet (timm)", STRATEGIES["last"])
     other, _ = tuner("efficientnet (timm)", STRATEGIES["last"], sections=OFF)
-    pairs = zip(made.model.state_dict().values(), other.model.state_dict().values(), strict=True)
+    pairs = zip(trainer.model.state_dict().values(), other.model.state_dict().values(), strict=True)
     assert all(torch.equal(one, two) for one, two in pairs)
-    assert made.model.training == other.model.training
-    assert not any("forward" in vars(module) for module in made.model.modules())
+    assert trainer.model.training == other.model.training
+    assert not any("forward" in vars(module) for module in trainer.model.modules())
 
 
-def test_mixed_precision_keeps_half_the_bits_and_ends_in_full(tuner):
-    kept, note = tuner("vit", STRATEGIES["last"], precision="bf16")
+def test_mixed_training_from_cached_activations_is_the_same_training(tuner):
+    from_cache, note = tuner("vit", STRATEGIES["last"], precision="bf16")
     assert note.startswith("starts at"), note
-    kept.train()
-    final = kept.evaluate_finished("validation")
+    from_cache.train()
+    final = from_cache.evaluate_finished("validation")
     whole, _ = tuner("vit", STRATEGIES["last"], sections=OFF, precision="bf16")
     whole.train()
-    assert losses(kept) == pytest.approx(losses(whole), abs=2e-2)
+    assert losses(from_cache) == pytest.approx(losses(whole), abs=2e-2)
     plain = whole.evaluate_finished("validation")
     assert final.metrics["loss"] == pytest.approx(plain.metrics["loss"], abs=2e-2)
 
 
 def test_evaluation_from_the_cache_of_a_mixed_run_is_in_full_precision(tuner):
-    """What picks the best checkpoint is what the saved model gives: no second pass in full precision."""
-    kept, _ = tuner("resnet", STRATEGIES["head"], precision="bf16")
+    """The best checkpoint is chosen by the metrics that the saved model will have, without a second pass."""
+    from_cache, _ = tuner("resnet", STRATEGIES["head"], precision="bf16")
     dtypes = {
         rows.train: {field.dtype for field in rows.store.fields if field.name.startswith("slot")}
-        for rows in (kept.train_dataset, kept.eval_dataset)
+        for rows in (from_cache.train_dataset, from_cache.eval_dataset)
     }
     assert dtypes == {True: {torch.bfloat16}, False: {torch.float32}}
-    kept.train()
-    best = min(measured(kept))
-    final = kept.evaluate_finished("validation")
-    assert final is kept.last_evaluation
-    model = kept.finished_model()
-    exact = evaluate_rows(kept.task, model, kept.eval_dataset.encoded)
+    from_cache.train()
+    best = min(measured(from_cache))
+    final = from_cache.evaluate_finished("validation")
+    assert final is from_cache.last_evaluation
+    model = from_cache.finished_model()
+    exact = evaluate_rows(from_cache.task, model, from_cache.eval_dataset.encoded)
     assert final.metrics["loss"] == pytest.approx(exact.metrics["loss"], abs=1e-6)
     assert best <= exact.metrics["loss"] + 1e-6
 
 
-# Networks of a user's own
+# Model classes that a user wrote
 
 
-class Own(BertForSequenceClassification):
-    """A body whose last layer learns, between an embedding that is frozen and what a test makes of it."""
+class UserModel(BertForSequenceClassification):
+    """A body with a frozen embedding and a trained last layer; each test overrides a part of it."""
 
     def __init__(self, config):
         super().__init__(config)
         self.bert = torch.nn.Identity()
-        self.first = First(torch.nn.Embedding(60, 32))
+        self.first = FrozenPart(torch.nn.Embedding(60, 32))
         self.body = torch.nn.Sequential(torch.nn.Linear(32, 32), torch.nn.GELU(), torch.nn.Linear(32, 32))
         self.experts = torch.nn.Embedding(2, 32)
 
 
-class First(torch.nn.Module):
-    """Gives the embeddings, how long they are, and which expert each row belongs to."""
+class FrozenPart(torch.nn.Module):
+    """Returns the embeddings, their length, and the number of the expert for each row."""
 
     def __init__(self, inner):
         super().__init__()
@@ -486,28 +486,28 @@ class First(torch.nn.Module):
         return hidden, ids.shape[1], (ids[:, 0] % 7 == 1).long()
 
 
-class UsesLength(Own):
+class UsesLength(UserModel):
     def forward(self, input_ids=None, attention_mask=None, **rest):
         hidden, length, _ = self.first(input_ids)
         hidden = self.body(hidden) * attention_mask[..., None]
         return SequenceClassifierOutput(logits=self.classifier(5 * hidden.sum(1) / length))
 
 
-class UsesExperts(Own):
+class UsesExperts(UserModel):
     def forward(self, input_ids=None, attention_mask=None, **rest):
         hidden, _, expert = self.first(input_ids)
         hidden = self.body(hidden) * attention_mask[..., None]
         return SequenceClassifierOutput(logits=self.classifier(hidden.sum(1) + self.experts(expert)))
 
 
-class InPlace(Own):
+class InPlace(UserModel):
     def forward(self, input_ids=None, attention_mask=None, **rest):
         hidden = self.body(self.first(input_ids)[0])
         hidden *= attention_mask[..., None]
         return SequenceClassifierOutput(logits=self.classifier(hidden.sum(1)))
 
 
-class ReadsNumbers(Own):
+class ReadsNumbers(UserModel):
     def forward(self, input_ids=None, attention_mask=None, **rest):
         hidden = self.body(self.first(input_ids)[0])
         return SequenceClassifierOutput(
@@ -515,7 +515,7 @@ class ReadsNumbers(Own):
         )
 
 
-class DropsRarely(Own):
+class DropsRarely(UserModel):
     def forward(self, input_ids=None, attention_mask=None, **rest):
         hidden = self.body(self.first(input_ids)[0])
         if torch.rand(()) < 1e-9:
@@ -525,7 +525,7 @@ class DropsRarely(Own):
 
 @pytest.fixture
 def own(monkeypatch):
-    """Let a family be one of these networks."""
+    """Return a function that makes `tiny` build one of these networks."""
 
     def make(kind):
         def build():
@@ -545,31 +545,31 @@ BEHIND_BODY = {"strategy": "patterns", "patterns": ["classifier*"]}
 
 
 @pytest.mark.parametrize("kind", [UsesLength, UsesExperts])
-def test_outputs_that_are_no_activations_are_kept_or_refused(tuner, own, kind):
-    """Lengths as numbers of Python, and whole numbers that are 0 in the rows of the proof."""
+def test_outputs_that_are_not_floats_are_cached_or_refused(tuner, own, kind):
+    """Lengths as Python numbers, and integer tensors that are 0 in the rows of the proof."""
     family = own(kind)
-    kept, note = tuner(family, BEHIND_FIRST)
+    from_cache, note = tuner(family, BEHIND_FIRST)
     whole, _ = tuner(family, BEHIND_FIRST, sections=OFF)
     assert note.startswith("starts at body" if kind is UsesExperts else "not used: ")
-    for one in (kept, whole):
+    for one in (from_cache, whole):
         one.train()
-    assert losses(kept) == pytest.approx(losses(whole), abs=1e-5)
+    assert losses(from_cache) == pytest.approx(losses(whole), abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", [InPlace, ReadsNumbers, DropsRarely])
-def test_a_network_that_cannot_start_at_a_cut_trains_all_the_same(tuner, own, kind):
+def test_a_network_without_a_cut_trains_without_the_cache(tuner, own, kind):
     family = own(kind)
-    made, note = tuner(family, BEHIND_BODY)
+    trainer, note = tuner(family, BEHIND_BODY)
     assert note.startswith(("not used: ", "starts at body.")), note
     if kind is DropsRarely:
         assert "draws random numbers" in note
     whole, _ = tuner(family, BEHIND_BODY, sections=OFF)
-    for one in (made, whole):
+    for one in (trainer, whole):
         one.train()
-    assert losses(made) == pytest.approx(losses(whole), abs=1e-5)
+    assert losses(trainer) == pytest.approx(losses(whole), abs=1e-5)
 
 
-def test_the_code_of_a_network_of_ones_own_is_part_of_the_key(tuner, monkeypatch, tmp_path):
+def test_the_source_of_a_user_model_is_part_of_the_key(tuner, monkeypatch, tmp_path):
     source = (
         "import torch\nfrom transformers import BertForSequenceClassification\n\n\n"
         "class Mine(BertForSequenceClassification):\n    pass\n"
@@ -594,22 +594,22 @@ def test_the_code_of_a_network_of_ones_own_is_part_of_the_key(tuner, monkeypatch
     assert "40 of 40 rows computed now" in note
 
 
-def test_looking_deletes_nothing(tuner, cache, monkeypatch):
-    """`hf-ft check` only says what would be kept, also where other stores would have to make room."""
+def test_a_check_deletes_nothing(tuner, cache, monkeypatch):
+    """`hf-ft check` only says what would be cached, even if older stores would have to be deleted for it."""
     tuner("vit", STRATEGIES["head"])
     before = sorted(cache.iterdir())
     for section in ({"max_gb": 1e-9}, {"max_gb": 1e-4}):
-        made, note = tuner("resnet", STRATEGIES["head"], sections={"cache": {**section}}, keep=False)
+        trainer, note = tuner("resnet", STRATEGIES["head"], sections={"cache": {**section}}, keep=False)
         assert "would" in note or "not used" in note or "starts at" in note
-        assert not isinstance(made.train_dataset, CachedRows) and sorted(cache.iterdir()) == before
+        assert not isinstance(trainer.train_dataset, CachedRows) and sorted(cache.iterdir()) == before
 
 
-def test_damage_outside_the_rows_that_are_looked_at_is_computed_again(tuner, cache):
+def test_damaged_rows_that_are_not_sampled_are_computed_again(tuner, cache):
     first, _ = tuner("vit", STRATEGIES["head"])
     first.train()
     for file in cache.glob("*/slot 0.bin"):
         content = bytearray(file.read_bytes())
-        content[len(content) * 9 // 10] ^= 255  # neither row is one that is computed again to compare it
+        content[len(content) * 9 // 10] ^= 255  # not in a row that `agrees` computes again
         file.write_bytes(bytes(content))
     second, note = tuner("vit", STRATEGIES["head"])
     assert "2 of 40 rows computed now" in note
@@ -617,33 +617,33 @@ def test_damage_outside_the_rows_that_are_looked_at_is_computed_again(tuner, cac
     assert losses(second) == losses(first)
 
 
-def test_mixed_training_reads_what_it_was_proved_with(tuner):
-    """Half precision up to the cut in the whole pass, and so from cached rows too."""
-    kept, _ = tuner("resnet", STRATEGIES["head"], precision="bf16")
-    cut = kept.model.get_submodule(kept.train_dataset.partial.plan.cut)
+def test_mixed_training_reads_slots_of_the_precision_of_the_proof(tuner):
+    """Activations before the cut are bf16 in the whole pass, and also when they are read from the cache."""
+    from_cache, _ = tuner("resnet", STRATEGIES["head"], precision="bf16")
+    cut = from_cache.model.get_submodule(from_cache.train_dataset.partial.plan.cut)
     seen, forward = set(), cut.forward
 
     def watched(*args, **kwargs):
-        seen.add((kept.model.training, pytree.tree_leaves((args, kwargs))[0].dtype))
+        seen.add((from_cache.model.training, pytree.tree_leaves((args, kwargs))[0].dtype))
         return forward(*args, **kwargs)
 
-    # Not a hook: the one that swaps the values in comes after those that are there already.
+    # `forward` is replaced, because a hook added here would run before the hook that feeds in the slots.
     cut.forward = watched
-    kept.train()
-    kept.evaluate_finished("validation")
+    from_cache.train()
+    from_cache.evaluate_finished("validation")
     assert seen == {(True, torch.bfloat16), (False, torch.float32)}
 
 
 @pytest.mark.parametrize("family", ["bert", "vit"])
-def test_a_second_mixed_run_finds_what_the_first_computed(tuner, family):
-    """Behind a norm slots are fp32, of what was rounded to bf16 and depends on what shares the batch."""
+def test_a_second_mixed_run_reads_the_activations_of_the_first(tuner, family):
+    """After a norm layer slots are fp32, computed from bf16 values that depend on the rest of the batch."""
     tuner(family, STRATEGIES["last"], precision="bf16")
     _, note = tuner(family, STRATEGIES["last"], precision="bf16")
     assert "all found" in note
 
 
 @pytest.mark.parametrize("content", ["", "null", "5", "[]", "{}", "[null]", '"abc"'])
-def test_notes_of_the_wrong_kind_are_as_good_as_none(tuner, tmp_path, monkeypatch, content):
+def test_json_files_with_another_type_of_value_count_as_missing(tuner, tmp_path, monkeypatch, content):
     first, _ = tuner("bert", STRATEGIES["head"])
     first.train()
     files = list((tmp_path / "cache").rglob("*.json"))
@@ -657,9 +657,9 @@ def test_notes_of_the_wrong_kind_are_as_good_as_none(tuner, tmp_path, monkeypatc
 
 
 def test_machines_that_share_a_disk_do_not_wait_for_each_other(tuner, cache, monkeypatch):
-    """Each fills a store of its own: one that waits for the lock of another would miss a barrier of all."""
+    """Each machine fills a store of its own; waiting for another machine's lock would block a barrier."""
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "1")
-    made, _ = tuner("vit", STRATEGIES["head"])
+    trainer, _ = tuner("vit", STRATEGIES["head"])
     second = SimpleNamespace(
         process_index=1,
         num_processes=2,
@@ -667,10 +667,10 @@ def test_machines_that_share_a_disk_do_not_wait_for_each_other(tuner, cache, mon
         is_local_main_process=True,
         wait_for_everyone=lambda: None,
     )
-    rows, folder = made.train_dataset.encoded, made.train_dataset.store.folder
-    passes = Passes(made.task, made.model, torch.device("cpu"), "fp32")
-    with preserved_state(made.model):
-        made.model.train()
+    rows, folder = trainer.train_dataset.encoded, trainer.train_dataset.store.folder
+    passes = Passes(trainer.task, trainer.model, torch.device("cpu"), "fp32")
+    with preserved_state(trainer.model):
+        trainer.model.train()
         writer = next(candidates(passes, rows))
     with FileLock(f"{folder}.lock"):
         found, computed = writer.write(rows, folder, second, progress=False)

@@ -15,7 +15,7 @@ from hf_ft.data.table import Table
 from hf_ft.errors import DataError
 from hf_ft.inputs.image_transforms import content_digest, open_image, perceptual_hash
 from hf_ft.recipe.schema import DataSection
-from hf_ft.storage.row_hash import stamp
+from hf_ft.storage.row_hash import hash_row
 from hf_ft.storage.source_hash import task_source_hash
 from hf_ft.task import Inspection, Task
 
@@ -200,7 +200,7 @@ def test_a_second_look_hashes_nothing(tmp_path, monkeypatch):
         return {"train": table("train", [png(0), png(1), b"broken"])}
 
     first = look(examples(), tmp_path)
-    monkeypatch.setattr("hf_ft.data.audit.stamp", lambda row, files: pytest.fail("a known row is hashed"))
+    monkeypatch.setattr("hf_ft.data.audit.hash_row", lambda row, files: pytest.fail("a known row is hashed"))
     second = look(examples(), tmp_path)
     assert second.cached and (first.errors, first.classes) == (second.errors, second.classes)
     assert first.fingerprints == second.fingerprints
@@ -258,22 +258,22 @@ def test_stamps_tell_contents_apart(tmp_path):
         {"x": "no"},
         {"x": "\ud800"},
     ]
-    stamps = [stamp(row) for row in rows]
+    stamps = [hash_row(row) for row in rows]
     assert len(set(stamps)) == len(rows)
-    assert stamp({"x": ["".join(["a", ""]), "b"]}) == stamps[6]
+    assert hash_row({"x": ["".join(["a", ""]), "b"]}) == stamps[6]
     path.write_bytes(b"22")
-    assert stamp(rows[10]) != stamps[10]
+    assert hash_row(rows[10]) != stamps[10]
 
 
 def test_a_file_changed_within_its_size_and_time_is_seen(tmp_path):
     """Tools that keep times (rsync --times, cp -p) put other pictures under the same name, size and time."""
     path = tmp_path / "a.png"
     path.write_bytes(b"1")
-    state, before = path.stat(), stamp({"x": str(path)})
+    state, before = path.stat(), hash_row({"x": str(path)})
     time.sleep(0.05)  # the clock of a file system may be coarse
     path.write_bytes(b"2")
     os.utime(path, ns=(state.st_atime_ns, state.st_mtime_ns))
-    assert path.stat().st_mtime_ns == state.st_mtime_ns and stamp({"x": str(path)}) != before
+    assert path.stat().st_mtime_ns == state.st_mtime_ns and hash_row({"x": str(path)}) != before
 
 
 @pytest.mark.real

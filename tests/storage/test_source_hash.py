@@ -1,4 +1,4 @@
-"""The hash of the code behind a cached value: no module that does the work may be missing from it."""
+"""The hash of the source code that a cached value depends on: no module may be missing from it."""
 
 import shutil
 import sys
@@ -81,7 +81,7 @@ def test_editing_any_module_changes_the_hash(tmp_path):
     assert package_source_hash(roots, package) == before
 
 
-def test_a_module_that_is_only_imported_inside_a_function_counts(tmp_path):
+def test_a_module_imported_inside_a_function_is_hashed(tmp_path):
     package = tmp_path / "hf_ft"
     (package / "room").mkdir(parents=True)
     (package / "__init__.py").write_text("")
@@ -94,8 +94,8 @@ def test_a_module_that_is_only_imported_inside_a_function_counts(tmp_path):
     assert names == {"__init__.py", "first.py", "second.py", "third.py"}
 
 
-def test_a_root_that_is_not_there_is_an_error(tmp_path):
-    """A module that moved must not drop out of the key without a word."""
+def test_a_missing_root_module_is_an_error(tmp_path):
+    """A module that was moved must not drop out of the key silently."""
     with pytest.raises(FileNotFoundError, match=r"hf_ft\.nowhere\.at_all"):
         package_sources(["hf_ft.nowhere.at_all"])
 
