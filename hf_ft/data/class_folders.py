@@ -1,7 +1,7 @@
 """Class folders: one folder per class, with or without a folder per split above them.
 
-An own scan, because the usual ones invent labels from split folders (ds#7880) and take `.ipynb_checkpoints`
-for a class.
+The folders are scanned here and not by `datasets`, which turns split folders into labels (ds#7880) and takes
+`.ipynb_checkpoints` for a class.
 """
 
 from __future__ import annotations
@@ -15,31 +15,34 @@ from hf_ft.text_utils import listing, media_kind, natural_key, split_of
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# Left behind by file browsers and archivers; hidden files (`.DS_Store`) are ignored by their dot.
-_LITTER = {"thumbs.db", "desktop.ini", "__macosx"}
-# The column that names each row by its path inside the folder; `make_splits` takes the ids from it.
+# Files and folders that file browsers and archivers create; hidden ones (`.DS_Store`) start with a dot.
+_SYSTEM_FILES = {"thumbs.db", "desktop.ini", "__macosx"}
+# Name of the column that holds the path of each file below the folder; `read_table` takes the ids from it.
 ROW_ID = "row_id"
 
 
 def visible(folder: Path) -> list[Path]:
-    """Give the entries of a folder in natural order, without hidden ones and litter."""
+    """Return the entries of a folder in natural order, without hidden entries and system files."""
     entries = [entry for entry in folder.iterdir() if not _ignored(entry.name)]
     return sorted(entries, key=lambda entry: natural_key(entry.name))
 
 
 def _ignored(name: str) -> bool:
-    return name.startswith(".") or name.casefold() in _LITTER
+    return name.startswith(".") or name.casefold() in _SYSTEM_FILES
 
 
 def read_class_folders(root: Path) -> dict[str, Dataset]:
     """Read `root/<class>/<file>` or `root/<split>/<class>/<file>`.
 
+    Args:
+        root: the folder.
+
     Returns:
         Split name -> rows with the columns `image` (or `video`, `audio`: {"bytes": None, "path": ...}),
-        `label` (the class's name) and `row_id` (path below root), in natural order.
+        `label` (name of the class) and `row_id` (path below root), in natural order.
 
     Raises:
-        DataError: the folders do not say clearly which class and split each file belongs to.
+        DataError: the class or the split of a file is not clear from the folders.
     """
     folders = [entry for entry in visible(root) if entry.is_dir()]
     named = {folder: split_of(folder.name) for folder in folders}
@@ -48,8 +51,8 @@ def read_class_folders(root: Path) -> dict[str, Dataset]:
         others = [folder.name for folder in folders if not named[folder]]
         raise DataError(
             f"data.source: {root} holds folders named like splits ({listing(f.name for f in splits)}) "
-            f"beside others ({listing(others)}). A class may not be named like a split, and all split "
-            "folders stand on one level: rename the class, or put the class folders inside train/."
+            f"beside others ({listing(others)}). A class may not be named like a split, and class folders "
+            "must not lie beside split folders: rename the class, or move the class folders into train/."
         )
     loose = [entry.name for entry in visible(root) if entry.is_file() and media_kind(entry.name)]
     if loose:
@@ -65,12 +68,12 @@ def read_class_folders(root: Path) -> dict[str, Dataset]:
         if split in found:
             raise DataError(f"data.source: {root} holds two folders for the split {split}; keep one of them.")
         found[split] = _scan(folder)
-    _same_classes(root, found)
+    _check_same_classes(root, found)
     return {split: _dataset(root, files) for split, files in found.items()}
 
 
 def _scan(folder: Path) -> list[tuple[str, Path]]:
-    """List (class, file) below one folder of class folders."""
+    """List (class, file) for all files in the class folders of one folder."""
     loose = [entry.name for entry in visible(folder) if entry.is_file() and media_kind(entry.name)]
     if loose:
         raise DataError(
@@ -101,7 +104,7 @@ def _scan(folder: Path) -> list[tuple[str, Path]]:
     return files
 
 
-def _same_classes(root: Path, found: dict[str, list[tuple[str, Path]]]) -> None:
+def _check_same_classes(root: Path, found: dict[str, list[tuple[str, Path]]]) -> None:
     classes = {split: {name for name, _ in files} for split, files in found.items()}
     every: set[str] = set().union(*classes.values())
     lines = [

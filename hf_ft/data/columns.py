@@ -1,4 +1,4 @@
-"""Which column plays which role, and the table of a split that follows from it."""
+"""Map the columns of the data to the roles of the task, and build the table of each split."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hf_ft.data.class_folders import ROW_ID
-from hf_ft.data.labels import part_labels
+from hf_ft.data.labels import split_label_cells
 from hf_ft.data.long_table import gather_steps, is_long
 from hf_ft.data.table import Table
 from hf_ft.errors import DataError
@@ -22,22 +22,25 @@ if TYPE_CHECKING:
 def read_table(
     rows: Dataset, source: str, split: str, section: DataSection, roles: Mapping[str, Role]
 ) -> Table:
-    """Give the rows of a split their roles and their ids.
+    """Build the table of a split: map its columns to roles, and give each row an id.
+
+    The id of a row is the value of `data.id`; otherwise the id of its series, or the path of its file below
+    the source folder; otherwise `<source split>/<position>`.
 
     Args:
-        rows: as the source gave them.
-        source: what the source calls this split; the first part of ids that are numbers.
+        rows: the rows of the split, as read from the source.
+        source: name of the split in the source.
         split: train, validation or test, for messages.
-        section: the recipe's `data:`.
+        section: the section `data` of the recipe.
         roles: the task's roles.
 
     Raises:
-        DataError: a role or column does not exist, or the rows cannot be read as the section says.
+        DataError: a role or column does not exist, or the rows do not fit the section.
     """
     columns = map_columns(rows.column_names, roles, section.columns, split)
     gathered = next((role for role in columns if roles[role].gathered), None)
     if gathered is not None and is_long(rows.features, columns, gathered):
-        rows = _one_row_a_series(rows, columns, gathered, split, section, roles)
+        rows = _gather_series(rows, columns, gathered, split, section, roles)
         ids = [f"{source}/{value}" for value in rows[columns["series_id"]]]
     elif ROW_ID in rows.column_names:
         ids = [str(value) for value in rows[ROW_ID]]
@@ -51,11 +54,11 @@ def read_table(
             )
         ids = [str(value) for value in rows[section.id]]
     if section.label_separator is not None:
-        rows = part_labels(rows, columns.get("label"), section.label_separator, split)
+        rows = split_label_cells(rows, columns.get("label"), section.label_separator, split)
     return Table(rows, columns, ids)
 
 
-def _one_row_a_series(
+def _gather_series(
     rows: Dataset,
     columns: Mapping[str, str | list[str]],
     gathered: str,
@@ -63,7 +66,7 @@ def _one_row_a_series(
     section: DataSection,
     roles: Mapping[str, Role],
 ) -> Dataset:
-    """Make one row a series of a table with one row a step."""
+    """Turn a table with one row per step into a table with one row per series."""
     time = columns.get("timestamp")
     whole = [part for role in columns if roles[role].target for part in _names(columns[role])]
     whole += [name for name in (section.id, section.split.by) if name and name in rows.column_names]
@@ -82,22 +85,21 @@ def map_columns(
     given: Mapping[str, str | list[str]],
     split: str = "train",
 ) -> dict[str, str | list[str]]:
-    """Decide which column plays which role: as the recipe says, else named like it, else a usual name.
+    """Choose the column of each role: from the recipe, else a column of the role's name or a usual name.
 
-    Columns that play no role are left alone (tf#22119). A role that is not required may stay without a
-    column.
+    Columns without a role are ignored (tf#22119). A role that is not required may have no column.
 
     Args:
-        found: the columns of the data.
+        found: names of the columns of the data.
         roles: the task's roles.
         given: `data.columns` of the recipe.
-        split: the split they belong to, for messages.
+        split: name of the split, for messages.
 
     Returns:
         role -> column, or list of columns.
 
     Raises:
-        DataError: a role or column does not exist; every problem is listed, with the columns found.
+        DataError: a role or column does not exist; the message lists every problem and the columns found.
     """
     problems = [
         f"data.columns.{role}: the task has no such role{hint(role, roles)} (roles: {listing(roles)})"

@@ -1,4 +1,4 @@
-"""Ids that are numbered, such as train/0, train/1, ..., held as runs and made when they are asked for."""
+"""Compact storage of numbered ids such as train/0, train/1, ...: only prefix, first number and count."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from itertools import accumulate
 from typing import Any
 
 
-class NumberedNames(Sequence[str]):
-    """Names as runs of a prefix and consecutive numbers.
+class NumberedIds(Sequence[str]):
+    """A sequence of ids, stored as runs: each run has one prefix and consecutive numbers.
 
     Args:
-        runs: (prefix, first number, how many).
+        runs: (prefix, first number, count) of each run.
     """
 
     def __init__(self, runs: Sequence[tuple[str, int, int]]):
@@ -31,26 +31,26 @@ class NumberedNames(Sequence[str]):
         return f"{prefix}{first + place - (self.ends[run] - count)}"
 
 
-def compact(names: Sequence[str]) -> Sequence[str]:
-    """Give the same names in less memory where they are numbered, as the rows of a file are.
+def compact_ids(ids: Sequence[str]) -> Sequence[str]:
+    """Return the same ids in less memory if they are numbered, as a list otherwise.
 
-    A million of them take 700 bytes, as Python strings 69 MB, as an Arrow array 16 MB, and one is made in 0.5
-    microseconds, of an Arrow array in 0.7.
+    A million numbered ids take 700 bytes, compared with 69 MB as Python strings and 16 MB as an Arrow array;
+    reading one takes 0.5 microseconds, compared with 0.7 from an Arrow array.
     """
     runs: list[tuple[str, int, int]] = []
-    for name in names:
-        prefix, number = _parted(name)
+    for name in ids:
+        prefix, number = _split_number(name)
         if number is None:
-            return list(names)
+            return list(ids)
         if runs and runs[-1][0] == prefix and sum(runs[-1][1:]) == number:
             runs[-1] = (prefix, runs[-1][1], runs[-1][2] + 1)
         else:
             runs.append((prefix, number, 1))
-    return NumberedNames(runs) if 2 * len(runs) <= len(names) else list(names)
+    return NumberedIds(runs) if 2 * len(runs) <= len(ids) else list(ids)
 
 
-def _parted(name: str) -> tuple[str, int | None]:
-    """Cut a name before its last number; None where it has none that would be written the same again."""
+def _split_number(name: str) -> tuple[str, int | None]:
+    """Split `train/12` into `train/` and 12; None if there is no number or it has leading zeros."""
     prefix = name.rstrip("0123456789")
     digits = name[len(prefix) :]
     if not 0 < len(digits) < 19 or str(int(digits)) != digits:

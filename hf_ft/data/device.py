@@ -1,4 +1,4 @@
-"""The way of a batch to where the model is; in training steps, the trainer's `_prepare_inputs` goes it."""
+"""Move a batch to the device of the model; in training steps, `FineTuner._prepare_inputs` does it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,17 @@ if TYPE_CHECKING:
 
 
 def to_device(task: Task, batch: Batch, device: torch.device) -> Batch:
-    """Send a batch to a device, and let the task finish it there; what is finished already stays as it is.
+    """Move a batch to a device and call `Task.finish` on it there.
+
+    A batch that is finished already is not changed by `Task.finish`.
 
     Args:
-        task: that collated it.
-        batch: from `EncodedRows.collate`, or finished before.
-        device: where the model is.
+        task: the task that collated the batch.
+        batch: result of `EncodedRows.collate`.
+        device: device of the model.
 
     Returns:
-        What the model is called on.
+        The batch that the model is called with.
     """
     from accelerate.utils import send_to_device
 

@@ -1,4 +1,4 @@
-"""Rows that occur twice: equal by their content hash, or nearly equal by their perceptual hash."""
+"""Find rows that occur twice: equal by their content hash, or nearly equal by their perceptual hash."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ import numpy as np
 
 from hf_ft.task import Inspection
 
-# Bits of 64 in which the perceptual hashes of nearly equal rows may differ.
+# Rows are nearly equal if their 64-bit perceptual hashes differ in at most this many bits.
 NEAR = 3
 _PAIRS_AT_ONCE = 4_000_000
 
 
 @dataclass(frozen=True)
 class Duplicates:
-    """Rows of one split that occur again in it or in another.
+    """Rows of one split that occur again in the same or in another split.
 
     Args:
         kind: `equal` or `nearly equal`.
-        splits: the split whose rows are counted, and the one they occur in (the same one, within a split).
-        rows: how many rows of the first split there are.
-        share: their share of the first split.
-        examples: up to 20 pairs of row ids, one from each split.
+        splits: the split whose rows are counted, and the split in which they occur again.
+        rows: number of rows of the first split that occur again.
+        share: their share of the rows of the first split, 0 to 1.
+        examples: up to 20 pairs of row ids, one id from each split.
     """
 
     kind: str
@@ -37,14 +37,15 @@ class Duplicates:
 def find_duplicates(
     ids: Mapping[str, Sequence[str]], inspected: Mapping[str, Sequence[Inspection]]
 ) -> list[Duplicates]:
-    """Find equal rows within and across splits, and nearly equal ones across splits.
+    """Find equal rows within and across splits, and nearly equal rows across splits.
 
     Args:
         ids: split -> row ids.
-        inspected: split -> what is known of each row; rows with a problem are passed over.
+        inspected: split -> inspection of each row; rows with a problem are ignored.
 
     Returns:
-        One entry per kind and pair of splits that share rows; across splits the smaller one is counted.
+        One entry per kind and pair of splits that share rows. For two splits, the rows of the smaller split
+        are counted.
     """
     found: list[Duplicates] = []
     places: dict[str, dict[str, list[str]]] = {split: {} for split in inspected}
@@ -79,14 +80,14 @@ def _entry(
 
 
 def _near(a: Sequence[Inspection], b: Sequence[Inspection]) -> list[tuple[int, int]]:
-    """Give the positions of nearly equal rows of two splits, without the equal ones."""
+    """Return the positions of nearly equal rows of two splits, without the equal ones."""
     rows, hashes = [], []
     for seen in (a, b):
-        kept = [
+        usable = [
             row for row, entry in enumerate(seen) if entry.perceptual is not None and entry.problem is None
         ]
-        rows.append(kept)
-        hashes.append(np.array([seen[row].perceptual for row in kept], dtype=np.uint64))
+        rows.append(usable)
+        hashes.append(np.array([seen[row].perceptual for row in usable], dtype=np.uint64))
     first, second = near_pairs(hashes[0], hashes[1], NEAR)
     pairs = [(rows[0][i], rows[1][j]) for i, j in zip(first.tolist(), second.tolist(), strict=True)]
     return [(i, j) for i, j in pairs if a[i].digest is None or a[i].digest != b[j].digest]
@@ -104,7 +105,7 @@ def near_pairs(a: np.ndarray, b: np.ndarray, distance: int) -> tuple[np.ndarray,
         distance: largest number of bits that may differ, 0 to 3.
 
     Returns:
-        Positions in a and in b of each pair, once each, in order.
+        The positions of each pair in `a` and in `b`, int [pairs] each, sorted, each pair once.
 
     Raises:
         ValueError: the distance is not 0 to 3.
@@ -117,7 +118,7 @@ def near_pairs(a: np.ndarray, b: np.ndarray, distance: int) -> tuple[np.ndarray,
         order = np.argsort(band_b, kind="stable")
         low = np.searchsorted(band_b[order], band_a, side="left")
         counts = np.searchsorted(band_b[order], band_a, side="right") - low
-        # A crowded band is compared in pieces, so that memory stays bounded.
+        # Many hashes may share a band: pairs are compared in pieces, which bounds the memory.
         pieces = np.searchsorted(np.cumsum(counts), np.arange(_PAIRS_AT_ONCE, counts.sum(), _PAIRS_AT_ONCE))
         for start, stop in pairwise([0, *pieces.tolist(), len(a)]):
             size = counts[start:stop]

@@ -1,4 +1,4 @@
-"""Files of rows: CSV, TSV, JSON lines, JSON and Parquet, read without guessing text away."""
+"""Read files of rows: CSV, TSV, JSON lines, JSON and Parquet; text is never turned into another type."""
 
 from __future__ import annotations
 
@@ -28,26 +28,28 @@ FORMATS = {
     ".json": "json",
     ".parquet": "parquet",
 }
-# A number that text could not have been: `007`, `1_000` and `1e5 m` stay text.
+# Plain numbers only: `007`, `1_000` and `1e5 m` stay text.
 _INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
 _DECIMAL = re.compile(r"[-+]?((0|[1-9][0-9]{0,14})(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
-# What stands for a missing number in a column that otherwise holds numbers; in a column of text these are
-# text.
+# Cells that mean a missing number in a column of numbers; in a column of text they are text.
 _MISSING = {"", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"}
 
 
 def format_of(path: str) -> str | None:
-    """Give the format of a file of rows by its suffix: `csv`, `json`, `parquet`, or None."""
+    """Return the format of a file by its suffix: `csv`, `json`, `parquet`, or None if it is unknown."""
     return FORMATS.get(os.path.splitext(path)[1].casefold())
 
 
 def read_files(paths: Sequence[str]) -> Dataset:
-    """Read files of one format as one data set, in the order given.
+    """Read files of one format as one data set, in the given order.
 
-    CSV columns become numbers only when every value is written as a plain number; names such as `no`, `NA`,
-    `007` and `2016-01-04` stay the text they are. They become lists when every cell is a list, `["a", "b"]`
-    or `[1, 2]`. A text column that holds nothing but names of media files
-    is resolved against the folder of its file, so that a table may lie beside its images.
+    A CSV column becomes numbers only if every value is a plain number; values such as `no`, `NA`, `007` and
+    `2016-01-04` stay text. It becomes lists if every cell is a list, `["a", "b"]` or `[1, 2]`. If all values
+    of a text column are names of media files, they are resolved against the folder of the table, so that a
+    table may lie beside its images.
+
+    Args:
+        paths: the files.
 
     Raises:
         DataError: a file cannot be read, or the files do not fit together.
@@ -73,7 +75,7 @@ def read_files(paths: Sequence[str]) -> Dataset:
             import pandas
 
             frame = pandas.concat([_read_csv(path) for path in paths], ignore_index=True)
-            return from_frame(_typed(frame))
+            return from_frame(_infer_types(frame))
         return (
             concatenate_datasets([_read_json(path) for path in paths])
             if len(paths) > 1
@@ -84,7 +86,7 @@ def read_files(paths: Sequence[str]) -> Dataset:
 
 
 def _cause(error: BaseException) -> str:
-    """Give the first line of what went wrong underneath; `datasets` wraps the useful message."""
+    """Return the first line of the innermost error, because `datasets` wraps the useful message."""
     while error.__cause__ is not None:
         error = error.__cause__
     return str(error).strip().split("\n")[0]
@@ -133,17 +135,19 @@ def _resolve_media(frame: DataFrame, folder: str) -> DataFrame:
     return frame
 
 
-def _typed(frame: DataFrame) -> DataFrame:
-    """Turn columns of text into lists or numbers where every value is written as one."""
+def _infer_types(frame: DataFrame) -> DataFrame:
+    """Turn text columns into lists or numbers if every cell of the column is one."""
     for name in frame.columns:
-        frame[name] = _lists(frame[name]) or _number(frame[name])
+        frame[name] = _parse_lists(frame[name]) or _parse_numbers(frame[name])
     return frame
 
 
-def _lists(column: Series) -> list[list[Any] | None] | None:
-    """Read cells such as `["a", "b"]`, or `['a', 'b']` as pandas writes it; None where a cell is no list.
+def _parse_lists(column: Series) -> list[list[Any] | None] | None:
+    """Parse a column of cells such as `["a", "b"]`, or `['a', 'b']` as pandas writes it.
 
-    All items of a column are text, or all are numbers. An empty cell gives None.
+    Returns:
+        One list per cell, None for an empty cell; None for the column if a cell is no list, or if text and
+        numbers are mixed.
     """
     cells = [cell.strip() for cell in column.fillna("")]
     if not any(cells) or not all(cell.startswith("[") and cell.endswith("]") for cell in cells if cell):
@@ -151,38 +155,38 @@ def _lists(column: Series) -> list[list[Any] | None] | None:
     found = []
     for cell in cells:
         try:
-            found.append(_list(cell) if cell else None)
+            found.append(_parse_list(cell) if cell else None)
         except (ValueError, SyntaxError):
             return None
     items = [item for values in found for item in values or ()]
-    of_text = all(isinstance(item, str) for item in items)
-    of_numbers = all(isinstance(item, int | float) and not isinstance(item, bool) for item in items)
-    return found if of_text or of_numbers else None
+    all_text = all(isinstance(item, str) for item in items)
+    all_numbers = all(isinstance(item, int | float) and not isinstance(item, bool) for item in items)
+    return found if all_text or all_numbers else None
 
 
-def _list(cell: str) -> list[Any]:
+def _parse_list(cell: str) -> list[Any]:
     try:
         return list(json.loads(cell))
     except json.JSONDecodeError:
         return list(ast.literal_eval(cell))
 
 
-def _number(column: Series) -> Series:
-    """Turn a column of text into numbers if all that is given in it is plain numbers."""
-    written = column.fillna("").str.strip()
-    missing = written.isin(_MISSING)
-    given = written[~missing]
-    if given.empty:
+def _parse_numbers(column: Series) -> Series:
+    """Turn a text column into numbers if every cell is a plain number or missing; else return it as it is."""
+    cells = column.fillna("").str.strip()
+    missing = cells.isin(_MISSING)
+    present = cells[~missing]
+    if present.empty:
         return column
-    if given.map(lambda text: bool(_INTEGER.fullmatch(text))).all():
-        return written.mask(missing, None).astype("Int64" if missing.any() else "int64")
-    if given.map(lambda text: bool(_DECIMAL.fullmatch(text))).all():
-        return written.mask(missing, "nan").astype("float64")
+    if present.map(lambda text: bool(_INTEGER.fullmatch(text))).all():
+        return cells.mask(missing, None).astype("Int64" if missing.any() else "int64")
+    if present.map(lambda text: bool(_DECIMAL.fullmatch(text))).all():
+        return cells.mask(missing, "nan").astype("float64")
     return column
 
 
 def _read_json(path: str) -> Dataset:
-    """Read JSON lines or a list of objects with `json`: Arrow's reader would make dates of date-like text."""
+    """Read JSON lines or a JSON list of objects with `json`; Arrow's reader would turn text into dates."""
     with open(path, encoding="utf-8-sig") as file:
         text = file.read()
     if text.lstrip().startswith("["):
@@ -195,13 +199,18 @@ def _read_json(path: str) -> Dataset:
                     records.append(json.loads(line))
                 except json.JSONDecodeError as error:
                     raise DataError(
-                        f"data.source: {path}, line {number}: {error}; expected one object a line."
+                        f"data.source: {path}, line {number}: {error}; expected one object per line."
                     ) from error
     return from_records(records, f"data.source: {path}", folder=os.path.dirname(path))
 
 
 def from_records(records: Sequence[Any], name: str, folder: str | None = None) -> Dataset:
-    """Make a data set of dicts; a key that some of them lack is missing there.
+    """Build a data set from dicts; a key that a record lacks becomes None there.
+
+    Args:
+        records: one dict per row.
+        name: what the records are called in messages.
+        folder: folder against which names of media files are resolved; None: they are left as they are.
 
     Raises:
         DataError: a record is not a dict, or the values of a column do not fit together.
@@ -227,14 +236,14 @@ def from_records(records: Sequence[Any], name: str, folder: str | None = None) -
 
 
 def from_frame(frame: DataFrame) -> Dataset:
-    """Make a data set of a pandas DataFrame, without its index."""
+    """Build a data set from a pandas DataFrame, without its index."""
     from datasets import Dataset
 
     return Dataset.from_pandas(frame, preserve_index=False)
 
 
 def download(address: str) -> str:
-    """Fetch an https address once into the cache of `datasets` and give the local path.
+    """Download an https address into the cache of `datasets`, unless it is there, and return the local path.
 
     Raises:
         DataError: the address cannot be fetched.
@@ -245,7 +254,7 @@ def download(address: str) -> str:
         local = str(DownloadManager().download(address))
     except (OSError, ValueError) as error:
         raise DataError(f"data.source: cannot fetch {address}: {_cause(error)}") from error
-    # The cache names files by hash; the suffix tells the format.
+    # The cache names files by a hash without a suffix, but the suffix tells the format.
     suffix = Path(address.split("?")[0]).suffix
     link = Path(local).with_name(Path(local).name + suffix)
     with contextlib.suppress(FileExistsError):

@@ -1,4 +1,4 @@
-"""Is a name on the Hub? Asked once, before a loader that would repeat the question for half a minute."""
+"""Check once whether a name is on the Hub, because a loader would retry for half a minute."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Literal
 
 from hf_ft.text_utils import nearest
 
-# Seconds that the Hub has to answer.
+# Timeout of a request to the Hub, in seconds.
 PATIENCE = 10
-# How alike a name must be to be asked about: among hundreds of kinds of models, half of one is always near.
+# Least similarity of a name that is suggested. Among hundreds of model types, some name always has 0.6.
 ALIKE = 0.78
 
 
 def why_not_on_hub(
     name: str, kind: Literal["model", "data set"], revision: str | None = None, file: str = "config.json"
 ) -> str | None:
-    """Say why a model or data set cannot be read from the Hub; None where a loader may try.
+    """Return why a model or data set cannot be read from the Hub, or None if a loader should try.
 
     Args:
-        name: as the recipe writes it; nothing local has this name.
-        kind: what to look for.
+        name: name in the recipe; no local file or folder has this name.
+        kind: whether to look for a model or a data set.
         revision: branch, tag or commit.
-        file: of a model; the Hub is not asked where the local cache has it.
+        file: a file of the model; if the local cache has it, no request is sent.
     """
     from huggingface_hub import HfApi, constants
     from huggingface_hub.errors import (
@@ -39,11 +39,11 @@ def why_not_on_hub(
     try:
         validate_repo_id(name)
     except HFValidationError:
-        return "no name on the Hub is written like this (namespace/name of letters, digits, `-`, `_`, `.`)"
+        return "it is no name on the Hub: expected namespace/name of letters, digits, `-`, `_` and `.`"
     if _in_cache(name, kind, revision, file):
         return None
     if constants.HF_HUB_OFFLINE:
-        return "it is not in the local cache; the Hub is not asked, because HF_HUB_OFFLINE is set"
+        return "it is not in the local cache; no request was sent to the Hub, because HF_HUB_OFFLINE is set"
     ask = HfApi().model_info if kind == "model" else HfApi().dataset_info
     try:
         ask(name, revision=revision, timeout=PATIENCE)
@@ -54,7 +54,7 @@ def why_not_on_hub(
     except RepositoryNotFoundError:
         return f"the Hub has no {kind} of that name that this login may see (`hf auth login`)"
     except HfHubHTTPError:
-        return None  # The Hub is there and in trouble: this is what a loader's retries are for.
+        return None  # The Hub answers with a server error, for which a loader retries.
     except HTTPError as error:
         return f"it is not in the local cache, and the Hub cannot be reached ({error})"
     return None
@@ -71,11 +71,11 @@ def _in_cache(name: str, kind: str, revision: str | None, file: str) -> bool:
 
 
 def did_you_mean(name: str, known: Mapping[str, Iterable[str]]) -> str:
-    """Ask whether a near name was meant, one of each kind; empty where none is near.
+    """Return `. Did you mean a or b?` with the nearest name of each kind; empty if none is near.
 
     Args:
-        name: what was found.
-        known: how to write and explain what is meant, with `{}` for the name -> the names.
+        name: the name that was found.
+        known: text of a suggestion with `{}` for the name -> the names of this kind.
     """
     near = {text: nearest(name, names, ALIKE) for text, names in known.items()}
     found = [text.format(one) for text, one in near.items() if one is not None]

@@ -1,4 +1,4 @@
-"""The one label map of a run: class names in id order, learned from the training rows and applied by name."""
+"""The label map of a run: class names in the order of their ids, learned from the training rows."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from hf_ft.text_utils import hint, listing, natural_key
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# With more classes than this that are whole numbers, a message asks whether they are amounts.
+# If all class names are integers and there are more of them, a message asks whether they are amounts.
 MOST_NUMBERED_CLASSES = 20
 
 
 @dataclass(frozen=True)
 class LabelMap:
-    """Class names in id order.
+    """Class names in the order of their ids.
 
-    Every split, the model's config and the metrics use this one map, and rows reach it by name only, never by
-    an id that some file happened to use (optimum PR#197, ds PR#2457, tf#28589).
+    Every split, the model's configuration and the metrics use this one map. Labels are looked up by name and
+    never by an id from a file (optimum PR#197, ds PR#2457, tf#28589).
 
     Args:
-        names: K class names; the position is the id.
+        names: K class names; the position of a name is its id.
     """
 
     names: tuple[str, ...]
 
     @classmethod
     def fit(cls, values: Sequence[Any], ids: Sequence[str]) -> LabelMap:
-        """Learn the names from the training labels: numbers in numeric order, else natural order.
+        """Learn the names from the training labels; numbers are sorted by value, other names naturally.
 
         Args:
-            values: one label per row (text, whole number or bool), or a list of labels per row.
-            ids: the row ids, for messages.
+            values: one label per row (text, integer or bool), or a list of labels per row.
+            ids: ids of the rows, for messages.
 
         Raises:
             DataError: a label is missing or empty, two names differ only in case, spaces or Unicode form
@@ -51,7 +51,7 @@ class LabelMap:
             first.setdefault(name, row)
         twins: dict[str, list[str]] = {}
         for name in first:
-            twins.setdefault(_folded(name), []).append(name)
+            twins.setdefault(_normalize(name), []).append(name)
         lines = [
             ", ".join(f"{name!r} (row {first[name]})" for name in group)
             for group in twins.values()
@@ -69,16 +69,16 @@ class LabelMap:
                 f"train: {found}; a classifier needs at least two classes. Is data.columns.label the column "
                 "with the classes?"
             )
-        return cls(tuple(sorted(first, key=_order(first))))
+        return cls(tuple(sorted(first, key=_sort_key(first))))
 
     def __len__(self) -> int:
         return len(self.names)
 
     def id(self, name: Any) -> int:
-        """Give the id of a class name.
+        """Return the id of a class name.
 
         Raises:
-            DataError: there is no such class; the message names the nearest one.
+            DataError: there is no such class; the message names the nearest class.
         """
         text = name_of(name)
         if text is None or text not in self.ids:
@@ -89,15 +89,20 @@ class LabelMap:
 
     @cached_property
     def ids(self) -> dict[str, int]:
-        """Name -> id."""
+        """Class name -> id."""
         return {name: index for index, name in enumerate(self.names)}
 
     def check(self, split: str, values: Sequence[Any], ids: Sequence[str]) -> None:
-        """Make sure that every label of another split is one of these classes.
+        """Check that every label of a split is one of these classes.
+
+        Args:
+            split: name of the split, for messages.
+            values: the labels, as for `fit`.
+            ids: ids of the rows, for messages.
 
         Raises:
-            DataError: labels are missing, or unknown in train; each is named with its count, a row, and the
-                class it is probably meant to be.
+            DataError: labels are missing or are no class of train; the message gives the number of rows, a
+                row, and the nearest class for each of them.
         """
         known = set(self.names)
         unknown: dict[str, list[str]] = {}
@@ -106,33 +111,33 @@ class LabelMap:
                 unknown.setdefault(name, []).append(row)
         if not unknown:
             return
-        spelled = {_folded(name): name for name in self.names}
+        spelled = {_normalize(name): name for name in self.names}
         lines = []
         for name, rows in unknown.items():
-            twin = spelled.get(_folded(name))
-            meant = f", a twin of {twin!r} in train" if twin else hint(name, self.names)
+            twin = spelled.get(_normalize(name))
+            meant = f", which train spells {twin!r}" if twin else hint(name, self.names)
             lines.append(f"{name!r} in {len(rows)} rows (first: {rows[0]}){meant}")
         raise DataError(
             f"{split}: labels that train does not have: {'; '.join(lines)}. Classes: {listing(self.names)}"
         )
 
     def to_json(self) -> list[str]:
-        """Give the map as JSON: the names in id order."""
+        """Return the class names in the order of their ids, as JSON values."""
         return list(self.names)
 
     @classmethod
     def from_json(cls, names: Sequence[str]) -> LabelMap:
-        """Take back what `to_json` gave."""
+        """Build a map from the result of `to_json`."""
         return cls(tuple(names))
 
     @property
     def config(self) -> dict[str, Mapping[Any, Any]]:
-        """The two entries of a model's configuration."""
+        """The entries `id2label` and `label2id` of a model's configuration."""
         return {"id2label": dict(enumerate(self.names)), "label2id": self.ids}
 
 
 def name_of(value: Any) -> str | None:
-    """Give a label as text: numbers and bools by their usual spelling; None where there is no label."""
+    """Return a label as text, such as `3` for 3 and 3.0; None for None, NaN and empty text."""
     if value is None or (isinstance(value, float) and value != value):
         return None
     if isinstance(value, float) and value.is_integer():
@@ -141,28 +146,28 @@ def name_of(value: Any) -> str | None:
 
 
 def are_amounts(values: Sequence[Any]) -> bool:
-    """Tell whether labels are amounts on a scale, not classes: all are floats, and some have a fraction."""
+    """Tell whether labels are amounts and not classes: all are floats, and some have a fractional part."""
     present = [value for value in values if value is not None and value == value]
     return all(isinstance(value, float) for value in present) and any(value % 1 for value in present)
 
 
-def part_labels(rows: Dataset, column: str | list[str] | None, separator: str, split: str) -> Dataset:
-    """Part the labels that one cell of text holds, so that each row has a list; an empty cell gives none.
+def split_label_cells(rows: Dataset, column: str | list[str] | None, separator: str, split: str) -> Dataset:
+    """Split the text of each label cell into a list of labels; an empty cell gives an empty list.
 
     Args:
-        rows: of one split.
-        column: the column that plays the role `label`, or None.
-        separator: `data.label_separator`.
-        split: for messages.
+        rows: the rows of one split.
+        column: the column of the role `label`, or None.
+        separator: `data.label_separator` of the recipe.
+        split: name of the split, for messages.
 
     Raises:
-        DataError: no such column, or its cells are not text.
+        DataError: there is not exactly one label column, or its cells are not text.
     """
     from datasets import List, Value
 
     if not isinstance(column, str):
         raise DataError(
-            "data.label_separator: parts the text of one label column, and "
+            "data.label_separator: the key splits the text of one label column, but "
             f"{'none was found' if column is None else f'there are {len(column)}'}; remove the key"
         )
     values = rows[column][:]
@@ -172,25 +177,25 @@ def part_labels(rows: Dataset, column: str | list[str] | None, separator: str, s
             f"data.label_separator: {split}: column {column!r} holds {type(other[0]).__name__} "
             f"({other[0]!r}), not text; remove the key"
         )
-    parted = [[name for part in (value or "").split(separator) if (name := part.strip())] for value in values]
+    lists = [[name for part in (value or "").split(separator) if (name := part.strip())] for value in values]
     order = rows.column_names
-    # Under another name first: a table that loses its only column loses its rows.
-    rows = rows.add_column(f"{column} parted", parted, feature=List(Value("string")))
-    return rows.remove_columns(column).rename_column(f"{column} parted", column).select_columns(order)
+    # The new column is added before the old one is removed: a data set without columns has no rows.
+    rows = rows.add_column(f"{column} as lists", lists, feature=List(Value("string")))
+    return rows.remove_columns(column).rename_column(f"{column} as lists", column).select_columns(order)
 
 
 def find_problem(values: Sequence[Any], among: Sequence[str]) -> tuple[str, str]:
-    """Say what kind of problem labels pose, from all of them: never from a first batch (tf#14180).
+    """Infer the kind of problem from the labels of all training rows, not of a first batch (tf#14180).
 
     Args:
         values: the label of every training row.
-        among: the problems that the task has: of `single-label`, `multi-label` and `regression`.
+        among: the problems that the task supports: `single-label`, `multi-label`, `regression`.
 
     Returns:
-        One of these, and the reason in words.
+        The problem, and the reason as text.
 
     Raises:
-        DataError: it cannot be told: lists beside plain labels, or whole numbers as floats (1.0, 2.0).
+        DataError: the labels are ambiguous: lists beside plain labels, or integers as floats (1.0, 2.0).
     """
     lists = sum(isinstance(value, (list, tuple)) for value in values)
     if lists and lists < sum(value is not None for value in values):
@@ -206,17 +211,21 @@ def find_problem(values: Sequence[Any], among: Sequence[str]) -> tuple[str, str]
     floats = [value for value in values if isinstance(value, float) and value == value]
     if floats:
         raise DataError(
-            f"train: the labels are whole numbers written as fractions ({listing(sorted(set(floats)), 4)}): "
-            "classes or amounts? Write task.problem: single-label or regression"
+            f"train: the labels are whole numbers written as decimals ({listing(sorted(set(floats)), 4)}), "
+            "which may be classes or amounts; write task.problem: single-label or task.problem: regression"
         )
     names = {name for value in values if (name := name_of(value)) is not None}
     if advice := advice_on_amounts(Counter(names)):
-        return "single-label", f"the training labels are whole numbers, one a row{advice}"
-    return "single-label", "the training labels are names or whole numbers, one a row"
+        return "single-label", f"the training labels are whole numbers, one per row{advice}"
+    return "single-label", "the training labels are names or whole numbers, one per row"
 
 
 def advice_on_amounts(counts: Mapping[str, int]) -> str:
-    """Give what to write where classes are many whole numbers, which may be meant as amounts; or nothing."""
+    """Return advice if the classes are many integers, which may be amounts; an empty text otherwise.
+
+    Args:
+        counts: class -> number of rows.
+    """
     if len(counts) <= MOST_NUMBERED_CLASSES or not all(re.fullmatch(r"-?\d+", name) for name in counts):
         return ""
     return (
@@ -226,14 +235,14 @@ def advice_on_amounts(counts: Mapping[str, int]) -> str:
 
 
 def count_classes(values: Sequence[Any]) -> dict[str, int]:
-    """Count the rows of each class, largest first; where rows have several labels, each counts."""
-    names = (str(name_of(value)) for value, _ in _flat(values, [""] * len(values)))
+    """Count the rows of each class, largest class first; a row counts for each of its labels."""
+    names = (str(name_of(value)) for value, _ in _flatten(values, [""] * len(values)))
     return dict(Counter(names).most_common())
 
 
 def _names_of_rows(split: str, values: Sequence[Any], ids: Sequence[str]) -> list[tuple[str, str]]:
-    """Give (name, row id) for every label; a list of labels gives several, an empty list none."""
-    pairs = [(name_of(value), row) for value, row in _flat(values, ids)]
+    """Return (class name, row id) for every label of every row."""
+    pairs = [(name_of(value), row) for value, row in _flatten(values, ids)]
     missing = [row for name, row in pairs if name is None]
     if missing:
         raise DataError(
@@ -242,7 +251,7 @@ def _names_of_rows(split: str, values: Sequence[Any], ids: Sequence[str]) -> lis
     return [(name, row) for name, row in pairs if name is not None]
 
 
-def _flat(values: Sequence[Any], ids: Sequence[str]) -> Iterator[tuple[Any, str]]:
+def _flatten(values: Sequence[Any], ids: Sequence[str]) -> Iterator[tuple[Any, str]]:
     for value, row in zip(values, ids, strict=True):
         if isinstance(value, (list, tuple)):
             yield from ((inner, row) for inner in value)
@@ -250,12 +259,12 @@ def _flat(values: Sequence[Any], ids: Sequence[str]) -> Iterator[tuple[Any, str]
             yield value, row
 
 
-def _folded(name: str) -> str:
-    """Give the form under which twins are equal."""
+def _normalize(name: str) -> str:
+    """Return the form in which names that differ in case, spaces or Unicode form are equal."""
     return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
 
 
-def _order(names: Mapping[str, str]) -> Any:
+def _sort_key(names: Mapping[str, str]) -> Any:
     try:
         numbers = {name: float(name) for name in names}
     except ValueError:

@@ -1,4 +1,4 @@
-"""Long tables: one row for each step of a series, gathered to one row for each series."""
+"""Long tables: turn a table with one row per step into a table with one row per series."""
 
 from __future__ import annotations
 
@@ -14,12 +14,14 @@ if TYPE_CHECKING:
 
 
 def is_long(features: Mapping[str, Any], columns: Mapping[str, str | list[str]], role: str) -> bool:
-    """Tell whether a table has one row a step: a column names the series, and `role` holds single numbers.
+    """Tell whether a table has one row per step.
+
+    It has if a column has the role `series_id`, and the columns of `role` hold single numbers.
 
     Args:
-        features: the columns of the table with their types, as `datasets` gives them.
-        columns: role -> column(s).
-        role: the role whose values make the series.
+        features: column -> type, as `datasets` gives them.
+        columns: role -> column, or list of columns.
+        role: the role that holds the values of the series.
     """
     from datasets import Value
 
@@ -37,36 +39,37 @@ def gather_steps(
     *,
     name: str = "train",
 ) -> Dataset:
-    """Make one row of the steps of each series, in the order in which the series first appear.
+    """Build one row per series, in the order in which the series first appear.
 
     Args:
-        rows: one row a step.
-        series_id: the column that tells the series apart.
-        steps: columns with a number for each step; they become lists, with None where a number is missing.
-        whole: columns that say something of the whole series: one value, in any or all of its rows.
-        timestamp: the column to sort the steps of a series by; None: they stay in the order of the table.
-        name: of the table, for messages.
+        rows: table with one row per step.
+        series_id: column with the id of the series.
+        steps: columns with a number for each step; they become lists, with None for a missing number.
+        whole: columns with one value for the whole series, which may stand in any or all of its rows.
+        timestamp: column to sort the steps of a series by; None: the steps stay in the order of the table.
+        name: name of the table, for messages.
 
     Returns:
-        One row a series, with these columns; `timestamp` holds the time of its first step.
+        A table with one row per series and these columns; `timestamp` holds the time of the first step.
 
     Raises:
-        DataError: a row belongs to no series, a column of `whole` has several values in a series, or a time
-            cannot be read or occurs twice in its series.
+        DataError: a row has no series id, a column of `whole` has several values in one series, or a time
+            cannot be parsed or occurs twice in its series.
     """
     from datasets import Dataset
 
-    # `series_id` may be one of the others as well, such as data.id or data.split.by.
+    # The column `series_id` may also be the column of data.id or data.split.by.
     columns = dict.fromkeys([series_id, *steps, *whole, *([timestamp] if timestamp else [])])
     frame: DataFrame = rows.select_columns(list(columns)).to_pandas()
-    lost = frame.index[frame[series_id].isna()].tolist()
-    if lost:
+    missing = frame.index[frame[series_id].isna()].tolist()
+    if missing:
         raise DataError(
-            f"{name}: {len(lost)} rows have no {series_id!r} (data.columns.series_id): {listing(lost, 5)}"
+            f"{name}: {len(missing)} rows have no {series_id!r} (data.columns.series_id): "
+            f"{listing(missing, 5)}"
         )
     order = frame[series_id].drop_duplicates().tolist()
     if timestamp is not None:
-        frame = _in_time_order(frame, series_id, timestamp, name)
+        frame = _sort_by_time(frame, series_id, timestamp, name)
     groups = frame.groupby(series_id, sort=False)
     found = {series_id: order}
     for column in steps:
@@ -81,8 +84,8 @@ def gather_steps(
     return Dataset.from_dict(found)
 
 
-def _in_time_order(frame: DataFrame, series_id: str, timestamp: str, name: str) -> DataFrame:
-    """Sort the steps by time; a moment that a series has twice is another series mixed in."""
+def _sort_by_time(frame: DataFrame, series_id: str, timestamp: str, name: str) -> DataFrame:
+    """Sort the steps by time; refuse a time that occurs twice in a series, as if two series were mixed."""
     import pandas
 
     moments = frame[timestamp]
@@ -109,7 +112,7 @@ def _in_time_order(frame: DataFrame, series_id: str, timestamp: str, name: str) 
 
 
 def _check_one_value(values: Series, column: str, name: str) -> None:
-    """Refuse a column that differs between the steps of one series, though it is about the whole series."""
+    """Raise a DataError if a column of the whole series has several values in one series."""
     import pandas
 
     given = values.map(lambda found: [one for one in found if not pandas.isna(one)])
@@ -117,6 +120,6 @@ def _check_one_value(values: Series, column: str, name: str) -> None:
     if len(several):
         places = [f"{series}: {listing(found, 3)}" for series, found in several.head(3).items()]
         raise DataError(
-            f"{name}: column {column!r} differs within {len(several)} series, and it is about a whole series "
-            f"({'; '.join(places)})"
+            f"{name}: column {column!r} needs one value per series, but {len(several)} series have several "
+            f"({'; '.join(places)}); correct them"
         )

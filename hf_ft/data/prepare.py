@@ -1,4 +1,4 @@
-"""From the recipe's `data:` to rows that can be trained on: read, split, audited, learned from."""
+"""Prepare the data of a recipe: read the source, make the splits, audit every row, fit the task."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ class Prepared:
     """The rows of a run.
 
     Args:
-        rows: split -> raw rows, as `Task.examples` gave them.
-        info: how each split came to be, sizes, fingerprints, labels: what data.json holds.
-        findings: what the audit found.
-        seed: of the bootstrap.
+        rows: split -> raw rows, as `Task.examples` returned them, without bad rows.
+        info: content of data.json: origin and size of each split, fingerprints, labels.
+        findings: result of the audit.
+        seed: the seed of the run, also used by the bootstrap.
     """
 
     rows: dict[str, Any]
@@ -45,18 +45,18 @@ class Prepared:
 
     @property
     def final_split(self) -> str:
-        """The split that the final figure is measured on."""
+        """The split on which the final metrics are measured."""
         return "test" if "test" in self.rows else "validation"
 
     def groups(self, task: Task, split: str) -> Sequence[Any] | None:
-        """Give the group of each row where rows are not independent: `data.split.by`, or as the task says."""
+        """Return the group of each row, from `data.split.by` or the task; None if rows are independent."""
         by, rows = self.info.get("by"), self.rows[split]
         if by not in (None, "time") and isinstance(rows, Table) and rows.has(by):
             return rows.column(by)
         return task.groups(rows)
 
     def write(self, folder: Path) -> None:
-        """Write data.json, and bad.csv where rows were left out."""
+        """Write data.json to a folder, and bad.csv if there are bad rows."""
         write_json(folder / "data.json", self.info, indent=2)
         if self.findings.bad:
             write_bad(self.findings.bad, folder / "bad.csv")
@@ -67,10 +67,10 @@ def prepare(recipe: Recipe, task: Task, *, data: Any = None, cache: Path | None 
 
     Args:
         recipe: the resolved recipe.
-        task: a fresh task; fitted here.
-        data: rows in memory in place of `data.source`: a Dataset, DatasetDict, pandas DataFrame, or list of
-            dicts.
-        cache: where findings of earlier audits are kept; default: the user's cache.
+        task: a new task, which is fitted here.
+        data: rows in memory that replace `data.source`: a Dataset, DatasetDict, pandas DataFrame, or list
+            of dicts.
+        cache: folder for the results of audits; default: the user's cache folder.
 
     Raises:
         DataError: the data cannot be used; the message names rows and keys.
@@ -83,9 +83,9 @@ def prepare(recipe: Recipe, task: Task, *, data: Any = None, cache: Path | None 
             raise DataError(f"data.split.{needed}: there are no {needed} rows; set a fraction, such as 0.1")
     for split in rows:
         if len(rows[split]) < 2:
-            raise DataError(f"data.split.{split}: 1 row; a figure with an interval needs at least 2")
+            raise DataError(f"data.split.{split}: 1 row; a metric with an interval needs at least 2 rows")
     findings = audit(task, rows, recipe.data.on_bad, cache or cache_folder() / "audit")
-    rows = _learn(recipe, task, rows, findings)
+    rows = _fit(recipe, task, rows, findings)
     given = recipe.data.source if data is None else {}
     names = [given] if isinstance(given, str) else given.values()
     info = {
@@ -96,17 +96,17 @@ def prepare(recipe: Recipe, task: Task, *, data: Any = None, cache: Path | None 
         "traits": {
             split: {name: len(ids) for name, ids in found.items()} for split, found in findings.traits.items()
         },
-        # Of rows with errors, the task may have learned nothing.
+        # If there are errors, the task may not be fitted.
         "labels": None if findings.errors else task.labels(),
     }
     return Prepared(rows, info, findings, recipe.seed)
 
 
-def _learn(recipe: Recipe, task: Task, rows: dict[str, Any], findings: Findings) -> dict[str, Any]:
-    """Fit the task on the rows that can be used, and find those that do not fit what it learned.
+def _fit(recipe: Recipe, task: Task, rows: dict[str, Any], findings: Findings) -> dict[str, Any]:
+    """Fit the task on the usable training rows, and add rows that `Task.check` refuses to the findings.
 
     Returns:
-        Split -> rows that can be used; where there are errors among the findings, the run must stop.
+        Split -> usable rows. If the findings have errors, the run must stop.
     """
     good = without_bad_rows(rows, findings)
     if not len(good["train"]):

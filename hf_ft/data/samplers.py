@@ -1,4 +1,4 @@
-"""Which rows make up each global batch, and which of them this process takes in which micro-batch."""
+"""Batch samplers: divide the rows into global batches, and each of these into micro-batches of processes."""
 
 from __future__ import annotations
 
@@ -12,46 +12,48 @@ from torch.utils.data import Sampler
 from hf_ft.errors import DataError
 from hf_ft.task import Batch
 
-# (epoch, row, real): the epoch travels with the index, so that augmentation can be seeded by it in any worker
-# process; a row that is not real only keeps the processes in step and weighs nothing.
+# (epoch, row, real). The epoch is part of the index because augmentation in a worker process is seeded by it.
+# A row that is not real fills up the batch of a process that has no row left; it has weight 0 in the loss.
 Index = tuple[int, int, bool]
 
-# Global batches that are sorted by length together: enough that rows of a batch are of like length, few
-# enough that the order stays random.
+# Number of global batches that are sorted by length together: large enough for similar lengths within a
+# batch, small enough for a random order.
 LENGTH_CHUNK = 50
 
-# Rows of a batch that only goes forward.
+# Most rows of a batch in a forward pass without gradients (evaluation, prediction, filling a cache);
+# MOST_SHORT_ROWS if rows have lengths.
 MOST_ROWS = 64
 MOST_SHORT_ROWS = 256
-# Numbers in the inputs of such a batch on the CPU: 8 pictures of 224 x 224. In bf16 EfficientNet-Lite0 took
-# 3.8 ms a picture in batches of 8, and 5.7 ms in batches of 9 (two cores); with freed memory kept, batches of
-# 4 to 10 were alike in fp32.
+# Most numbers in the inputs of such a batch on a CPU: 8 pictures of 224 x 224. In bf16 EfficientNet-Lite0
+# took 3.8 ms per picture in batches of 8, and 5.7 ms in batches of 9 (two cores). In fp32, batches of 4 to 10
+# took the same time per picture if the allocator did not return freed memory to the system.
 CPU_NUMBERS = 5 * 2**18
-# Tokens of such a batch, padding included. BERT's time per token is flat from 1,000 to 4,000 on a CPU; an
-# accelerator needs more to be filled, and has the memory.
+# Most tokens of such a batch, padding included. On a CPU, BERT's time per token is the same from 1,000 to
+# 4,000 tokens; an accelerator needs more tokens to be fully used.
 CPU_TOKENS = 2048
 ACCELERATOR_TOKENS = 16384
 
 
 class GlobalBatchSampler(Sampler[list[Index]]):
-    """Cut a seeded order of the rows into global batches, and each of them into equal shares.
+    """Divide a seeded order of the rows into global batches, and each global batch into equal shares.
 
     A global batch is the same set of rows for any number of processes and accumulation steps; only its
-    division into micro-batches differs. Accelerate's own sharding is not used because it repeats rows to fill
+    division into micro-batches differs. Accelerate's sharding is not used, because it repeats rows to fill
     the last batch.
 
     Args:
         rows: number of training rows.
         global_batch_size: rows per optimizer step.
-        accumulation: micro-batches per process and step.
+        accumulation: micro-batches per process and optimizer step.
         processes: number of processes.
-        rank: this process.
-        seed: with the epoch, decides the order.
-        weights: probability of each row [rows] to be drawn, with replacement; None: every row once an epoch.
-        lengths: length of each row [rows] (tokens, steps): rows of like length then share a global batch,
-            which saves padding. The batches keep their size and come in random order; None: rows are not
+        rank: index of this process.
+        seed: random seed of the order, together with the epoch.
+        weights: weight [rows] of each row when rows are drawn with replacement; None: every row once per
+            epoch.
+        lengths: length of each row [rows] (tokens, steps). Rows of similar length then share a global batch,
+            which saves padding; the batches keep their size and come in random order. None: rows are not
             sorted.
-        drop_last: leave out the last global batch where it is not full.
+        drop_last: leave out the last global batch if it is not full.
     """
 
     def __init__(
@@ -75,9 +77,9 @@ class GlobalBatchSampler(Sampler[list[Index]]):
 
     @property
     def steps(self) -> int:
-        """Optimizer steps per epoch."""
+        """Number of optimizer steps per epoch."""
         steps = self.rows / self.global_batch_size
-        # A rest of one row joins the batch before it: batch norms cannot learn from one row.
+        # A single last row joins the batch before it, because a batch norm cannot be trained on one row.
         alone = self.rows % self.global_batch_size == 1
         return max(1, math.floor(steps) if self.drop_last or alone else math.ceil(steps))
 
@@ -85,7 +87,7 @@ class GlobalBatchSampler(Sampler[list[Index]]):
         return self.steps * self.accumulation
 
     def order(self, epoch: int) -> np.ndarray:
-        """Give the rows of an epoch in the order in which they are visited, int [rows]."""
+        """Return the rows of an epoch in training order, int [rows]."""
         rng = np.random.default_rng((self.seed, epoch))
         if self.weights is None:
             order = rng.permutation(self.rows)
@@ -94,7 +96,10 @@ class GlobalBatchSampler(Sampler[list[Index]]):
         return order if self.lengths is None else self._by_length(order, self.lengths, rng)
 
     def _by_length(self, order: np.ndarray, lengths: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-        """Sort within chunks of global batches and shuffle the batches; one that is not full stays last."""
+        """Sort by length within chunks of global batches, then shuffle the batches.
+
+        A last batch that is not full stays the last one.
+        """
         full = self.rows // self.global_batch_size * self.global_batch_size
         chunk = LENGTH_CHUNK * self.global_batch_size
         parts = [order[start : min(start + chunk, full)] for start in range(0, full, chunk)]
@@ -124,18 +129,18 @@ class GlobalBatchSampler(Sampler[list[Index]]):
 
 
 class EvalBatchSampler(Sampler[list[Index]]):
-    """Deal the rows of a split to the processes, batch by batch, all processes in step.
+    """Distribute the batches of a split over the processes in turn.
 
-    Where the batches do not divide, a process is given a row that is not real.
+    All processes take the same number of batches: a process that has none left gets a row that is not real.
 
     Args:
         rows: number of rows.
         batch_size: most rows per batch and process.
         processes: number of processes.
-        rank: this process.
-        lengths: length of each row [rows]: the longest rows then come first, so that padding is little and
-            memory is found wanting at once; None: in the order of the split.
-        tokens: most rows times longest length of a batch, where there are lengths; None: no bound.
+        rank: index of this process.
+        lengths: length of each row [rows]. The longest rows then come first, which saves padding and shows
+            at once whether the memory is large enough. None: rows are in the order of the split.
+        tokens: most tokens of a batch (rows times longest length) if there are lengths; None: no limit.
     """
 
     def __init__(
@@ -163,13 +168,16 @@ class EvalBatchSampler(Sampler[list[Index]]):
 def batches_of(
     rows: int, most: int, lengths: Sequence[int] | None = None, tokens: int | None = None
 ) -> list[list[int]]:
-    """Cut rows into batches, the longest rows first where they have lengths.
+    """Divide rows into batches; rows with lengths are sorted, the longest first.
 
     Args:
         rows: number of rows.
         most: most rows of a batch.
         lengths: length of each row [rows], or None.
-        tokens: most rows times longest length of a batch; a row that is longer has one to itself.
+        tokens: most tokens of a batch (rows times longest length); a longer row is a batch of its own.
+
+    Returns:
+        The positions of the rows of each batch.
     """
     if lengths is None:
         return [list(range(start, min(start + most, rows))) for start in range(0, rows, most)]
@@ -185,20 +193,20 @@ def batches_of(
 
 
 def numbers_in(batch: Batch) -> int:
-    """Count the numbers that the tensors of a batch hold."""
+    """Return how many numbers the tensors of a batch hold."""
     return sum(value.numel() for value in batch.values() if torch.is_tensor(value))
 
 
 def forward_batch(numbers: int, device: str, *, lengths: bool) -> tuple[int, int | None]:
-    """Choose the size of batches that only go forward: evaluation, prediction, filling a cache.
+    """Choose the batch size of forward passes without gradients: evaluation, prediction, filling a cache.
 
     Args:
         numbers: how many numbers the inputs of one row hold.
-        device: type of the device, `cpu` or an accelerator's.
+        device: type of the device, such as `cpu` or `cuda`.
         lengths: whether rows have lengths.
 
     Returns:
-        Most rows of a batch, and most tokens where rows have lengths.
+        The most rows of a batch, and the most tokens of a batch or None if rows have no lengths.
     """
     if lengths:
         return MOST_SHORT_ROWS, CPU_TOKENS if device == "cpu" else ACCELERATOR_TOKENS
@@ -208,19 +216,19 @@ def forward_batch(numbers: int, device: str, *, lengths: bool) -> tuple[int, int
 
 
 def balanced_weights(classes: Sequence[object]) -> list[float]:
-    """Give each row the weight 1 / (size of its class), so that classes are drawn equally often.
+    """Return for each row the weight 1 / (size of its class), so that classes are drawn equally often.
+
+    Args:
+        classes: the class of each row.
 
     Raises:
-        DataError: rows have several classes each.
+        DataError: rows have lists of classes.
     """
     if any(isinstance(value, (list, tuple)) for value in classes):
         raise DataError(
-            "data.sampler: balanced needs one class a row, and here rows have lists of labels; write "
-            "shuffle, and loss: {class_weights: balanced} against rare labels"
+            "data.sampler: balanced needs one class per row, but these rows have lists of labels; write "
+            "data.sampler: shuffle, and loss: {class_weights: balanced} against rare labels"
         )
-    values, inverse, counts = np.unique(
-        np.asarray(classes, dtype=str), return_inverse=True, return_counts=True
-    )
-    del values
+    _, inverse, counts = np.unique(np.asarray(classes, dtype=str), return_inverse=True, return_counts=True)
     weights: list[float] = (1.0 / counts[inverse]).tolist()
     return weights

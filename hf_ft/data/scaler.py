@@ -1,4 +1,4 @@
-"""Standardisation that is learned from the training rows alone and saved in task.json."""
+"""Standardisation of columns with the mean and deviation of the training rows, saved in task.json."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ class Scaler:
     """Mean and population standard deviation of each column.
 
     Args:
-        names: C columns.
+        names: names of the C columns.
         mean: float64 [C].
-        std: float64 [C]; 1 where a column never changes.
+        std: float64 [C]; 1 for a constant column.
     """
 
     names: list[str]
@@ -27,7 +27,11 @@ class Scaler:
 
     @classmethod
     def fit(cls, values: np.ndarray, names: Sequence[str]) -> Scaler:
-        """Learn from rows [N, C]; missing values are passed over.
+        """Compute mean and deviation of rows, ignoring missing values.
+
+        Args:
+            values: float [N, C], NaN where a value is missing.
+            names: names of the C columns.
 
         Raises:
             DataError: a column has no value in these rows.
@@ -40,18 +44,18 @@ class Scaler:
 
     @classmethod
     def none(cls, names: Sequence[str]) -> Scaler:
-        """Leave values as they are."""
+        """Return a scaler that does not change values (mean 0, deviation 1)."""
         return cls(list(names), np.zeros(len(names)), np.ones(len(names)))
 
     def scale(self, values: np.ndarray) -> np.ndarray:
-        """Original units to mean 0 and deviation 1; [..., C]."""
+        """Scale values [..., C] from original units to mean 0 and deviation 1."""
         scaled: np.ndarray = (values - self.mean) / self.std
         return scaled
 
     def scale_windows(self, values: np.ndarray) -> np.ndarray:
-        """Give what `scale` gives of windows [B, steps, C], as float32."""
-        # A few windows at a time stay in the processor's caches, and rows as long as a window keep the inner
-        # loop from being as short as the columns are few: three times as fast as the batch in one go.
+        """Scale windows [B, steps, C] as `scale` does, and return float32."""
+        # Windows are flattened to [B, steps * C] for a long inner loop, and scaled a few at a time so that
+        # they stay in the cache of the CPU: three times as fast as scaling the whole batch at once.
         flat = values.reshape(len(values), -1)
         mean, std = np.tile(self.mean, values.shape[1]), np.tile(self.std, values.shape[1])
         scaled = np.empty(flat.shape, np.float32)
@@ -63,24 +67,24 @@ class Scaler:
         return scaled.reshape(values.shape)
 
     def restore(self, values: np.ndarray) -> np.ndarray:
-        """Back to original units; [..., C]."""
+        """Scale values [..., C] back to original units."""
         original: np.ndarray = values * self.std + self.mean
         return original
 
     def first(self, count: int) -> Scaler:
-        """The scaler of the first columns."""
+        """Return the scaler of the first `count` columns."""
         return Scaler(self.names[:count], self.mean[:count], self.std[:count])
 
     def joined(self, other: Scaler) -> Scaler:
-        """The scaler of these columns and those of another."""
+        """Return the scaler of these columns followed by those of another scaler."""
         mean, std = np.concatenate([self.mean, other.mean]), np.concatenate([self.std, other.std])
         return Scaler([*self.names, *other.names], mean, std)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; floats keep every digit."""
+        """Return the scaler as JSON values; floats keep every digit."""
         return {"names": self.names, "mean": self.mean.tolist(), "std": self.std.tolist()}
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> Scaler:
-        """Take back what `to_json` gave."""
+        """Build a scaler from the result of `to_json`."""
         return cls(list(value["names"]), np.asarray(value["mean"]), np.asarray(value["std"]))

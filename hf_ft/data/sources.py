@@ -1,7 +1,7 @@
-"""Where rows come from: every kind of `data.source`, read into `datasets.Dataset`s with plain columns.
+"""Read every kind of `data.source` into `datasets.Dataset`s with undecoded media and class names.
 
-Plain means: media are left undecoded as {"bytes", "path"}, and class labels are names, so that two splits
-whose label ids are in a different order cannot be mixed up (ds PR#2457).
+Media columns hold {"bytes", "path"}. Class labels are turned from ids into names, because two splits may
+number the same classes in a different order (ds PR#2457).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from hf_ft.data.class_folders import ROW_ID, read_class_folders, visible
 from hf_ft.data.files import download, format_of, from_frame, from_records, read_files
 from hf_ft.data.hub_lookup import did_you_mean, why_not_on_hub
+from hf_ft.data.plain_columns import with_plain_columns
 from hf_ft.data.samples import data_samples, sample_data
 from hf_ft.errors import DataError
 from hf_ft.recipe.schema import IN_MEMORY
@@ -33,14 +34,17 @@ _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 
 
 def read_source(section: DataSection) -> dict[str, Dataset]:
-    """Read `data.source`, whatever its kind, under the split names that it uses itself.
+    """Read `data.source` of any kind.
+
+    Args:
+        section: the section `data` of the recipe.
 
     Returns:
-        Split name -> rows. Image, audio and video columns are undecoded {"bytes", "path"}; ClassLabel columns
-        hold names, with None where the label was -1.
+        Name of the split in the source -> rows. Image, audio and video columns are undecoded
+        {"bytes", "path"}; ClassLabel columns hold names, or None for the label -1.
 
     Raises:
-        DataError: nothing can be read there; the message lists what was found.
+        DataError: the source cannot be read or has no rows; the message lists what was found.
     """
     with _quiet():
         if isinstance(section.source, str):
@@ -52,12 +56,12 @@ def read_source(section: DataSection) -> dict[str, Dataset]:
             raise DataError(
                 f"data.source: {section.source!r} gives no rows in {listing(empty) or 'any split'}."
             )
-        return {str(split): _plain(rows) for split, rows in found.items()}
+        return {str(split): with_plain_columns(rows) for split, rows in found.items()}
 
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep the progress bars of `datasets` off the terminal, and leave the setting as it was."""
+    """Disable the progress bars of `datasets` inside the block."""
     from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 
     before = are_progress_bars_disabled()
@@ -70,7 +74,7 @@ def _quiet() -> Iterator[None]:
 
 
 def _read_split(split: str, source: str, section: DataSection) -> Dataset:
-    """Read the one split that `data.source` gives by name."""
+    """Read the source of one split, where `data.source` maps splits to sources."""
     found = _read_one(source, section)
     if split in found:
         rows = found[split]
@@ -90,8 +94,8 @@ def _read_split(split: str, source: str, section: DataSection) -> Dataset:
 def _read_one(source: str, section: DataSection) -> dict[str, Dataset]:
     if source == IN_MEMORY:
         raise DataError(
-            "data.source: this recipe was run on rows given in Python (data=...); give them again, or write "
-            "them to a file and name it here"
+            "data.source: this recipe was run on rows from Python (data=...); pass data=... again, or write "
+            "the rows to a file and name that file here"
         )
     if source.startswith("sample:"):
         return sample_data(source.removeprefix("sample:"))
@@ -112,16 +116,17 @@ def _read_one(source: str, section: DataSection) -> dict[str, Dataset]:
     if on_hub(source):
         return _read_hub(source, section)
     raise DataError(
-        f"data.source: there is no file or folder {source!r} (looked from {os.getcwd()}){_sibling(path)}"
+        f"data.source: there is no file or folder {source!r} (looked from {os.getcwd()})"
+        f"{_nearest_sibling(path)}"
     )
 
 
 def on_hub(source: str) -> bool:
-    """Tell whether a source is the id of a data set on the Hub: nothing of that name is here."""
+    """Tell whether a source is the id of a data set on the Hub, and not a local file or folder."""
     return bool(_HUB_ID.fullmatch(source)) and format_of(source) is None and not Path(source).exists()
 
 
-def _sibling(path: Path) -> str:
+def _nearest_sibling(path: Path) -> str:
     parent = path.parent
     return hint(path.name, [entry.name for entry in parent.iterdir()]) if parent.is_dir() else ""
 
@@ -145,7 +150,8 @@ def _read_folder(root: Path, section: DataSection) -> dict[str, Dataset]:
     if any(Path(file).parent != root for file in beside):
         raise DataError(
             f"data.source: {root} holds tables beside pictures or other media ({listing(beside, 3)}), so it "
-            "can be read in two ways; name the table as data.source, or move it out of the class folders."
+            "may be a table or class folders; name the table as data.source, or move it out of the class "
+            "folders."
         )
     if files:
         return _read_many(files, root)
@@ -173,7 +179,7 @@ def _declares_configs(root: Path) -> bool:
 
 
 def _read_many(files: Sequence[str], root: Path) -> dict[str, Dataset]:
-    """Sort files into splits by the words of their names (`test-00001.parquet`, `val/part.csv`)."""
+    """Read files, each into the split that its name contains (`test-00001.parquet`, `val/part.csv`)."""
     groups: dict[str, list[str]] = {}
     for file in files:
         words = re.split(r"[\W_]+", str(Path(file).relative_to(root)))
@@ -226,7 +232,7 @@ def _load(source: str, section: DataSection, revision: str | None) -> dict[str, 
 
 
 def _read_python(source: str) -> dict[str, Dataset]:
-    """Call `py:package.module:function` and take what it returns."""
+    """Call the function of `py:package.module:function` and read the rows that it returns."""
     module_name, _, name = source.removeprefix("py:").partition(":")
     if not module_name or not name:
         raise DataError(f"data.source: {source!r} is not of the form py:package.module:function")
@@ -238,106 +244,47 @@ def _read_python(source: str) -> dict[str, Dataset]:
         ) from error
     if name not in vars(module):
         raise DataError(f"data.source: {module_name} has no function {name!r}{hint(name, vars(module))}")
-    made = vars(module)[name]()
-    return as_datasets(made, f"data.source: {source}")
+    return as_datasets(vars(module)[name](), f"data.source: {source}")
 
 
 def rows_in_memory(data: Any) -> dict[str, Dataset]:
-    """Take the rows that are given in Python as `data=`, with plain columns as `read_source` gives them.
+    """Read rows that are passed in Python as `data=`, into the same form as `read_source`.
+
+    Args:
+        data: as for `as_datasets`.
 
     Raises:
-        DataError: they are no rows, or there are none.
+        DataError: `data` has another type, or no rows.
     """
-    found = {split: _plain(rows) for split, rows in as_datasets(data, "data=").items()}
+    found = {split: with_plain_columns(rows) for split, rows in as_datasets(data, "data=").items()}
     empty = [split for split, rows in found.items() if not len(rows)]
     if empty or not found:
         raise DataError(f"data=: there are no rows in {listing(empty) or 'any split'}")
     return found
 
 
-def as_datasets(made: Any, name: str) -> dict[str, Dataset]:
-    """Take rows in any of the usual shapes: Dataset, DataFrame, list of dicts, or a dict of these by split.
+def as_datasets(data: Any, name: str) -> dict[str, Dataset]:
+    """Turn rows in memory into data sets.
+
+    Args:
+        data: a Dataset, a DataFrame or a list of dicts, which is the split `train`; or split -> one of these.
+        name: what the rows are called in messages.
 
     Raises:
-        DataError: it is something else.
+        DataError: `data` has another type.
     """
     import pandas
     from datasets import Dataset
 
-    if isinstance(made, Mapping):
-        return {str(split): as_datasets(rows, f"{name}[{split!r}]")["train"] for split, rows in made.items()}
-    if isinstance(made, Dataset):
-        return {"train": made}
-    if isinstance(made, pandas.DataFrame):
-        return {"train": from_frame(made)}
-    if isinstance(made, list):
-        return {"train": from_records(made, name)}
+    if isinstance(data, Mapping):
+        return {str(split): as_datasets(rows, f"{name}[{split!r}]")["train"] for split, rows in data.items()}
+    if isinstance(data, Dataset):
+        return {"train": data}
+    if isinstance(data, pandas.DataFrame):
+        return {"train": from_frame(data)}
+    if isinstance(data, list):
+        return {"train": from_records(data, name)}
     raise DataError(
-        f"{name}: found {type(made).__name__}; expected a Dataset, a DataFrame, a list of dicts, or a dict "
+        f"{name}: found {type(data).__name__}; expected a Dataset, a DataFrame, a list of dicts, or a dict "
         "of these by split."
     )
-
-
-def _plain(rows: Dataset) -> Dataset:
-    """Leave media undecoded and turn class ids into class names."""
-    from datasets import Audio, Image, Video
-
-    features = {name: _undecoded(feature, (Image, Audio, Video)) for name, feature in rows.features.items()}
-    changed = {name: feature for name, feature in features.items() if feature != rows.features[name]}
-    for name, feature in changed.items():
-        rows = rows.cast_column(name, feature)
-    for name, feature in rows.features.items():
-        if _has_classes(feature):
-            order = rows.column_names
-            values = [_named(value, feature) for value in rows[name]]
-            # Under another name first: a table that loses its only column loses its rows.
-            rows = rows.add_column(f"{name} by name", values, feature=_name_feature(feature))
-            rows = rows.remove_columns(name).rename_column(f"{name} by name", name).select_columns(order)
-    return rows
-
-
-def _undecoded(feature: Any, media: tuple[type, ...]) -> Any:
-    from datasets import LargeList, List
-
-    if isinstance(feature, media):
-        return type(feature)(**{"decode": False})
-    if isinstance(feature, (List, LargeList)):
-        return type(feature)(_undecoded(feature.feature, media))
-    if isinstance(feature, dict):
-        return {name: _undecoded(inner, media) for name, inner in feature.items()}
-    return feature
-
-
-def _has_classes(feature: Any) -> bool:
-    from datasets import ClassLabel, LargeList, List
-
-    if isinstance(feature, (List, LargeList)):
-        return _has_classes(feature.feature)
-    if isinstance(feature, dict):
-        return any(_has_classes(inner) for inner in feature.values())
-    return isinstance(feature, ClassLabel)
-
-
-def _named(value: Any, feature: Any) -> Any:
-    from datasets import ClassLabel
-
-    if value is None:
-        return None
-    if isinstance(feature, ClassLabel):
-        # -1 is how `datasets` writes "no label".
-        return None if value == -1 else feature.names[value]
-    if isinstance(feature, dict):
-        return {name: _named(value[name], inner) for name, inner in feature.items()}
-    return [_named(inner, feature.feature) for inner in value] if _has_classes(feature) else value
-
-
-def _name_feature(feature: Any) -> Any:
-    from datasets import ClassLabel, LargeList, List, Value
-
-    if isinstance(feature, ClassLabel):
-        return Value("string")
-    if isinstance(feature, (List, LargeList)):
-        return type(feature)(_name_feature(feature.feature))
-    if isinstance(feature, dict):
-        return {name: _name_feature(inner) for name, inner in feature.items()}
-    return feature

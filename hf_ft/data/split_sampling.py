@@ -1,4 +1,4 @@
-"""Seeded draws of rows: in class proportions, by whole groups, by time."""
+"""Draw rows for a split from a seed: in class proportions, in whole groups, or the latest in time."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ from hf_ft.text_utils import listing
 if TYPE_CHECKING:
     import numpy as np
 
-    # Positions kept and positions drawn.
+    # Positions of the rows that are left, and positions of the rows that are drawn.
     Draw: TypeAlias = tuple[np.ndarray, np.ndarray]
 
-# Whole groups are drawn in parts of at most this many: the wanted share is rounded to such a fraction.
+# Groups are divided into at most this many folds; the wanted share is rounded to a number of folds.
 _MOST_FOLDS = 20
 
 
 def draw_rows(total: int, rows: int, classes: Sequence[str] | None, seed: int, key: str) -> Draw:
     """Draw rows at random, in the proportions of the classes.
 
-    A class with a single row cannot be in two parts: that row is kept.
+    The row of a class that has only one row is never drawn.
 
     Args:
         total: number of rows to draw from.
-        rows: number to draw.
-        classes: the class of each row, or None for a plain draw.
-        seed: decides the draw.
-        key: the recipe key behind the draw, for messages.
+        rows: number of rows to draw.
+        classes: the class of each row; None: classes are ignored.
+        seed: random seed.
+        key: recipe key of the split, for messages.
 
     Returns:
-        Positions kept, positions drawn; both ascending.
+        Positions left, positions drawn; both ascending.
 
     Raises:
-        DataError: one side would be too small to hold every class.
+        DataError: the rows left or drawn would be too few to hold every class.
     """
     import numpy as np
     from sklearn.model_selection import train_test_split
@@ -58,12 +58,12 @@ def draw_rows(total: int, rows: int, classes: Sequence[str] | None, seed: int, k
 
 
 def _too_few(counts: Mapping[str, int], rows: int, pool: int) -> str:
-    """Say why a draw cannot hold every class on both sides, with the counts.
+    """Return why a draw cannot hold every class on both sides, with the counts.
 
     Args:
-        counts: class -> number of rows, of all rows to draw from.
-        rows: number to draw.
-        pool: number of rows whose class has two rows or more.
+        counts: class -> number of rows to draw from.
+        rows: number of rows to draw.
+        pool: number of rows whose class has at least two rows.
     """
     several, total = sum(count > 1 for count in counts.values()), sum(counts.values())
     if not several:
@@ -73,23 +73,26 @@ def _too_few(counts: Mapping[str, int], rows: int, pool: int) -> str:
         )
     text = f"{rows} of {total} rows cannot hold each of {several} classes on both sides"
     if pool < 2 * several:
-        return f"{text}: {total / len(counts):.1f} rows a class are too few; add rows or merge classes"
+        return f"{text}: {total / len(counts):.1f} rows per class are too few; add rows or merge classes"
     room = f"ask for at least {several} and at most {pool - several} rows"
     return f"{text}; {room}, or set data.split.stratify: false"
 
 
 def draw_distinct(first: np.ndarray, rows: int, classes: Sequence[str] | None, seed: int, key: str) -> Draw:
-    """Draw about `rows` rows as `draw_rows` does, equal ones always together.
+    """Draw about `rows` rows as `draw_rows` does, and never separate rows that are equal.
 
     Args:
-        first: position of the first row that equals each row, int [N]; its own where no row before does.
-        rows: number to draw.
+        first: for each row, the position of the first row that is equal to it, int [N].
+        rows: number of rows to draw.
         classes: as for `draw_rows`.
-        seed: decides the draw.
-        key: the recipe key behind the draw, for messages.
+        seed: random seed.
+        key: recipe key of the split, for messages.
 
     Returns:
-        Positions kept, positions drawn; both ascending.
+        Positions left, positions drawn; both ascending.
+
+    Raises:
+        DataError: as for `draw_rows`.
     """
     import numpy as np
 
@@ -104,20 +107,20 @@ def draw_distinct(first: np.ndarray, rows: int, classes: Sequence[str] | None, s
 
 
 def draw_groups(rows: int, groups: Sequence[str], classes: Sequence[str] | None, seed: int, key: str) -> Draw:
-    """Draw whole groups that make about so many rows, keeping class proportions as well as groups allow.
+    """Draw whole groups with about `rows` rows together, in class proportions as far as groups allow.
 
     Args:
-        rows: number to draw; what is drawn differs from it by what whole groups add up to.
+        rows: number of rows to draw; the result differs from it, because groups are drawn whole.
         groups: the group of each row.
-        classes: the class of each row, or None.
-        seed: decides the draw.
-        key: the recipe key behind the draw, for messages.
+        classes: the class of each row; None: classes are ignored.
+        seed: random seed.
+        key: recipe key of the split, for messages.
 
     Returns:
-        Positions kept, positions drawn; both ascending, no group in both, every class among the kept.
+        Positions left, positions drawn; both ascending. No group is in both, and every class is left.
 
     Raises:
-        DataError: there is one group only, or a class would be drawn whole.
+        DataError: there is only one group, or all rows of a class would be drawn.
     """
     import numpy as np
     from sklearn.model_selection import GroupKFold, StratifiedGroupKFold
@@ -130,7 +133,7 @@ def draw_groups(rows: int, groups: Sequence[str], classes: Sequence[str] | None,
     stratified = classes is not None and max(Counter(classes).values()) >= share.denominator
     kind = StratifiedGroupKFold if stratified else GroupKFold
     with warnings.catch_warnings():
-        # A class with fewer rows than folds: the audit says which class a split lacks.
+        # scikit-learn warns of classes with fewer rows than folds; the audit reports them.
         warnings.filterwarnings("ignore", message="The least populated class", category=UserWarning)
         folds = kind(share.denominator, shuffle=True, random_state=seed)
         parts = [part for _, part in folds.split(np.zeros(len(groups)), classes, groups)]
@@ -139,28 +142,28 @@ def draw_groups(rows: int, groups: Sequence[str], classes: Sequence[str] | None,
     for start in range(share.denominator):
         taken = [parts[(start + step) % share.denominator] for step in range(share.numerator)]
         drawn = np.sort(np.concatenate(taken))
-        kept = np.setdiff1d(np.arange(len(groups)), drawn)
-        draws.append((kept, drawn))
-    # Any run of folds would do; the first of those in which the fewest classes are absent on a side is taken.
-    kept, drawn = max(draws, key=lambda draw: tuple(len(np.unique(labels[side])) for side in draw))
-    lost = sorted(set(labels) - set(labels[kept]))
+        left = np.setdiff1d(np.arange(len(groups)), drawn)
+        draws.append((left, drawn))
+    # Of all runs of consecutive folds, choose the first that leaves, and then draws, the most classes.
+    left, drawn = max(draws, key=lambda draw: tuple(len(np.unique(labels[side])) for side in draw))
+    lost = sorted(set(labels) - set(labels[left]))
     if lost:
         raise DataError(f"{key}: whole groups cannot be drawn without taking every row of {listing(lost)}.")
-    return kept, drawn
+    return left, drawn
 
 
 def draw_latest(times: np.ndarray, rows: int) -> Draw:
-    """Draw the last rows in time; rows of one moment stay together, so that no moment is on both sides.
+    """Draw the latest rows; rows with the same time are never separated.
 
     Args:
-        times: a number per row that grows with time, [N].
-        rows: number to draw; more where the moment at the cut has several rows.
+        times: time of each row as a number, [N].
+        rows: number of rows to draw; more are drawn if several rows have the earliest time of the draw.
 
     Returns:
-        Positions kept, positions drawn; both in time order.
+        Positions left, positions drawn; both in time order.
 
     Raises:
-        DataError: nothing would be left to keep.
+        DataError: no row would be left.
     """
     import numpy as np
 
@@ -172,21 +175,21 @@ def draw_latest(times: np.ndarray, rows: int) -> Draw:
     return order[:cut], order[cut:]
 
 
-def sample(total: int, rows: int, classes: Sequence[str] | None, seed: int, key: str) -> np.ndarray:
-    """Draw a sample that holds every class at least once and is otherwise in proportion.
+def draw_sample(total: int, rows: int, classes: Sequence[str] | None, seed: int, key: str) -> np.ndarray:
+    """Draw a sample in class proportions that holds every class at least once.
 
     Args:
         total: number of rows to draw from.
-        rows: number to draw.
-        classes: the class of each row, or None for a plain draw.
-        seed: decides the draw.
-        key: the recipe key behind the draw, for messages.
+        rows: number of rows to draw.
+        classes: the class of each row; None: classes are ignored.
+        seed: random seed.
+        key: recipe key of the sample, for messages.
 
     Returns:
         Positions drawn, ascending.
 
     Raises:
-        DataError: there are more classes than rows asked for.
+        DataError: there are more classes than rows to draw.
     """
     import numpy as np
 
@@ -198,7 +201,7 @@ def sample(total: int, rows: int, classes: Sequence[str] | None, seed: int, key:
     if rows < len(names):
         advice = advice_on_amounts(Counter(classes))
         raise DataError(f"{key}: {rows} rows cannot hold each of {len(names)} classes; ask for more{advice}")
-    # One row for each class, the rest by largest remainders.
+    # One row for each class; the other rows are allotted by the largest remainder method.
     shares = (counts - 1) * (rows - len(names)) / max(1, (counts - 1).sum())
     taken = 1 + np.floor(shares).astype(int)
     taken[np.argsort(np.floor(shares) - shares, kind="stable")[: rows - taken.sum()]] += 1

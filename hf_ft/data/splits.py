@@ -1,4 +1,4 @@
-"""Train, validation and test: given by the source, or drawn once from the seed."""
+"""Make the splits train, validation and test: take those of the source, and draw the others from train."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from hf_ft.data.class_folders import ROW_ID
 from hf_ft.data.columns import read_table
 from hf_ft.data.labels import are_amounts, count_classes, name_of
-from hf_ft.data.split_sampling import draw_distinct, draw_groups, draw_latest, sample
+from hf_ft.data.split_sampling import draw_distinct, draw_groups, draw_latest, draw_sample
 from hf_ft.data.table import Table
 from hf_ft.errors import DataError
 from hf_ft.text_utils import hint, listing, split_of, text_digest
@@ -30,9 +30,9 @@ class Splits:
     """The splits of a run.
 
     Args:
-        tables: `train`, `validation` and, where there is one, `test`, in this order.
-        info: how each came to be, sizes, class counts, columns, seed, a hash of the row ids: JSON, for
-            data.json.
+        tables: `train`, `validation` and, if there is one, `test`, in this order.
+        info: JSON values for data.json: origin, size, class counts and hash of the row ids of each split,
+            columns, seed and notes.
     """
 
     tables: dict[str, Table]
@@ -49,21 +49,20 @@ def make_splits(
 ) -> Splits:
     """Make the splits of a run from the splits of its source.
 
-    A split that the source gives is used as it is, and what the recipe says about drawing it is not needed.
-    Otherwise it is drawn from train: test first, then validation, both as parts of all training rows of the
-    source.
+    A split that the source has is used as it is, whatever share the recipe asks for. The others are drawn
+    from train, first test and then validation; their shares refer to all training rows of the source.
 
     Args:
-        sources: split name of the source -> rows.
-        section: the recipe's `data:`.
+        sources: name of the split in the source -> rows.
+        section: the section `data` of the recipe.
         roles: the task's roles.
-        seed: decides every draw.
-        class_role: the role whose classes keep their proportions, or None; amounts (3.25) are no classes.
-        times: gives the moment of each row of a table whose rows are steps in time: splits are then always
-            cut by time.
+        seed: random seed of every draw.
+        class_role: role of the classes whose proportions are preserved, or None; amounts (3.25) are ignored.
+        times: returns the time of each row of a table if its rows are steps in time, else None. Such rows are
+            always split by time.
 
     Raises:
-        DataError: columns, ids, splits or groups are not as the recipe says, or there are too few rows.
+        DataError: columns, ids, splits or groups do not fit the recipe, or there are too few rows.
     """
     chosen, unused = _assign(sources, section.split)
     tables = {split: read_table(sources[name], name, split, section, roles) for split, name in chosen.items()}
@@ -79,18 +78,18 @@ def make_splits(
         "notes": [],
     }
     origin = {split: f"given by the source as {name!r}" for split, name in chosen.items()}
-    tables["train"] = _part(tables["train"], section.rows)
+    tables["train"] = _select_range(tables["train"], section.rows)
     train, total = tables["train"], len(tables["train"])
     for split in ("test", "validation"):
         amount = getattr(section.split, split)
         if split in tables or amount is None:
             continue
         key = f"data.split.{split}"
-        rows = _rows(amount, total, len(train), key)
-        (kept, drawn), notes = _draw(train, rows, section.split, seed, class_role, key, times, roles)
-        tables[split], train = train.select(drawn.tolist()), train.select(kept.tolist())
+        rows = _count_rows(amount, total, len(train), key)
+        (left, drawn), notes = _draw(train, rows, section.split, seed, class_role, key, times, roles)
+        tables[split], train = train.select(drawn.tolist()), train.select(left.tolist())
         info["notes"] += notes
-        origin[split] = f"drawn from train: asked {amount}, got {len(drawn)} of {total} rows"
+        origin[split] = f"drawn from train: {len(drawn)} of {total} rows (asked for: {amount})"
     if "validation" not in tables:
         raise DataError(
             "data.split.validation is null and the source gives no validation split; the best checkpoint "
@@ -100,7 +99,7 @@ def make_splits(
     for split, asked in section.limits.items():
         if split not in tables:
             raise DataError(
-                f"data.limit.{split}: there is no {split} split (splits: {listing(tables)}); take the key out"
+                f"data.limit.{split}: there is no {split} split (splits: {listing(tables)}); remove the key"
             )
         tables[split], note = _limit(tables[split], split, asked, section, seed, class_role, times)
         info["notes"].append(note)
@@ -116,22 +115,26 @@ def make_splits(
 
 
 def hash_ids(ids: Sequence[str]) -> str:
-    """Hash row ids, order included: equal exactly where two runs used the same rows."""
+    """Hash row ids in their order; two runs used the same rows if the hashes are equal."""
     return hashlib.blake2b("\n".join(ids).encode(), digest_size=16).hexdigest()
 
 
 def _assign(sources: Mapping[str, Dataset], split: SplitSection) -> tuple[dict[str, str], list[str]]:
-    """Decide which split of the source becomes train, validation and test."""
+    """Decide which splits of the source become train, validation and test.
+
+    Returns:
+        Split -> name of the split in the source, and the names of the splits that are not used.
+    """
     usual: dict[str, str] = {}
     for name in sources:
         canonical = split_of(name)
-        # `validation` itself goes before `val`, whatever their order in the source.
+        # If the source has both `validation` and `val`, `validation` is used.
         if canonical and (canonical not in usual or name == canonical):
             usual[canonical] = name
     if "train" not in usual:
         raise DataError(
-            f"data.source: found the splits {listing(sources)} and none is called train; say which one it "
-            "is with source: {train: ...}"
+            f"data.source: found the splits {listing(sources)}, but none is named train; name it with "
+            "data.source: {train: ...}"
         )
     chosen = {"train": usual["train"]}
     for key in ("validation", "test"):
@@ -194,22 +197,23 @@ def _groups(table: Table, by: str) -> list[Any]:
     return values
 
 
-def _rows(amount: float | int, total: int, left: int, key: str) -> int:
+def _count_rows(amount: float | int, total: int, left: int, key: str) -> int:
+    """Turn the size of a split, a share of `total` or a number, into a number of rows less than `left`."""
     rows = amount if isinstance(amount, int) else max(1, round(amount * total))
     if rows >= left:
         raise DataError(
-            f"{key}: {amount} of the training rows is {rows}, but only {left} are there to draw from."
+            f"{key}: {amount} of the training rows is {rows} rows, but there are only {left} to draw from."
         )
     return rows
 
 
-def _part(table: Table, rows: list[int] | None) -> Table:
-    """Take the rows of `data.rows`."""
+def _select_range(table: Table, rows: list[int] | None) -> Table:
+    """Return the rows of `data.rows` (first, end); None: all rows."""
     if rows is None:
         return table
     if not 0 <= rows[0] < rows[1] <= len(table):
         raise DataError(
-            f"data.rows: {rows} is no part of the {len(table)} training rows; expected [first, end]"
+            f"data.rows: {rows} is not a range of the {len(table)} training rows; expected [first, end]"
         )
     return table.select(range(*rows))
 
@@ -224,7 +228,7 @@ def _draw(
     times: Callable[[Table], np.ndarray | None],
     roles: Mapping[str, Role],
 ) -> tuple[Draw, list[str]]:
-    """Draw about `rows` rows; gives the draw, and what is to be said about it."""
+    """Draw about `rows` rows; return the draw, and notes about it for data.json."""
     moments = times(table)
     if moments is not None and split.by not in (None, "time"):
         raise DataError(
@@ -239,20 +243,26 @@ def _draw(
         return draw_groups(rows, groups, classes, seed, key), notes
     single = [name for name, count in Counter(classes).items() if count == 1]
     if single:
-        notes.append(f"{key}: classes with one row stay where they are: {listing(single)}")
+        notes.append(f"{key}: classes with one row stay in train: {listing(single)}")
     first = _first_equal(table, roles)
     if repeated := int((first != range(len(first))).sum()):
-        notes.append(f"{repeated} of {len(table)} training rows repeat another: equal rows stay in one split")
+        notes.append(
+            f"{repeated} of {len(table)} training rows are equal to an earlier row: "
+            "equal rows stay in one split"
+        )
     return draw_distinct(first, rows, classes, seed, key), notes
 
 
 def _first_equal(table: Table, roles: Mapping[str, Role]) -> np.ndarray:
-    """Give the position of the first row with the same texts; each row's own where the inputs are others."""
+    """Return for each row the position of the first row with equal texts, int [N].
+
+    If the inputs are not all text, rows are not compared, and each row is its own first.
+    """
     import numpy as np
     from datasets import Value
 
     inputs = [name for name, role in roles.items() if not role.target and table.has(name)]
-    columns = [part for name in inputs for part in _parts(table.columns[name])]
+    columns = [part for name in inputs for part in _as_list(table.columns[name])]
     kinds = [table.dataset.features[column] for column in columns]
     if not kinds or any(kind not in (Value("string"), Value("large_string")) for kind in kinds):
         return np.arange(len(table))
@@ -262,30 +272,30 @@ def _first_equal(table: Table, roles: Mapping[str, Role]) -> np.ndarray:
     return np.asarray([places.setdefault(digest, row) for row, digest in enumerate(digests)])
 
 
-def _parts(column: str | list[str]) -> list[str]:
+def _as_list(column: str | list[str]) -> list[str]:
     return [column] if isinstance(column, str) else column
 
 
 def _classes(table: Table, class_role: str | None, stratify: bool) -> tuple[list[str] | None, list[str]]:
-    """Give the class of each row, or None where proportions cannot or shall not be kept; and notes."""
+    """Return the class of each row, or None if class proportions are not preserved; and notes."""
     if class_role is None or not stratify or not table.has(class_role):
         return None, []
     values = table.column(class_role)
     if any(isinstance(value, (list, tuple)) for value in values):
-        return None, ["rows have several labels each: drawn without keeping class proportions"]
+        return None, ["rows have several labels each: they are drawn without preserving class proportions"]
     return [str(name_of(value)) for value in values], []
 
 
 def _times(table: Table) -> np.ndarray:
-    """Give the timestamps of the rows as numbers that sort in time order."""
+    """Return the timestamps of the rows as numbers, [N]."""
     import numpy as np
     import pandas
 
     if not table.has("timestamp"):
         names = table.dataset.column_names
         raise DataError(
-            "data.split.by: time needs a column for the time: name one `timestamp`, or set "
-            f"data.columns.timestamp. Found columns: {listing(names)}"
+            "data.split.by: time needs a time column: name it in data.columns.timestamp, or call it "
+            f"`timestamp`. Found columns: {listing(names)}"
         )
     values = pandas.Series(table.column("timestamp"))
     if not pandas.api.types.is_numeric_dtype(values):
@@ -309,25 +319,25 @@ def _limit(
     class_role: str | None,
     times: Callable[[Table], np.ndarray | None],
 ) -> tuple[Table, str]:
-    """Take the seeded sample of a split that `data.limit` asks for, and say what was taken.
+    """Draw the sample of a split that `data.limit` asks for; return it and a note for data.json.
 
-    Of training rows in the order of time the latest are taken, so that they end where validation begins.
+    Of training rows that are split by time, the latest are used, because validation follows them in time.
     """
     key = f"data.limit.{split}" if isinstance(section.limit, dict) else "data.limit"
     total, kind = len(table), "training" if split == "train" else split
     of = f"of {total} {kind} rows"
     rows = asked if isinstance(asked, int) else max(1, round(asked * total))
     if rows >= total:
-        return table, f"{key}: {asked} keeps all {total} {kind} rows"
+        return table, f"{key}: {asked} uses all {total} {kind} rows"
     moments = times(table)
     if moments is not None and split != "train":
         raise DataError(
-            f"{key}: the rows are steps in time, and a series without some of its steps has gaps; take the "
-            "key out, and thin the windows out with task.eval_stride or ask for a shorter split in data.split"
+            f"{key}: the rows are steps in time, and a sample would leave gaps in the series; remove the "
+            "key. For fewer windows set task.eval_stride, or ask for a smaller split in data.split"
         )
     if split == "train" and (moments is not None or section.split.by == "time"):
-        kept = draw_latest(_times(table) if moments is None else moments, rows)[1][-rows:]
-        return table.select(kept.tolist()), f"{key}: the latest {rows} {of}"
+        latest = draw_latest(_times(table) if moments is None else moments, rows)[1][-rows:]
+        return table.select(latest.tolist()), f"{key}: the latest {rows} {of}"
     classes, _ = _classes(table, class_role, section.split.stratify)
-    kept = sample(total, rows, classes, seed, key)
-    return table.select(kept.tolist()), f"{key}: a sample of {rows} {of}"
+    drawn = draw_sample(total, rows, classes, seed, key)
+    return table.select(drawn.tolist()), f"{key}: a sample of {rows} {of}"

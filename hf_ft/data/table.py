@@ -1,4 +1,4 @@
-"""A role-aware view of a `datasets.Dataset`: the raw rows of one split."""
+"""A table: the raw rows of one split, with the columns of a `datasets.Dataset` under the task's roles."""
 
 from __future__ import annotations
 
@@ -10,29 +10,29 @@ if TYPE_CHECKING:
 
 
 class Table:
-    """Rows of one split, seen through the roles of the task.
+    """The raw rows of one split; a row is a dict of role -> value, and `id`.
 
-    Media are never decoded here: an image is the raw `{"bytes": ..., "path": ...}`, so that a file that
-    cannot be decoded is met by the task, which can name the row.
+    Media are not decoded: an image is `{"bytes": ..., "path": ...}`. The task decodes it, so that an error
+    can name the row.
 
     Args:
-        dataset: the rows, Arrow-backed; Image and Audio features set to `decode=False`.
-        columns: role -> column name, or the list of names that make the role together.
-        ids: one name per row, unique over all splits.
+        dataset: the rows; Image, Audio and Video features are set to `decode=False`.
+        columns: role -> name of the column, or names of the columns that together have the role.
+        ids: one id per row, unique over all splits.
     """
 
     def __init__(self, dataset: Dataset, columns: Mapping[str, str | list[str]], ids: Sequence[str]):
         self.dataset = dataset
         self.columns = dict(columns)
         self.ids = list(ids)
-        # Columns that were asked for: `datasets` makes a view of one anew each time, and copies the features.
+        # Column -> its view. `datasets` builds a new view and copies the features on every access.
         self._views: dict[str, Any] = {}
 
     def __len__(self) -> int:
         return len(self.ids)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        # A data set that lost its last column has lost its rows.
+        # A data set without columns has no rows, but a table without roles still has ids.
         raw = self.dataset[int(index)] if self.columns else {}
         row = {
             role: raw[column] if isinstance(column, str) else [raw[name] for name in column]
@@ -44,11 +44,11 @@ class Table:
         return (self[index] for index in range(len(self)))
 
     def column(self, name: str, indices: Sequence[int] | None = None) -> list[Any]:
-        """Give the values of a role, or of a column of the source that plays none.
+        """Return the values of a role, or of a column of the source.
 
         Args:
-            name: of the role or column.
-            indices: the rows that are wanted, in this order; None: all.
+            name: name of the role or column.
+            indices: positions of the rows, in the order of the result; None: all rows.
         """
         column = self.columns.get(name, name)
         if isinstance(column, str):
@@ -63,15 +63,15 @@ class Table:
         return self._views[column][slice(None) if indices is None else [int(index) for index in indices]]
 
     def has(self, name: str) -> bool:
-        """Tell whether there is such a role or column."""
+        """Tell whether there is a role or column of this name."""
         return name in self.columns or name in self.dataset.column_names
 
     def select(self, indices: Sequence[int]) -> Table:
-        """Give the rows at these positions, in this order."""
+        """Return a table of the rows at these positions, in this order."""
         return Table(self.dataset.select(indices), self.columns, [self.ids[index] for index in indices])
 
     def without(self, *roles: str) -> Table:
-        """Give the same rows without some roles, whose columns are then not read."""
+        """Return a table without some roles; their columns are not read."""
         columns = {name: column for name, column in self.columns.items() if name not in roles}
         named = [[column] if isinstance(column, str) else column for column in columns.values()]
         used = sorted({name for names in named for name in names})
@@ -79,5 +79,5 @@ class Table:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the rows, as `datasets` keeps it."""
+        """Fingerprint of the rows, which `datasets` computes."""
         return self.dataset._fingerprint

@@ -21,7 +21,7 @@ from hf_ft.task import Inspection, Task
 
 
 class Pictures(Task):
-    """Inspects pictures, and counts how often."""
+    """Inspects pictures and counts the inspections."""
 
     class_role = "label"
     looked = 0
@@ -50,7 +50,7 @@ def table(split, files, labels=None, paths=False):
     return Table(rows, {"image": "image", "label": "label"}, [f"{split}/{row}" for row in range(len(files))])
 
 
-def look(examples, tmp_path, on_bad="error", balanced=False):
+def run_audit(examples, tmp_path, on_bad="error", balanced=False):
     findings = audit(Pictures(), examples, on_bad, tmp_path / "cache")
     classes = {split: rows.column("label") for split, rows in examples.items()}
     judge_classes(findings, classes, balanced=balanced)
@@ -66,7 +66,7 @@ def shown(findings):
 def test_good_data(tmp_path):
     examples = {"train": table("train", [png(seed) for seed in range(20)])}
     examples["test"] = table("test", [png(seed) for seed in range(50, 54)])
-    findings = look(examples, tmp_path)
+    findings = run_audit(examples, tmp_path)
     findings.raise_for_errors()
     assert (findings.errors, findings.warnings, findings.bad, findings.duplicates) == ([], [], [], [])
     assert findings.counts == {"train": 20, "test": 4} and findings.classes["train"] == {"a": 10, "b": 10}
@@ -75,9 +75,9 @@ def test_good_data(tmp_path):
 
 
 def test_bad_rows_are_named_and_stop_the_run(tmp_path):
-    """ds#6470: one broken file must be met before training, not in hour 6."""
+    """ds#6470: a broken file must be found before training and not in its sixth hour."""
     examples = {"train": table("train", [png(0), png(1)[:100], b"", *map(png, range(2, 9))])}
-    findings = look(examples, tmp_path)
+    findings = run_audit(examples, tmp_path)
     assert [entry["id"] for entry in findings.bad] == ["train/1", "train/2"]
     assert not any("train/" in entry["reason"] for entry in findings.bad)
     with pytest.raises(
@@ -95,20 +95,20 @@ def test_bad_rows_are_left_out_up_to_one_percent(tmp_path):
     one, four = list(files), list(files)
     one[7] = b"broken"
     four[:4] = [b"broken"] * 4
-    findings = look({"train": table("train", one)}, tmp_path, "skip")
+    findings = run_audit({"train": table("train", one)}, tmp_path, "skip")
     assert findings.errors == [] and "left out" in findings.warnings[0]
     kept = without_bad_rows({"train": table("train", one)}, findings)["train"]
     assert len(kept) == 199 and "train/7" not in kept.ids
-    findings = look({"train": table("train", four)}, tmp_path, "skip")
+    findings = run_audit({"train": table("train", four)}, tmp_path, "skip")
     assert "at most 1%" in findings.errors[0]
 
 
-def test_bad_rows_of_both_looks_count_together(tmp_path):
-    """At most 1 % are left out, whether the audit or what was learned shows that they cannot be used."""
+def test_bad_rows_of_audit_and_task_check_count_together(tmp_path):
+    """At most 1 % are left out, no matter whether the audit or `Task.check` refuses the rows."""
     files = [png(seed) for seed in range(200)]
     files[7] = files[8] = b"broken"
     examples = {"train": table("train", files)}
-    findings = look(examples, tmp_path, "skip")
+    findings = run_audit(examples, tmp_path, "skip")
     assert findings.errors == []
     good = without_bad_rows(examples, findings)["train"]
     add_bad_rows(findings, "train", good.ids, {0: "too short"}, "skip")
@@ -121,17 +121,17 @@ def test_leakage_between_splits(tmp_path):
     train = [png(seed) for seed in range(300)]
     test = [png(seed) for seed in range(500, 700)]
     few, many = [*test[:-1], train[3]], [*test[:-3], *train[3:6]]
-    findings = look({"train": table("train", train), "test": table("test", few)}, tmp_path)
+    findings = run_audit({"train": table("train", train), "test": table("test", few)}, tmp_path)
     assert findings.errors == []
     assert "test: 1 rows (0.50%) are in train too, equal: test/199 = train/3" in findings.warnings
-    findings = look({"train": table("train", train), "test": table("test", many)}, tmp_path)
+    findings = run_audit({"train": table("train", train), "test": table("test", many)}, tmp_path)
     assert len(findings.errors) == 1 and "data.split.by" in findings.errors[0]
 
 
-def test_examples_of_duplicates_are_not_counted_as_all(tmp_path):
-    """Twenty examples are kept of any number of duplicates."""
+def test_the_number_of_examples_is_not_the_number_of_duplicates(tmp_path):
+    """At most twenty examples are stored for any number of duplicates."""
     files = [png(seed) for seed in range(30)]
-    findings = look({"train": table("train", [*files, *files])}, tmp_path)
+    findings = run_audit({"train": table("train", [*files, *files])}, tmp_path)
     line = next(line for line in findings.warnings if "occur again" in line)
     assert "in all" not in line and "train: 30 rows" in line and line.count(" = ") == 3
     assert line.endswith(", ...")
@@ -141,7 +141,7 @@ def test_nearly_equal_pictures_are_a_warning(tmp_path):
     picture = open_image({"bytes": png(1), "path": None}, "r")
     file = io.BytesIO()
     picture.save(file, "JPEG", quality=95)
-    findings = look(
+    findings = run_audit(
         {"train": table("train", [png(0), png(1)]), "test": table("test", [file.getvalue()])}, tmp_path
     )
     assert findings.errors == []
@@ -151,7 +151,7 @@ def test_nearly_equal_pictures_are_a_warning(tmp_path):
 def test_imbalance_and_absent_classes_are_warnings(tmp_path):
     files = [png(seed) for seed in range(24)]
     train = table("train", files[:22], ["common"] * 20 + ["rare", "odd"])
-    findings = look(
+    findings = run_audit(
         {"train": train, "validation": table("validation", files[22:], ["common", "rare"])}, tmp_path
     )
     assert findings.errors == []
@@ -159,70 +159,72 @@ def test_imbalance_and_absent_classes_are_warnings(tmp_path):
     assert any(line.startswith("validation: no rows of odd") for line in findings.warnings)
 
 
-def test_balanced_classes_are_not_advised_where_the_recipe_balances_them(tmp_path):
+def test_no_imbalance_warning_if_the_recipe_balances_classes(tmp_path):
     examples = {"train": table("train", [png(seed) for seed in range(12)], ["a"] * 11 + ["b"])}
-    assert any("class_weights: balanced" in line for line in look(examples, tmp_path).warnings)
-    assert look(examples, tmp_path, balanced=True).warnings == []
+    assert any("class_weights: balanced" in line for line in run_audit(examples, tmp_path).warnings)
+    assert run_audit(examples, tmp_path, balanced=True).warnings == []
 
 
-def test_labels_that_are_others_joined_are_told(tmp_path):
+def test_labels_that_join_other_labels_are_a_warning(tmp_path):
     files = [png(seed) for seed in range(6)]
-    found = look({"train": table("train", files, ["a", "b", "a;b", "b; a", "x;y", "a"])}, tmp_path).warnings
+    found = run_audit(
+        {"train": table("train", files, ["a", "b", "a;b", "b; a", "x;y", "a"])}, tmp_path
+    ).warnings
     assert found == [
         "train: 2 classes are others joined by ';': a;b, b; a. Where a row has several labels, write "
         'data.label_separator: ";"'
     ]
 
 
-def test_a_second_look_decodes_nothing(tmp_path):
+def test_a_second_audit_decodes_nothing(tmp_path):
     def examples(label="b"):
         return {"train": table("train", [png(0), png(1), b"broken"], ["a", label, "a"])}
 
     Pictures.looked = 0
-    first, second = look(examples(), tmp_path), look(examples(), tmp_path)
+    first, second = run_audit(examples(), tmp_path), run_audit(examples(), tmp_path)
     assert Pictures.looked == 3 and second.cached and not first.cached
     assert (first.errors, first.fingerprints) == (second.errors, second.fingerprints)
-    assert not look(examples("c"), tmp_path).cached
+    assert not run_audit(examples("c"), tmp_path).cached
 
 
-def test_a_changed_file_is_looked_at_again(tmp_path):
-    """ds#3297: an old result for data or code that has changed."""
+def test_a_changed_file_is_inspected_again(tmp_path):
+    """ds#3297: a cached result of data or code that has changed was used."""
     path = tmp_path / "a.png"
     path.write_bytes(png(0))
-    first = look({"train": table("train", [path], ["a"], paths=True)}, tmp_path)
+    first = run_audit({"train": table("train", [path], ["a"], paths=True)}, tmp_path)
     path.write_bytes(png(1) + b" ")
-    second = look({"train": table("train", [path], ["a"], paths=True)}, tmp_path)
+    second = run_audit({"train": table("train", [path], ["a"], paths=True)}, tmp_path)
     assert not second.cached and first.fingerprints != second.fingerprints
 
 
-def test_a_second_look_hashes_nothing(tmp_path, monkeypatch):
+def test_a_second_audit_hashes_nothing(tmp_path, monkeypatch):
     def examples():
         return {"train": table("train", [png(0), png(1), b"broken"])}
 
-    first = look(examples(), tmp_path)
+    first = run_audit(examples(), tmp_path)
     monkeypatch.setattr("hf_ft.data.audit.hash_row", lambda row, files: pytest.fail("a known row is hashed"))
-    second = look(examples(), tmp_path)
+    second = run_audit(examples(), tmp_path)
     assert second.cached and (first.errors, first.classes) == (second.errors, second.classes)
     assert first.fingerprints == second.fingerprints
     with pytest.raises(pytest.fail.Exception):
-        look({"train": table("train", [png(0), png(2), b"broken"])}, tmp_path)
+        run_audit({"train": table("train", [png(0), png(2), b"broken"])}, tmp_path)
     for rows in examples().values():
         rows.ids[0] = "another"
         with pytest.raises(pytest.fail.Exception):
-            look({"train": rows}, tmp_path)
+            run_audit({"train": rows}, tmp_path)
 
 
-def test_a_file_that_was_missing_is_looked_at_once_it_is_there(tmp_path):
+def test_a_file_that_was_missing_is_inspected_once_it_exists(tmp_path):
     path = tmp_path / "late.png"
     examples = {"train": table("train", [path], ["a"], paths=True)}
-    assert look(examples, tmp_path).errors
+    assert run_audit(examples, tmp_path).errors
     path.write_bytes(png(0))
-    assert look(examples, tmp_path).errors == []
+    assert run_audit(examples, tmp_path).errors == []
 
 
-def test_a_changed_inspection_looks_again(tmp_path):
-    """ds#3297: the code that looks is part of what the cache is for."""
-    look({"train": table("train", [png(0)], ["a"])}, tmp_path)
+def test_rows_are_inspected_again_when_the_code_changes(tmp_path):
+    """ds#3297: the source of `inspect` is part of the cache key."""
+    run_audit({"train": table("train", [png(0)], ["a"])}, tmp_path)
 
     class Stricter(Pictures):
         pass
@@ -232,14 +234,14 @@ def test_a_changed_inspection_looks_again(tmp_path):
     ).cached
 
 
-def test_nothing_is_kept_without_a_cache(tmp_path):
+def test_nothing_is_stored_without_a_cache_folder(tmp_path):
     examples = {"train": table("train", [png(0), png(1)]), "test": table("test", [png(2)])}
     first, again = (audit(Pictures(), examples, "error", None) for _ in range(2))
     assert not first.cached and not again.cached and first.fingerprints == again.fingerprints
     assert not list(tmp_path.iterdir())
 
 
-def test_stamps_tell_contents_apart(tmp_path):
+def test_different_rows_have_different_hashes(tmp_path):
     path = tmp_path / "a.png"
     path.write_bytes(b"1")
     rows = [
@@ -258,15 +260,15 @@ def test_stamps_tell_contents_apart(tmp_path):
         {"x": "no"},
         {"x": "\ud800"},
     ]
-    stamps = [hash_row(row) for row in rows]
-    assert len(set(stamps)) == len(rows)
-    assert hash_row({"x": ["".join(["a", ""]), "b"]}) == stamps[6]
+    hashes = [hash_row(row) for row in rows]
+    assert len(set(hashes)) == len(rows)
+    assert hash_row({"x": ["".join(["a", ""]), "b"]}) == hashes[6]
     path.write_bytes(b"22")
-    assert hash_row(rows[10]) != stamps[10]
+    assert hash_row(rows[10]) != hashes[10]
 
 
-def test_a_file_changed_within_its_size_and_time_is_seen(tmp_path):
-    """Tools that keep times (rsync --times, cp -p) put other pictures under the same name, size and time."""
+def test_a_changed_file_of_equal_size_and_mtime_has_another_hash(tmp_path):
+    """rsync --times and cp -p can replace a picture by another one of the same name, size and mtime."""
     path = tmp_path / "a.png"
     path.write_bytes(b"1")
     state, before = path.stat(), hash_row({"x": str(path)})
@@ -278,23 +280,23 @@ def test_a_file_changed_within_its_size_and_time_is_seen(tmp_path):
 
 @pytest.mark.real
 def test_real_pictures(tmp_path, real_data):
-    """The README of this set tells of one nearly equal pair between train and test."""
+    """The README of this data set names one nearly equal pair between train and test."""
     found = read_source(DataSection(source=str(real_data / "cifar10")))
     columns = {"image": "image", "label": "label"}
     examples = {
         split: Table(rows, columns, [f"{split}/{row}" for row in range(len(rows))])
         for split, rows in found.items()
     }
-    findings = look(examples, tmp_path)
+    findings = run_audit(examples, tmp_path)
     findings.raise_for_errors()
     assert [(entry.kind, entry.splits, entry.rows) for entry in findings.duplicates] == [
         ("nearly equal", ("test", "train"), 1)
     ]
-    assert look(examples, tmp_path).cached
+    assert run_audit(examples, tmp_path).cached
 
 
-def test_the_code_of_a_task_is_also_that_of_the_modules_it_takes_something_from(tmp_path, monkeypatch):
-    """A helper that changes what is read must not leave the findings, or kept activations, of before."""
+def test_the_source_hash_of_a_task_includes_the_user_modules_it_imports(tmp_path, monkeypatch):
+    """If a helper of the task is edited, cached findings and activations must not be used."""
     monkeypatch.syspath_prepend(str(tmp_path))
     (tmp_path / "audit_helper.py").write_text("def clean(text):\n    return text\n")
     (tmp_path / "audit_task.py").write_text(

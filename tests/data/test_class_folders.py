@@ -41,7 +41,7 @@ def test_split_folders(tmp_path, word):
     assert found["validation"]["row_id"][:] == [f"{word}/a/1.png", f"{word}/b/1.png"]
 
 
-def test_hidden_and_littered_files_are_no_classes(tmp_path):
+def test_hidden_and_system_files_are_no_classes(tmp_path):
     """autotrain#220: `.ipynb_checkpoints` became a class."""
     make(
         tmp_path,
@@ -89,7 +89,7 @@ def test_empty_class_is_reported(tmp_path):
         read(tmp_path)
 
 
-def test_mapped_folders_have_ids_of_their_own(tmp_path):
+def test_rows_of_folders_mapped_to_splits_have_unique_ids(tmp_path):
     make(tmp_path, "one/a/1.png", "one/b/1.png", "two/a/1.png", "two/b/1.png")
     found = read_source(DataSection(source={"train": str(tmp_path / "one"), "test": str(tmp_path / "two")}))
     assert found["train"]["row_id"][:] == ["train/a/1.png", "train/b/1.png"]

@@ -1,10 +1,10 @@
-"""Names that count on: equal to the list they stand for, in a fraction of its memory."""
+"""Compact ids: equal to the list of ids that they replace, in a fraction of its memory."""
 
 from __future__ import annotations
 
 import pytest
 
-from hf_ft.data.compact_ids import NumberedNames, compact
+from hf_ft.data.compact_ids import NumberedIds, compact_ids
 
 LISTS = {
     "counting": [f"train/{row}" for row in range(100)],
@@ -15,9 +15,9 @@ LISTS = {
 
 
 @pytest.mark.parametrize("names", LISTS.values(), ids=LISTS)
-def test_names_that_count_on_are_the_same_names(names):
-    found = compact(names)
-    assert isinstance(found, NumberedNames) and len(found.runs) <= len(names) / 9
+def test_numbered_ids_are_compacted_and_equal(names):
+    found = compact_ids(names)
+    assert isinstance(found, NumberedIds) and len(found.runs) <= len(names) / 9
     assert list(found) == names and len(found) == len(names)
     assert [found[row] for row in range(-len(names), len(names))] == names * 2
     assert found[3:20:4] == names[3:20:4] and names[7] in found
@@ -35,10 +35,10 @@ def test_names_that_count_on_are_the_same_names(names):
         [],
     ],
 )
-def test_other_names_stay_what_they_are(names):
-    assert list(compact(names)) == names
+def test_other_ids_stay_a_list(names):
+    assert list(compact_ids(names)) == names
 
 
-def test_numbers_too_long_to_be_read_stay_text():
+def test_ids_with_very_long_numbers_stay_a_list():
     names = [f"{'9' * 5000}{row}" for row in range(4)]
-    assert compact(names) == names
+    assert compact_ids(names) == names

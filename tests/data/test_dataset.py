@@ -9,7 +9,7 @@ from hf_ft.task import Task
 
 
 class Noise(Task):
-    """A task whose item is the row's number and, in training, a random one."""
+    """A task whose item is the number of the row and, in training, a random number."""
 
     is_random = True
 
@@ -56,7 +56,7 @@ def run(data, indices, workers=0):
 
 @pytest.mark.parametrize("mixing", [False, True])
 def test_randomness_belongs_to_seed_epoch_and_row(mixing):
-    """tf#39215, tf PR#46628: what a row looks like may not depend on what was fetched before it."""
+    """tf#39215, tf PR#46628: augmentation of a row must not depend on the rows read before it."""
     indices = [(epoch, row, True) for epoch in (0, 1) for row in range(20)]
     whole = run(encoded(mixing=mixing), indices)
     shuffled = [indices[place] for place in np.random.default_rng(0).permutation(40)]
@@ -77,7 +77,7 @@ def test_evaluation_is_not_random_and_never_mixes():
     }
 
 
-def test_batches_carry_row_and_whether_it_counts():
+def test_batches_hold_the_position_of_rows_and_whether_they_are_real():
     data = encoded()
     batch = data.collate(data.__getitems__([(0, 7, True), (0, 2, False)]))
     assert batch["row"].tolist() == [7, 2] and batch["row"].dtype == torch.int64
@@ -85,14 +85,14 @@ def test_batches_carry_row_and_whether_it_counts():
     assert len(data) == 20 and data[(0, 7, True)]["x"] == 7
 
 
-def test_partners_are_spread_over_all_rows():
+def test_mixing_draws_from_all_rows():
     data = encoded(mixing=True)
     items = data.__getitems__([(epoch, 0, True) for epoch in range(200)])
     assert {item["other"] for item in items} == set(range(20))
 
 
 class Mosaic(Noise):
-    """Every item is made of four rows."""
+    """A task whose items mix four rows."""
 
     mixing = True
     mixed_with = 3
@@ -103,7 +103,7 @@ class Mosaic(Noise):
 
 
 def test_a_task_says_how_many_rows_it_mixes():
-    """Each is augmented in a way of its own, whatever else is in the batch."""
+    """Each of the mixed rows is augmented independently of the rest of the batch."""
     rows = Rows({"x": x, "id": str(x)} for x in range(20))
     data = EncodedRows(Mosaic(), rows, split="train", seed=3, train=True)
     indices = [(epoch, row, True) for epoch in range(30) for row in (4, 9)]
@@ -116,8 +116,8 @@ def test_a_task_says_how_many_rows_it_mixes():
     assert set(whole["rows"][:, 1:].flatten().tolist()) == set(range(20))
 
 
-def test_one_other_row_is_drawn_as_ever():
-    """What a seed gave before is what it gives: the partner, then its own stream, then what `mix` draws."""
+def test_the_random_numbers_of_mixing_have_a_fixed_order():
+    """A seed gives the same rows as in earlier versions: partner, augmentation of it, then `mix`."""
     data = encoded(mixing=True)
     (item,) = data.__getitems__([(2, 5, True)])
     rng = np.random.default_rng((3, 2, 5))
@@ -127,7 +127,7 @@ def test_one_other_row_is_drawn_as_ever():
 
 
 class Gathering(Noise):
-    """Gathers whole batches where nothing is random."""
+    """A task that encodes whole batches if nothing is random."""
 
     def encode_batch(self, rows, indices):
         assert rows is not None and indices.dtype.kind == "i"
@@ -140,7 +140,7 @@ def gathering(*, train):
     return EncodedRows(Gathering(), rows, split="train", seed=3, train=train)
 
 
-def test_batches_are_gathered_whole_where_the_task_does_so_and_rows_are_not_random():
+def test_whole_batches_are_encoded_if_the_task_supports_it_and_rows_are_not_random():
     indices = [(0, 7, True), (0, 2, False)]
     data = gathering(train=False)
     assert isinstance(data.__getitems__(indices), dict)
@@ -152,12 +152,12 @@ def test_batches_are_gathered_whole_where_the_task_does_so_and_rows_are_not_rand
     assert not encoded(train=False).supports_batch_encode
 
 
-def test_workers_gather_the_same_batches():
+def test_worker_processes_encode_the_same_batches():
     indices = [(1, row, True) for row in range(20)]
     assert run(gathering(train=False), indices, workers=2) == run(gathering(train=False), indices)
 
 
-def test_a_gathered_batch_that_is_another_one_is_refused():
+def test_encode_batch_that_differs_from_encode_is_refused():
     data = gathering(train=False)
     data.task.encode_batch = lambda rows, indices: {"x": torch.tensor(indices), "other": torch.ones(2)}
     with pytest.raises(DataError, match=r"Gathering.encode_batch: noise, other of the train rows \[0, 19\]"):

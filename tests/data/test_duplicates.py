@@ -12,7 +12,7 @@ def ids(inspected):
 
 @pytest.mark.parametrize("at_once", [1, 50, 4_000_000])
 @pytest.mark.parametrize("distance", [0, 1, 3])
-def test_near_pairs_are_those_of_a_full_comparison(monkeypatch, at_once, distance):
+def test_near_pairs_equal_those_of_a_full_comparison(monkeypatch, at_once, distance):
     monkeypatch.setattr(duplicates, "_PAIRS_AT_ONCE", at_once)
     rng = np.random.default_rng(0)
     a = rng.integers(2**63, size=60, dtype=np.uint64)
@@ -27,7 +27,7 @@ def test_near_pairs_are_those_of_a_full_comparison(monkeypatch, at_once, distanc
     assert list(zip(*(positions.tolist() for positions in found), strict=True)) == expected
 
 
-def test_near_pairs_of_nothing_and_of_too_much():
+def test_near_pairs_of_no_rows_and_of_a_distance_too_large():
     nothing = np.array([], dtype=np.uint64)
     assert len(near_pairs(nothing, np.array([1], dtype=np.uint64), 3)[0]) == 0
     assert len(near_pairs(np.array([1], dtype=np.uint64), nothing, 3)[0]) == 0

@@ -16,8 +16,8 @@ def csv(tmp_path, text, name="rows.csv"):
 @pytest.mark.parametrize(
     "word", ["no", "NA", "None", "null", "True", "2016-01-04", "007", "1_000", "0x10", "+5", "1e", ""]
 )
-def test_text_is_not_guessed_away(tmp_path, word):
-    """LF#4014 and its kind: labels named no, NA or 007 came back as False, nothing or 7."""
+def test_text_is_not_turned_into_another_type(tmp_path, word):
+    """LF#4014: labels named no, NA or 007 were read as False, missing or 7."""
     assert csv(tmp_path, f"label\n{word or chr(34) * 2}\nother\n")["label"][:] == [word, "other"]
 
 
@@ -106,13 +106,13 @@ def test_broken_json_names_the_line(tmp_path):
         from_records([{"a": 1}, {"a": "x"}], "rows")
 
 
-def test_media_files_lie_beside_their_table(tmp_path):
+def test_media_paths_are_resolved_against_the_folder_of_the_table(tmp_path):
     rows = csv(tmp_path, "file,text\nimages/a.png,see a.png there\n/abs/b.jpg,x\n")
     assert rows["file"][:] == [str(tmp_path / "images/a.png"), "/abs/b.jpg"]
     assert rows["text"][:] == ["see a.png there", "x"]
 
 
-def test_files_must_fit_together(tmp_path):
+def test_files_of_a_split_must_have_one_format_and_fitting_columns(tmp_path):
     for name in ("a.csv", "b.parquet"):
         (tmp_path / name).write_text("a\n1\n")
     with pytest.raises(DataError, match="several formats"):
@@ -126,7 +126,7 @@ def test_files_must_fit_together(tmp_path):
 
 
 def test_download(tmp_path, monkeypatch):
-    # The suite runs offline; this server is on the same machine.
+    # The tests run offline; this server runs on the same machine.
     monkeypatch.setattr("datasets.config.HF_HUB_OFFLINE", False)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     (tmp_path / "rows.csv").write_text("a\nno\n")

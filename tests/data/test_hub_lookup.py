@@ -1,4 +1,4 @@
-"""What cannot be on the Hub is answered at once: loaders repeat a request in vain for half a minute."""
+"""A name that cannot be on the Hub is refused at once, because loaders retry for half a minute."""
 
 from types import SimpleNamespace
 
@@ -14,7 +14,7 @@ from hf_ft.recipe.schema import DataSection, ModelSection
 
 @pytest.fixture
 def hub(monkeypatch):
-    """A Hub that answers with `hub.error`, or well where that is None; `hub.asked` are its questions."""
+    """A fake Hub that raises `hub.error`, or answers if it is None; `hub.asked` lists the requests."""
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
@@ -47,13 +47,13 @@ def errors():
 
 
 @pytest.mark.parametrize(("message", "error"), errors().items())
-def test_the_hub_is_asked_once_and_its_answer_is_told(hub, message, error):
+def test_one_request_is_sent_and_its_error_is_reported(hub, message, error):
     hub.error = error
     assert message in why_not_on_hub("someone/thing", "model", "v2")
     assert hub.asked == [("model", "someone/thing", "v2")]
 
 
-def test_a_loader_may_try_what_is_there_or_may_come_back(hub):
+def test_a_loader_may_try_after_success_or_a_server_error(hub):
     from huggingface_hub.errors import HfHubHTTPError
 
     assert why_not_on_hub("someone/thing", "data set") is None
@@ -61,12 +61,12 @@ def test_a_loader_may_try_what_is_there_or_may_come_back(hub):
     assert why_not_on_hub("someone/thing", "model") is None
 
 
-def test_what_cannot_be_a_name_is_not_asked_for(hub):
+def test_no_request_is_sent_for_an_invalid_name(hub):
     assert "no name on the Hub" in why_not_on_hub("my models/bert", "model")
     assert hub.asked == []
 
 
-def test_offline_nothing_is_asked_for(hub, monkeypatch):
+def test_no_request_is_sent_offline(hub, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE is set" in why_not_on_hub("someone/thing", "model")
     monkeypatch.setattr(
@@ -85,7 +85,7 @@ def test_near_names_of_every_kind_are_named(hub, tmp_path, monkeypatch):
         find_model(ModelSection(name="my_bret"))
     with pytest.raises(ModelError, match=r"Did you mean sample:minilm\?"):
         find_model(ModelSection(name="minlm"))
-    with pytest.raises(ModelError, match=r"patchtst, a kind of model \(with model\.from_scratch: true\)"):
+    with pytest.raises(ModelError, match=r"patchtst, a model type \(with model\.from_scratch: true\)"):
         find_model(ModelSection(name="patchtts"))
     assert find_model(ModelSection(name="patchtst", from_scratch=True)) == "patchtst"
     (tmp_path / "signs").mkdir()

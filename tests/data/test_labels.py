@@ -24,11 +24,11 @@ def fit(values):
     ],
 )
 def test_names_in_natural_order(values, names):
-    """pytorch/vision#714: '1', '10', '2' in the order of characters."""
+    """pytorch/vision#714: classes were sorted as '1', '10', '2'."""
     assert list(fit(values).names) == names
 
 
-def test_ids_go_by_name_and_survive_json():
+def test_ids_are_looked_up_by_name_also_after_json():
     labels = fit(["b", "a", "c", "a"])
     again = LabelMap.from_json(json.loads(json.dumps(labels.to_json())))
     assert again == labels
@@ -40,7 +40,7 @@ def test_ids_go_by_name_and_survive_json():
 
 
 @pytest.mark.parametrize("twin", ["stop", "Stop ", "S\uff54op", "STOP", " sToP\t"])
-def test_twins_in_train_are_an_error_that_names_rows(twin):
+def test_two_spellings_of_a_class_are_an_error_that_names_rows(twin):
     """autotrain#71: one class in two spellings."""
     with pytest.raises(DataError, match=r"r0.*r2"):
         fit(["Stop", "go", twin])
@@ -57,13 +57,13 @@ def test_one_class_is_refused():
         fit(["a", "a"])
 
 
-def test_unknown_labels_of_another_split_are_named_with_what_was_meant():
+def test_unknown_labels_of_another_split_are_named_with_the_nearest_class():
     labels = fit(["Stop", "Yield", "Go"])
     labels.check("test", ["Go", "Stop"], ["x0", "x1"])
     with pytest.raises(DataError) as caught:
         labels.check("test", ["Go", "stop ", "Yeld", "Yeld", "zzz"], [f"x{index}" for index in range(5)])
     text = str(caught.value)
-    assert "'stop ' in 1 rows (first: x1), a twin of 'Stop' in train" in text
+    assert "'stop ' in 1 rows (first: x1), which train spells 'Stop'" in text
     assert "'Yeld' in 2 rows (first: x2); did you mean 'Yield'?" in text
     assert "'zzz' in 1 rows (first: x4)." in text
     with pytest.raises(DataError, match="test: 1 rows have no label: x0"):

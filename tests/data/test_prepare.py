@@ -1,4 +1,4 @@
-"""Rows are looked at before anything is learned of them, and what was learned finds further bad rows."""
+"""The audit inspects rows before the task is fitted; `Task.check` then finds further bad rows."""
 
 import numpy as np
 import pandas
@@ -12,7 +12,7 @@ from hf_ft.train.assemble import new_task
 
 
 class Lengths(Task):
-    """Refuses negative lengths at sight, and rows that are not as long as the first once it is fitted."""
+    """Refuses negative lengths in `inspect`, and in `check` other lengths than that of the first row."""
 
     name, summary, main_metric, greater_is_better = "lengths", "", "mae", {"mae": False}
     roles = {}  # noqa: RUF012
@@ -50,7 +50,7 @@ def ready(monkeypatch, tmp_path):
     return make
 
 
-def test_a_row_that_cannot_be_used_is_a_finding_before_anything_is_learned(ready):
+def test_a_bad_row_is_a_finding_before_the_task_is_fitted(ready):
     task, found = ready([5] * 60 + [-1] + [7] * 2)
     assert -1 not in task.fitted_on
     reasons = [entry["reason"] for entry in found.findings.bad]
@@ -58,7 +58,7 @@ def test_a_row_that_cannot_be_used_is_a_finding_before_anything_is_learned(ready
     assert len(found.findings.errors) >= 2
 
 
-def test_both_kinds_are_left_out_together(ready):
+def test_bad_rows_of_inspect_and_check_are_left_out_together(ready):
     _, found = ready([5] * 998 + [-1] + [7], "skip", validation=400)
     assert found.findings.errors == [] and len(found.findings.bad) == 2
     assert sum(len(part) for part in found.rows.values()) == 998
@@ -66,7 +66,7 @@ def test_both_kinds_are_left_out_together(ready):
     assert found.info["sizes"] == {split: len(part) for split, part in found.rows.items()}
 
 
-def test_what_cannot_be_learned_does_not_hide_what_was_found(ready):
+def test_an_error_in_fit_does_not_hide_the_findings(ready):
     _, found = ready([5] * 60 + [-1] * 3 + [99] * 25)
     assert any("below zero" in error for error in found.findings.errors)
     assert any("99 cannot be learned" in error for error in found.findings.errors)
@@ -74,13 +74,13 @@ def test_what_cannot_be_learned_does_not_hide_what_was_found(ready):
         ready([5] * 60 + [99] * 25)
 
 
-def test_nothing_usable_is_learned_from_nothing(ready):
+def test_the_task_is_not_fitted_without_usable_rows(ready):
     task, found = ready([-1] * 60)
     assert task.fitted_on is None and found.findings.errors and found.info["labels"] is None
 
 
-def test_what_was_learned_is_not_kept_with_what_was_seen(tmp_path):
-    """The common length of the training rows is not a property of a row: another run has other rows."""
+def test_results_of_check_are_not_cached_with_inspections(tmp_path):
+    """`check` depends on the training rows, so its result for a row may differ in another run."""
 
     def look(lengths):
         rows = pandas.DataFrame(
@@ -100,6 +100,6 @@ def test_what_was_learned_is_not_kept_with_what_was_seen(tmp_path):
     assert {entry["reason"][:7] for entry in first.bad} == {"9 steps"}
     again = look([16] * 20 + [9] * 3)
     assert again.cached and again.bad == first.bad
-    # The same rows, of which most others now have another length.
+    # The same rows, but most of the training rows now have another length.
     other = look([16] * 20 + [9] * 30)
     assert {entry["reason"][:8] for entry in other.bad} == {"16 steps"}

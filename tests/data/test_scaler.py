@@ -1,4 +1,4 @@
-"""The scaler: learned from what it is given, exact on the way back, the same after JSON."""
+"""The scaler: mean and deviation of the given values, exact `restore`, and equal after JSON."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ def test_it_agrees_with_scikit_learn():
     assert np.allclose(Scaler.fit(values, ["a", "b"]).scale(values), StandardScaler().fit_transform(values))
 
 
-def test_back_and_through_json():
+def test_restore_and_json_are_exact():
     values = np.random.default_rng(0).normal(30_000, 4000, (50, 2))
     scaler = Scaler.from_json(json.loads(json.dumps(Scaler.fit(values, ["a", "b"]).to_json())))
     assert np.allclose(scaler.restore(scaler.scale(values)), values, rtol=1e-12)
     assert scaler.first(1).names == ["a"]
 
 
-def test_missing_values_are_passed_over_and_constants_left_alone():
+def test_missing_values_are_ignored_and_constants_are_not_divided():
     values = np.array([[1.0, 7.0], [np.nan, 7.0], [3.0, 7.0]])
     scaler = Scaler.fit(values, ["a", "b"])
     assert scaler.mean.tolist() == [2, 7] and scaler.std.tolist() == [1, 1]

@@ -18,7 +18,7 @@ def read(source, **keys):
 
 
 def test_classes_are_names_whatever_their_ids(tmp_path):
-    """ds PR#2457, tf#28589: the same id means another class in another split."""
+    """ds PR#2457, tf#28589: two splits may use one id for two classes."""
     sources = {}
     for split, names in {"train": ["cat", "dog"], "test": ["dog", "cat"]}.items():
         features = Features({"label": ClassLabel(names=names), "tags": List(ClassLabel(names=names))})
@@ -42,7 +42,7 @@ def test_classes_inside_structures_are_names(tmp_path):
     }
 
 
-def test_media_stay_undecoded_also_when_damaged(tmp_path):
+def test_media_are_not_decoded_even_if_damaged(tmp_path):
     """ds#6470: an image that cannot be decoded must not raise while rows are read."""
     rows = {
         "image": [{"bytes": b"no image", "path": "x.png"}],
@@ -119,17 +119,17 @@ def test_rows_in_memory():
     assert list(as_datasets({"train": frame, "val": [{"text": "c"}]}, "data")) == ["train", "val"]
 
 
-def test_rows_in_memory_are_as_plain_as_those_of_files():
+def test_rows_in_memory_have_the_same_form_as_those_of_files():
     features = Features({"label": ClassLabel(names=["cat", "dog"]), "text": Value("string")})
     given = Dataset.from_dict({"label": [1, 0], "text": ["a", "b"]}, features=features)
     assert rows_in_memory({"train": given})["train"]["label"][:] == ["dog", "cat"]
     with pytest.raises(DataError, match="data=: there are no rows in train"):
         rows_in_memory([])
-    with pytest.raises(DataError, match=r"given in Python \(data=\.\.\.\)"):
+    with pytest.raises(DataError, match=r"rows from Python \(data=\.\.\.\)"):
         read(IN_MEMORY)
 
 
-def test_what_is_not_there_is_named_with_the_nearest(tmp_path):
+def test_a_missing_file_is_named_with_the_nearest_one(tmp_path):
     (tmp_path / "signs.csv").write_text("a\n1\n")
     with pytest.raises(DataError, match=r"no file or folder .*did you mean 'signs\.csv'"):
         read(str(tmp_path / "sings.csv"))
@@ -251,7 +251,7 @@ def test_real_folders(real_data, source, config, rows):
 
 
 def test_a_table_inside_a_class_folder_is_ambiguous(tmp_path):
-    """A stray list of files would otherwise take the place of every picture, in silence."""
+    """Otherwise a forgotten list of files would silently replace all pictures."""
     from PIL import Image
 
     for name in ("cat", "dog"):

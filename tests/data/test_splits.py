@@ -7,7 +7,7 @@ import pytest
 from datasets import Dataset
 
 from hf_ft.data.sources import read_source
-from hf_ft.data.split_sampling import draw_distinct, draw_groups, draw_latest, draw_rows, sample
+from hf_ft.data.split_sampling import draw_distinct, draw_groups, draw_latest, draw_rows, draw_sample
 from hf_ft.data.splits import make_splits
 from hf_ft.errors import DataError
 from hf_ft.recipe.schema import DataSection, SplitSection
@@ -40,7 +40,9 @@ def test_validation_and_test_are_drawn_from_train_once():
         assert set(Counter(table.column("label")).values()) == {len(table) // 4}
         assert [row["text"] for row in table] == [f"t{row.split('/')[1]}" for row in table.ids]
     assert json.loads(json.dumps(splits.info)) == splits.info
-    assert splits.info["splits"]["validation"]["origin"] == "drawn from train: asked 0.1, got 20 of 200 rows"
+    assert (
+        splits.info["splits"]["validation"]["origin"] == "drawn from train: 20 of 200 rows (asked for: 0.1)"
+    )
 
 
 def test_draws_depend_on_the_seed_alone():
@@ -77,12 +79,12 @@ def test_no_test_split_unless_asked_for():
 @pytest.mark.parametrize(
     ("sources", "keys", "message"),
     [
-        ({"all": rows(8)}, {}, "none is called train"),
+        ({"all": rows(8)}, {}, "none is named train"),
         ({"train": rows(8)}, {"validation": None}, r"set data\.split\.validation: 0\.1"),
         ({"train": rows(8)}, {"validation": 8}, r"data\.split\.validation: 8 .* only 8"),
         ({"train": rows(40)}, {"validation": 2}, "cannot hold each of 4 classes"),
         ({"train": rows(8)}, {"by": "patients"}, "no column 'patients'"),
-        ({"train": rows(8)}, {"by": "time"}, "name one `timestamp`"),
+        ({"train": rows(8)}, {"by": "time"}, "data.columns.timestamp"),
     ],
 )
 def test_what_cannot_be_split_is_refused(sources, keys, message):
@@ -91,7 +93,7 @@ def test_what_cannot_be_split_is_refused(sources, keys, message):
 
 
 def test_groups_stay_together():
-    """PlantSeg#11 and its kind: rows of one patient, track or video on both sides of a split."""
+    """PlantSeg#11: rows of one patient, track or video were on both sides of a split."""
     groups = [f"g{index // 8}" for index in range(400)]
     splits = split({"train": rows(400, track=groups)}, validation=0.1, test=0.2, by="track")
     seen = {name: set(table.column("track")) for name, table in splits.tables.items()}
@@ -117,14 +119,14 @@ def test_time_splits_by_time():
     assert limited.tables["train"].column("timestamp") == [f"2020-01-01T01:{m}:00" for m in range(25, 30)]
 
 
-def test_one_moment_is_never_in_two_splits():
+def test_rows_of_equal_time_are_in_one_split():
     kept, drawn = draw_latest(np.repeat(np.arange(10), 3), 4)
     assert len(drawn) == 6 and max(kept) < min(drawn)
     with pytest.raises(DataError, match="too few different timestamps"):
         draw_latest(np.zeros(5), 2)
 
 
-def test_limit_takes_from_train_only_and_keeps_every_class():
+def test_limit_samples_train_only_and_keeps_every_class():
     labels = ["common"] * 95 + ["rare"] * 3 + ["single"] * 2
     given = {"train": rows(100, label=labels), "validation": rows(8, label=["rare"] * 8)}
     splits = split(given, data={"limit": 10})
@@ -154,15 +156,15 @@ def test_limit_by_split_samples_each_of_them():
         DataSection(source="a", limit={"val": 2})
 
 
-def test_a_series_is_not_thinned_out_in_validation():
+def test_a_limit_that_leaves_gaps_in_validation_series_is_refused():
     given = {"train": rows(100), "validation": rows(40)}
     section = DataSection(source="unused", limit={"train": 10, "validation": 20})
     with pytest.raises(DataError, match=r"data\.limit\.validation: .* task\.eval_stride"):
         make_splits(given, section, ROLES, 17, None, lambda table: np.arange(len(table)))
 
 
-def test_classes_that_may_be_amounts_are_asked_about():
-    """A rating of 0 to 100 is no hundred classes, and no fraction in it says so."""
+def test_a_message_asks_whether_many_integer_classes_are_amounts():
+    """Ratings of 0 to 100 are hardly a hundred classes, but all of them are integers."""
     scores = [f"{score}" for score in range(30)] * 2
     with pytest.raises(DataError, match=r"30 different whole numbers: .* task\.problem: regression"):
         split({"train": rows(60, label=scores)}, validation=6)
@@ -171,7 +173,7 @@ def test_classes_that_may_be_amounts_are_asked_about():
     assert "task.problem" not in str(caught.value)
 
 
-def test_labels_in_one_cell_are_parted():
+def test_labels_in_one_cell_are_split():
     tags = ["red;round", " red ; ", "", None] * 10
     splits = split({"train": rows(40, label=tags)}, data={"label_separator": ";"}, validation=4)
     found = {tuple(tags) for table in splits.tables.values() for tags in table.column("label")}
@@ -180,16 +182,18 @@ def test_labels_in_one_cell_are_parted():
         split({"train": rows(4, label=[1, 2, 3, 4])}, data={"label_separator": ";"}, validation=1)
 
 
-def test_a_class_with_one_row_stays_in_train_and_is_told():
+def test_a_class_with_one_row_stays_in_train_and_is_noted():
     labels = ["a"] * 20 + ["b"] * 19 + ["lonely"]
     splits = split({"train": rows(40, label=labels)}, validation=8)
     assert "lonely" in splits.tables["train"].column("label")
-    assert splits.info["notes"] == ["data.split.validation: classes with one row stay where they are: lonely"]
+    assert splits.info["notes"] == ["data.split.validation: classes with one row stay in train: lonely"]
 
 
 def test_rows_with_several_labels_are_drawn_without_classes():
     splits = split({"train": rows(40, label=[["a"], ["a", "b"]] * 20)}, validation=8)
-    assert splits.info["notes"] == ["rows have several labels each: drawn without keeping class proportions"]
+    assert splits.info["notes"] == [
+        "rows have several labels each: they are drawn without preserving class proportions"
+    ]
     assert splits.info["splits"]["train"]["classes"]["a"] == 32
 
 
@@ -204,7 +208,7 @@ def test_ids_from_a_column_must_be_unique():
 
 
 def test_extra_columns_never_matter():
-    """tf#22119, tf#17894: columns that play no role are left alone."""
+    """tf#22119, tf#17894: columns without a role are ignored."""
     splits = split({"train": rows(40, other=list(range(40)))}, validation=4)
     assert set(splits.tables["train"][0]) == {"text", "label", "id"}
 
@@ -213,7 +217,7 @@ def test_extra_columns_never_matter():
 
 
 @pytest.mark.parametrize("share", [0.05, 0.1, 0.3, 0.5, 0.8])
-def test_group_draws_come_near_the_share_and_keep_classes(share):
+def test_group_draws_are_close_to_the_share_and_to_class_proportions(share):
     groups = [f"g{index // 5}" for index in range(1000)]
     classes = [f"c{index // 5 % 5}" for index in range(1000)]
     kept, drawn = draw_groups(round(share * 1000), groups, classes, 3, "key")
@@ -222,7 +226,7 @@ def test_group_draws_come_near_the_share_and_keep_classes(share):
     assert len({classes[index] for index in drawn}) == 5
 
 
-def test_group_draws_never_take_a_whole_class_from_train():
+def test_group_draws_never_remove_a_class_from_train():
     groups = ["only", "only", *[f"g{index // 2}" for index in range(18)]]
     classes = ["rare", "rare", *["common"] * 18]
     for seed in range(10):
@@ -237,7 +241,7 @@ def test_group_draws_never_take_a_whole_class_from_train():
 def test_plain_draws_and_samples_are_exact():
     kept, drawn = draw_rows(50, 7, None, 0, "key")
     assert len(drawn) == 7 and sorted([*kept, *drawn]) == list(range(50))
-    taken = sample(50, 13, ["a"] * 45 + ["b"] * 5, 0, "key")
+    taken = draw_sample(50, 13, ["a"] * 45 + ["b"] * 5, 0, "key")
     assert len(taken) == 13 == len(set(taken))
 
 
@@ -254,7 +258,7 @@ def test_real_tracks_stay_together(real_data):
 
 
 def test_equal_texts_stay_in_one_split():
-    """PlantSeg#11: text sets hold many repeats, and a drawn split must not hold rows of train."""
+    """PlantSeg#11: data sets of texts hold many equal rows; a drawn split must not hold rows of train."""
     texts = [f"text {number // 3 if number < 90 else number}" for number in range(300)]
     texts[1] = " TEXT  0"
     repeated = Dataset.from_dict({"text": texts, "label": ["a", "b", "c"] * 100})
@@ -267,10 +271,10 @@ def test_equal_texts_stay_in_one_split():
     assert not parts["validation"] & parts["test"]
     assert sum(len(table) for table in found.tables.values()) == 300
     assert 50 <= len(found.tables["validation"]) <= 70
-    assert any("60 of 300 training rows repeat another" in note for note in found.info["notes"])
+    assert any("60 of 300 training rows are equal to an earlier row" in note for note in found.info["notes"])
 
 
-def test_without_repeats_a_draw_is_the_plain_draw():
+def test_without_equal_rows_draw_distinct_equals_draw_rows():
     classes = ["a", "b"] * 30
     plain = draw_rows(60, 12, classes, 3, "key")
     distinct = draw_distinct(np.arange(60), 12, classes, 3, "key")

@@ -83,7 +83,7 @@ def test_the_problem_does_not_hang_on_the_first_rows():
 
 
 def test_what_cannot_be_told_is_asked():
-    with pytest.raises(DataError, match=r"whole numbers written as fractions \(0\.0, 1\.0\).*task\.problem"):
+    with pytest.raises(DataError, match=r"whole numbers written as decimals \(0\.0, 1\.0\).*task\.problem"):
         fitted([0.0, 1.0, 0.0, 1.0, 1.0, 0.0])
     assert fitted([0.0, 1.0, 0.0, 1.0, 1.0, 0.0], {"problem": "regression"}).target.problem == "regression"
     assert fitted([0.0, 1.0, 0.0, 1.0, 1.0, 0.0], {"problem": "single-label"}).labels() == ["0", "1"]
@@ -183,7 +183,7 @@ def test_pads_to_the_batch_and_counts_what_is_cut(folder):
     assert task.collate(task.encode([rows[2]], None))["input_ids"].shape == (1, 3)
     assert task.lengths(rows) == [4, 4, 3, 5, 3, 5]
     notes = task.notes({"train": rows})
-    assert notes[0] == "problem: single-label, the training labels are names or whole numbers, one a row"
+    assert notes[0] == "problem: single-label, the training labels are names or whole numbers, one per row"
     assert "longest 7; 2 (33.33%) are cut at 5 (task.max_length)" in notes[2]
     assert task.processor.model_max_length == 5
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_ft.data.compact_ids import compact
+from hf_ft.data.compact_ids import compact_ids
 from hf_ft.errors import DataError
 from hf_ft.inputs.series.options import SeriesOptions
 from hf_ft.inputs.series.step_checks import (
@@ -192,7 +192,7 @@ def read_series(tables: Mapping[str, Table], options: SeriesOptions) -> Series:
         series.astype(np.min_scalar_type(len(names))),
         names,
         split,
-        compact(ids),
+        compact_ids(ids),
         step,
         breaks,
         notes,
