@@ -220,7 +220,7 @@ def predict(
 
     The other columns of a file of rows are written beside the answers.
     """
-    from hf_ft.model.prediction_files import check_choice, check_output, described
+    from hf_ft.model.prediction_files import check_choice, check_output, list_bad_rows
 
     check_output(output, inputs)
     from hf_ft import Predictor
@@ -240,7 +240,7 @@ def predict(
     )
     if written.bad:
         total = written.rows + len(written.bad)
-        typer.echo(f"left out {len(written.bad)} of {total} inputs:\n{described(written.bad)}", err=True)
+        typer.echo(f"left out {len(written.bad)} of {total} inputs:\n{list_bad_rows(written.bad)}", err=True)
     if sys.stderr.isatty():
         rate = f"{written.rows / max(written.seconds, 1e-9):,.0f} a second"
         typer.echo(f"{written.rows:,} rows in {written.seconds:.1f} s, {rate}", err=True)

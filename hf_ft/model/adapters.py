@@ -1,8 +1,8 @@
-"""Every PEFT method that changes layers, on every model, with a head that learns and is saved.
+"""Put a PEFT adapter on the body of any model, train and save the head with it, and merge the adapter.
 
-PEFT guesses the head's name and knows targets for language models only. Here the head is known from loading,
-and targets are found in the module tree: PEFT's own defaults where it has them, else the linear layers of the
-body, else (in a convolutional network) the convolutions of its blocks.
+PEFT guesses the name of the head and has default targets for language models only. Here the head is known
+from loading the model. The targets are PEFT's defaults for the model type if there are any, else the linear
+layers of the body, else (in a convolutional network) the convolutions of its blocks.
 """
 
 from __future__ import annotations
@@ -20,15 +20,16 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-# PEFT's OFT also takes convolutions, but in 0.21 it computes something else than what it merges.
+# PEFT's OFT also adapts convolutions, but in 0.21 the merged layer computes something else than the adapter.
 CONV_METHODS = ("lora", "dora", "loha", "lokr", "boft", "hra", "hira", "ia3")
 
 
 def check_method(name: str | None) -> None:
-    """Refuse what is no PEFT method that changes layers.
+    """Check that a strategy is a PEFT method that adapts layers.
 
     Raises:
-        ModelError: unknown, or a method that works on prompts; the message says why and what is near.
+        ModelError: the name is unknown, or PEFT has the method but it cannot be used; the message says why,
+            or names the nearest method.
     """
     from hf_ft.recipe.library_arguments import peft_methods, unusable_method, usable_methods
 
@@ -45,7 +46,7 @@ def check_method(name: str | None) -> None:
 def wrap(
     model: nn.Module, method: str, options: Mapping[str, Any], parts: Sequence[Part]
 ) -> tuple[Any, list[str], list[str]]:
-    """Put an adapter on the body of a model and let its whole head learn.
+    """Put an adapter on the body of a model, and make its whole head trainable.
 
     Args:
         model: the model.
@@ -54,10 +55,10 @@ def wrap(
         parts: the parts of the model.
 
     Returns:
-        The PeftModel, the names of the adapted modules, and notes.
+        The PeftModel, the names of the adapted modules, and notes for the console.
 
     Raises:
-        ModelError: an option is unknown, nothing of the body can be adapted, or PEFT refuses the layers.
+        ModelError: an option is unknown, no layer of the body can be adapted, or PEFT refuses the layers.
     """
     import peft
 
@@ -70,7 +71,8 @@ def wrap(
         config.feedforward_modules = _feedforward(model, config, targets)
     config.modules_to_save = [*(config.modules_to_save or []), *heads] or None
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of merging, which is tried below, and of tied weights
+        # PEFT warns of merging, which `_check_layers` tries, and of tied weights.
+        warnings.simplefilter("ignore")
         try:
             wrapped = peft.get_peft_model(model, config)
         except (ValueError, TypeError, RuntimeError, NotImplementedError, KeyError, AttributeError) as error:
@@ -91,7 +93,7 @@ def wrap(
 
 
 def merged(model: Any) -> Any:
-    """Give a plain float32 copy of an adapted model, the adapter merged in; the original is unchanged.
+    """Return a float32 copy of an adapted model with the adapter merged into the weights.
 
     Raises:
         ModelError: the method cannot merge into these layers.
@@ -118,7 +120,7 @@ def merged(model: Any) -> Any:
 
 
 def _unwrap_heads(model: nn.Module) -> None:
-    # Not every method of PEFT can unwrap a head that is made of several layers (IA3 cannot).
+    # Some methods of PEFT (IA3) cannot unwrap a head that has several layers.
     from peft.utils import ModulesToSaveWrapper
 
     for name, module in list(model.named_modules()):
@@ -156,8 +158,7 @@ def _targets(
     ]
     asked = config.target_modules
     if asked is not None and asked != "all-linear":
-        return _asked(config, asked, body), "as asked"
-    # PEFT's own defaults for this kind of model
+        return _chosen_targets(config, asked, body), "freeze.target_modules"
     kind = getattr(getattr(model, "config", None), "model_type", None)
     usual = getattr(tuner, "target_module_mapping", {}).get(kind) if asked is None else None
     if usual is not None:
@@ -169,7 +170,7 @@ def _targets(
     found, origin = _by_type(method, body, parts)
     if not found:
         raise ModelError(
-            f"freeze.strategy: {method} finds nothing in the body of {type(model).__name__} to adapt; "
+            f"freeze.strategy: {method} finds no layer to adapt in the body of {type(model).__name__}; "
             f"name layers in freeze.target_modules, or choose head, last or full"
         )
     return found, origin
@@ -193,9 +194,9 @@ def _by_type(
             f"freeze.strategy: PEFT's {method} cannot adapt the convolutions that make up this network "
             f"(peft#3193); these can: {', '.join(CONV_METHODS)}"
         )
-    # A depthwise or grouped kernel has no low rank to find, and most methods cannot merge into one.
-    whole = [name for name, module in convolutions if module.groups == 1]
-    return whole, f"convolutions of the blocks, without {len(convolutions) - len(whole)} grouped ones"
+    # Depthwise and grouped kernels have no lower rank, and most methods cannot merge into them.
+    ungrouped = [name for name, module in convolutions if module.groups == 1]
+    return ungrouped, f"convolutions of the blocks, without {len(convolutions) - len(ungrouped)} grouped ones"
 
 
 def _of(modules: Sequence[tuple[str, nn.Module]], kind: type[nn.Module]) -> list[tuple[str, Any]]:
@@ -206,7 +207,8 @@ def _size(modules: Sequence[tuple[str, nn.Module]]) -> int:
     return sum(weight.numel() for _, module in modules for weight in module.parameters())
 
 
-def _asked(config: Any, asked: Any, body: Sequence[tuple[str, nn.Module]]) -> list[str]:
+def _chosen_targets(config: Any, asked: Any, body: Sequence[tuple[str, nn.Module]]) -> list[str]:
+    """Return the modules that `freeze.target_modules` names; every pattern must match one."""
     from peft.tuners.tuners_utils import check_target_module_exists
 
     names = [name for name, _ in body]
@@ -225,18 +227,18 @@ def _asked(config: Any, asked: Any, body: Sequence[tuple[str, nn.Module]]) -> li
 
 
 def _selected(config: Any, body: Sequence[tuple[str, nn.Module]]) -> list[str]:
-    """Names that PEFT's own rule selects, outside the head; written out, so that nothing else can match."""
+    """List the modules of the body that PEFT's rule selects; this list then replaces the rule."""
     from peft.tuners.tuners_utils import check_target_module_exists
 
     found = [name for name, _ in body if check_target_module_exists(config, name)]
     for key in ("layers_to_transform", "layers_pattern", "exclude_modules"):
         if getattr(config, key, None) is not None:
-            setattr(config, key, None)  # already applied
+            setattr(config, key, None)  # `found` applies it already
     return found
 
 
 def _feedforward(model: nn.Module, config: Any, targets: Sequence[str]) -> list[str]:
-    """IA3 scales the input of feed-forward layers and the output of all others."""
+    """List the targets that are feed-forward layers: IA3 scales their input, and the output of all others."""
     from peft.utils.constants import TRANSFORMERS_MODELS_TO_IA3_FEEDFORWARD_MODULES_MAPPING as USUAL
 
     kind = getattr(getattr(model, "config", None), "model_type", None)
@@ -256,22 +258,31 @@ def _feedforward(model: nn.Module, config: Any, targets: Sequence[str]) -> list[
 def _check_heads(wrapped: Any, heads: Sequence[str]) -> None:
     from peft.utils import ModulesToSaveWrapper
 
-    kept = {
+    saved = {
         name
         for name, module in wrapped.get_base_model().named_modules()
         if isinstance(module, ModulesToSaveWrapper)
     }
-    if not set(heads) <= kept:
+    if not set(heads) <= saved:
         raise ModelError(
-            f"the adapter does not save the head {sorted(set(heads) - kept)}; it saves {sorted(kept)}"
+            f"the adapter does not save the head {sorted(set(heads) - saved)}; it saves {sorted(saved)}"
         )
 
 
 def _check_layers(wrapped: Any, method: str, chosen_start: bool) -> None:
-    """Try each adapted layer on random numbers: does it start as the pretrained one, and can it be merged?
+    """Check on random inputs that each adapted layer starts equal to the pretrained layer and can be merged.
 
-    Better known now than after training: LoRA on a depthwise convolution cannot be merged, and OFT on a
-    convolution computes something else than what it merges (both in peft 0.21).
+    In peft 0.21, LoRA on a depthwise convolution cannot be merged, and a merged OFT convolution computes
+    something else than the adapter. This check finds it before training.
+
+    Args:
+        wrapped: the PeftModel.
+        method: name of the method, for messages.
+        chosen_start: whether the recipe sets the initial weights of the adapter, which may then change the
+            layer.
+
+    Raises:
+        ModelError: a layer cannot be merged, or computes something else.
     """
     import torch
     from peft.tuners.tuners_utils import BaseTunerLayer
@@ -288,21 +299,23 @@ def _check_layers(wrapped: Any, method: str, chosen_start: bool) -> None:
                 f"freeze.strategy: PEFT's {method} could train {name} but not merge it into the model "
                 f"afterwards ({error}); leave it out of freeze.target_modules"
             ) from error
-        numbers = _numbers(before.get_base_layer())
+        numbers = _random_input(before.get_base_layer())
         with torch.no_grad():
             plain, trained, joined = before.get_base_layer()(numbers), before(numbers), after(numbers)
         allowed = 1e-3 * plain.norm()
         if (trained - joined).norm() > allowed:
-            raise ModelError(f"freeze.strategy: PEFT's {method} merges {name} into something else; take lora")
+            raise ModelError(
+                f"freeze.strategy: PEFT's {method} changes the output of {name} when it is merged; use lora"
+            )
         if not chosen_start and (trained - plain).norm() > allowed:
             raise ModelError(
-                f"freeze.strategy: PEFT's {method} starts {name} from other weights than the pretrained; "
-                f"set its start on purpose ({_start_options(method)}), or take lora"
+                f"freeze.strategy: PEFT's {method} changes the output of {name} before any training; set the "
+                f"initial weights on purpose ({_start_options(method)}), or use lora"
             )
 
 
-def _numbers(layer: Any) -> torch.Tensor:
-    """Random input of a layer, from a generator of its own: the run's random numbers are not touched."""
+def _random_input(layer: Any) -> torch.Tensor:
+    """Draw a random input of a layer, from a new generator: the random state of the run does not change."""
     import torch
     from torch import nn
 
@@ -310,7 +323,7 @@ def _numbers(layer: Any) -> torch.Tensor:
     if isinstance(layer, nn.Embedding):
         return torch.arange(min(4, layer.num_embeddings)).to(layer.weight.device)
     if isinstance(layer, nn.modules.conv._ConvNd):
-        # Several windows that overlap: with one alone, OFT seems to be right.
+        # The input holds several overlapping windows; on a single window, the error of OFT does not show.
         sides = [(size - 1) * step + 4 for size, step in zip(layer.kernel_size, layer.dilation, strict=True)]
         shape: Sequence[int] = (2, layer.in_channels, *sides)
     elif isinstance(layer, nn.Linear):
@@ -330,5 +343,5 @@ def _refusal(method: str, model: nn.Module, targets: Sequence[str], error: Excep
     reason = " ".join(str(error).split())[:400]
     return (
         f"freeze.strategy: PEFT's {method} cannot adapt {', '.join(targets[:3])} of {type(model).__name__}: "
-        f"{reason}. Change the method's options (freeze.target_modules, sizes), or take lora"
+        f"{reason}. Change the method's options (freeze.target_modules, sizes), or use lora"
     )

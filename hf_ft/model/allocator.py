@@ -1,9 +1,9 @@
-"""Memory that a tensor leaves is kept for the next one, where the C library would give it back at once.
+"""Keep freed memory in the process, so that the next tensor does not cause page faults.
 
-glibc maps every block above 32 MiB anew and unmaps it when it is freed, so a training step on the CPU spends
-much of its time on page faults: with activations of that size a step of EfficientNet-Lite0 in fp32 took 43 ms
-a picture, and 24 ms where freed memory was kept (two cores, batches of 32, nothing else changed). The process
-then holds what its largest step needed, about an eighth more in that case, until the run ends.
+By default, glibc maps every block above 32 MiB from the system and unmaps it when it is freed, so a training
+step on a CPU spends much of its time on page faults. A step of EfficientNet-Lite0 in fp32 took 43 ms per
+picture by default, and 24 ms with freed memory kept in the process (two cores, batches of 32). Until the run
+ends, the process then holds as much memory as its largest step needs, about an eighth more in that case.
 """
 
 from __future__ import annotations
@@ -17,38 +17,39 @@ from dataclasses import dataclass
 
 # Names and values of <malloc.h>.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-# Blocks above this are still mapped one by one.
+# Larger blocks are still mapped and unmapped one by one.
 _LARGEST = 2**30
-# Where glibc's own thresholds go by themselves in a process that frees large blocks.
+# The largest values that glibc's adaptive thresholds reach in a process that frees large blocks.
 _MMAP_THRESHOLD, _TRIM_THRESHOLD = 2**25, 2**26
-# What a user may have set, and allocators that take glibc's place.
+# Environment variables that configure malloc; if a user has set one of them, it is respected.
 _VARIABLES = ("MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_MAX_", "GLIBC_TUNABLES")
-_OTHERS = ("jemalloc", "tcmalloc", "mimalloc")
+# Libraries that replace malloc of glibc.
+_OTHER_ALLOCATORS = ("jemalloc", "tcmalloc", "mimalloc")
 
 
 def keep_freed_memory(setting: str, device: str) -> str:
-    """Keep freed memory in this process, until `give_memory_back`.
+    """Keep freed memory in this process until `give_memory_back` is called.
 
     Args:
-        setting: `train.allocator`: auto, or system.
-        device: type of the device that trains.
+        setting: `train.allocator` of the recipe: `auto` or `system`.
+        device: type of the device that trains, such as `cpu`.
 
     Returns:
-        What was decided, and why.
+        The decision and its reason, as text.
     """
-    reason = _why_not(setting, device)
+    reason = _reason_against(setting, device)
     if reason is not None:
         return f"system: {reason}"
-    _set(_LARGEST, -1)
+    _set_thresholds(_LARGEST, -1)
     if not _glibc.kept:
-        return "system: this version of glibc does not take the setting"
-    return "kept: what a step frees stays for the next one, which saves the page faults of the CPU"
+        return "system: this version of glibc does not support the setting"
+    return "keeps freed memory: the next step reuses it without page faults"
 
 
 def give_memory_back() -> None:
-    """Leave the allocator as it would be, and give what was kept to the system."""
+    """Restore the default thresholds of the allocator, and return freed memory to the system."""
     if _glibc.kept:
-        _set(_MMAP_THRESHOLD, _TRIM_THRESHOLD)
+        _set_thresholds(_MMAP_THRESHOLD, _TRIM_THRESHOLD)
         ctypes.CDLL(None).malloc_trim(0)
 
 
@@ -59,7 +60,7 @@ def memory_is_kept() -> bool:
 
 @contextmanager
 def memory_kept(device: str) -> Iterator[None]:
-    """Keep freed memory for as long as this lasts, where nobody keeps it already.
+    """Keep freed memory inside the block; afterwards, restore the state from before the block.
 
     Args:
         device: type of the device that computes.
@@ -73,29 +74,29 @@ def memory_kept(device: str) -> Iterator[None]:
             give_memory_back()
 
 
-def _why_not(setting: str, device: str) -> str | None:
+def _reason_against(setting: str, device: str) -> str | None:
     if setting == "system":
         return "asked for by train.allocator"
     if device != "cpu":
-        return f"tensors live on {device}"
-    if (said := next((name for name in _VARIABLES if os.environ.get(name)), None)) is not None:
-        return f"{said} is set"
+        return f"tensors are on {device}"
+    if (variable := next((name for name in _VARIABLES if os.environ.get(name)), None)) is not None:
+        return f"{variable} is set"
     preloaded = os.environ.get("LD_PRELOAD", "")
-    if (other := next((name for name in _OTHERS if name in preloaded), None)) is not None:
-        return f"{other} takes the place of malloc"
+    if (other := next((name for name in _OTHER_ALLOCATORS if name in preloaded), None)) is not None:
+        return f"{other} replaces malloc"
     return None if platform.libc_ver()[0] == "glibc" else "the C library is not glibc"
 
 
-def _set(largest: int, trim: int) -> None:
+def _set_thresholds(largest: int, trim: int) -> None:
     libc = ctypes.CDLL(None)
-    # 1 where it was taken, 0 where not.
-    taken = libc.mallopt(_M_MMAP_THRESHOLD, largest) and libc.mallopt(_M_TRIM_THRESHOLD, trim)
-    _glibc.kept = bool(taken) and largest == _LARGEST
+    # mallopt returns 1 on success and 0 on error.
+    succeeded = libc.mallopt(_M_MMAP_THRESHOLD, largest) and libc.mallopt(_M_TRIM_THRESHOLD, trim)
+    _glibc.kept = bool(succeeded) and largest == _LARGEST
 
 
 @dataclass
 class _Allocator:
-    """The process's allocator, which cannot be asked how it is set."""
+    """State of glibc's allocator in this process, because glibc has no function to query it."""
 
     kept: bool = False
 

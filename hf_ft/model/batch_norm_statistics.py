@@ -1,4 +1,4 @@
-"""Statistics of batch norms, taken of training rows as they are, at the present weights."""
+"""Recompute the running statistics of batch norms from training rows without augmentation."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from hf_ft.data.dataset import EncodedRows
     from hf_ft.task import Task
 
-BATCH = 64
+BATCH_ROWS = 64
 
 
 def learning_batch_norms(model: torch.nn.Module) -> list[_BatchNorm]:
-    """Give the batch norms that are trained; those of frozen parts keep the statistics of pretraining."""
+    """List the trainable batch norms; frozen batch norms retain the statistics of pretraining."""
     return [
         module
         for module in model.modules()
@@ -30,21 +30,22 @@ def learning_batch_norms(model: torch.nn.Module) -> list[_BatchNorm]:
 
 
 def settle_batch_norms(model: torch.nn.Module, task: Task, rows: EncodedRows, count: int, seed: int) -> int:
-    """Replace running averages by the statistics of training rows, without augmentation and without dropout.
+    """Replace running averages by the statistics of training rows, without augmentation and dropout.
 
-    Running averages lag behind the weights and are of augmented rows, so a fine-tuned network is evaluated
-    with statistics of pictures that it will never see. "Precise BN": Wu and Johnson, "Rethinking 'Batch' in
-    BatchNorm", 2021, section 3. Training is not touched: in training mode a batch norm uses the batch.
+    Running averages lag behind the weights and include augmented rows, so the network would be evaluated with
+    statistics of other pictures than it sees then. The method is "precise BN" (Wu and Johnson, "Rethinking
+    'Batch' in BatchNorm", 2021, section 3). It does not change training, in which a batch norm uses the
+    statistics of the batch.
 
     Args:
-        model: the model.
-        task: encodes and calls it.
+        model: the model; changed in place.
+        task: collates rows and calls the model.
         rows: training rows, without random augmentation.
-        count: at most this many rows, the same on every process.
-        seed: decides which.
+        count: most rows to use, the same rows in every process.
+        seed: random seed of the choice of rows.
 
     Returns:
-        The number of batch norms.
+        The number of batch norms that were changed.
     """
     norms = learning_batch_norms(model)
     if not norms or not count:
@@ -53,12 +54,12 @@ def settle_batch_norms(model: torch.nn.Module, task: Task, rows: EncodedRows, co
     model.eval()
     for norm in norms:
         norm.reset_running_stats()
-        norm.momentum = None  # the plain average over all batches
+        norm.momentum = None  # torch then computes the mean over all batches
         norm.train()
     device = next(model.parameters()).device
     chosen = np.random.default_rng(seed).permutation(len(rows))[:count]
     with torch.no_grad():
-        for part in np.array_split(chosen, max(1, len(chosen) // BATCH)):
+        for part in np.array_split(chosen, max(1, len(chosen) // BATCH_ROWS)):
             batch = rows.collate(rows.__getitems__([(0, int(row), True) for row in part]))
             forward(task, model, to_device(task, batch, device))
     for norm, momentum in zip(norms, momenta, strict=True):

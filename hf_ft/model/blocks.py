@@ -1,7 +1,7 @@
-"""Cut any network into its parts: stem, repeated blocks, what follows them, head.
+"""Divide a network into parts: stem, repeated blocks, layers after them, and head.
 
-Freezing the last blocks, the table of trainable parameters and the choice of what stays in eval mode all
-speak of the same parts. No table of model families: the blocks are found in the module tree.
+Freezing of the last blocks, the table of trainable parameters and eval mode of frozen modules all use these
+parts. Blocks are found in the module tree; there is no table of model families.
 """
 
 from __future__ import annotations
@@ -20,31 +20,31 @@ CONTAINERS = (nn.ModuleList, nn.Sequential)
 
 @dataclass(frozen=True)
 class Part:
-    """A stretch of the network.
+    """A part of the network.
 
     Args:
-        name: path of the module.
-        kind: `block` is one of the repeated blocks, `head` what the task added, `own` the parameters that a
-            module above the parts holds itself (a class token), `other` the stem and what lies between and
-            after the blocks.
+        name: name of the module.
+        kind: `block`: one of the repeated blocks; `head`: a module of the head; `own`: only the parameters
+            that a module holds itself, while its children are parts (a class token); `other`: the stem, and
+            modules between and after the blocks.
     """
 
     name: str
     kind: Literal["own", "other", "block", "head"]
 
     def holds(self, parameter: str) -> bool:
-        """Tell whether a parameter (or buffer, or module) of this name lies in the part."""
+        """Tell whether a parameter, buffer or module of this name belongs to the part."""
         if self.kind == "own":
             return parameter.rpartition(".")[0] == self.name
         return parameter == self.name or parameter.startswith(f"{self.name}.")
 
 
 def find_parts(model: nn.Module, heads: Sequence[str]) -> list[Part]:
-    """Give all parts in the order in which the model registers them, which is the order of the forward pass.
+    """Return the parts in the order in which the model registers them, which is that of the forward pass.
 
     Args:
-        model: a model that no adapter wraps.
-        heads: module names of the head.
+        model: the model, not wrapped by an adapter.
+        heads: names of the head's modules.
     """
     blocks = set(find_blocks(model, heads))
 
@@ -65,12 +65,16 @@ def find_parts(model: nn.Module, heads: Sequence[str]) -> list[Part]:
 
 
 def find_blocks(model: nn.Module, heads: Sequence[str]) -> list[str]:
-    """Names of the repeated blocks of the body, first to last, across stages.
+    """List the names of the repeated blocks of the body, first to last, over all stages.
 
-    Blocks are the members of module lists whose members are themselves made of layers (`encoder.layer.3`);
-    where such lists are stages of different width, the blocks inside (`stages.2.layers.0`). A network without
-    them has the weighted members of its longest plain list (VGG), or else the children of its trunk
-    (Inception).
+    Blocks are the members of a module list whose members have layers inside (`encoder.layer.3`). If the
+    members of the list are stages of different width, the blocks are inside them (`stages.2.layers.0`). In a
+    network without such lists, the blocks are the members with weights of its longest nn.Sequential (VGG), or
+    else the children of its trunk (Inception).
+
+    Args:
+        model: the model, not wrapped by an adapter.
+        heads: names of the head's modules.
     """
     blocks = list(_stacks(model, "", heads))
     if blocks:
@@ -80,7 +84,7 @@ def find_blocks(model: nn.Module, heads: Sequence[str]) -> list[str]:
     ]
     longest = max(plain, key=len, default=[])
     if len(longest) > 1:
-        return [name for name, layer in longest if not _is_norm(layer) and not _beside(name, heads)]
+        return [name for name, layer in longest if not _is_norm(layer) and not _overlaps(name, heads)]
     trunk, name = model, ""
     while len(inner := [pair for pair in _weighted(trunk, name) if pair[0] not in heads]) == 1 and any(
         inner[0][1].children()
@@ -102,7 +106,7 @@ def _stacks(module: nn.Module, name: str, heads: Sequence[str]) -> Iterator[str]
 def _unroll(container: nn.Module, name: str) -> Iterator[str]:
     members = _weighted(container, name)
     shapes = [[tuple(weight.shape) for weight in member.parameters()] for _, member in members]
-    # Blocks repeat, stages grow: two equal neighbours mean that these are the blocks.
+    # Blocks have equal shapes, stages grow in width: two equal neighbours mean that the members are blocks.
     if any(one == other for one, other in itertools.pairwise(shapes)):
         yield from (path for path, _ in members)
         return
@@ -121,15 +125,19 @@ def _inner_blocks(member: nn.Module, path: str) -> list[str]:
 
 
 def last_parts(parts: Sequence[Part], n: int) -> list[Part]:
-    """The last n blocks, what lies between and after them, and the head.
+    """List the last n blocks, the parts between and after them, and the head.
+
+    Args:
+        parts: all parts of the model.
+        n: number of blocks.
 
     Raises:
-        ModelError: the model has fewer blocks.
+        ModelError: `n` is less than 1 or more than the number of blocks.
     """
     blocks = [index for index, part in enumerate(parts) if part.kind == "block"]
     if not 1 <= n <= len(blocks):
         raise ModelError(
-            f"freeze.n: {n} blocks wanted, this model has {len(blocks)}; write 1 to {len(blocks)}"
+            f"freeze.n: found {n}, but this model has {len(blocks)} blocks; write 1 to {len(blocks)}"
         )
     first = blocks[-n]
     return [
@@ -144,10 +152,12 @@ def _children(module: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
 
 
 def _weighted(module: nn.Module, name: str = "") -> list[tuple[str, nn.Module]]:
+    """List (name, child) for the children that have parameters."""
     return [(path, child) for path, child in _children(module, name) if any(True for _ in child.parameters())]
 
 
-def _beside(name: str, heads: Sequence[str]) -> bool:
+def _overlaps(name: str, heads: Sequence[str]) -> bool:
+    """Tell whether a module is, holds, or lies in one of the head's modules."""
     return any(name == head or name.startswith(f"{head}.") or head.startswith(f"{name}.") for head in heads)
 
 

@@ -1,4 +1,4 @@
-"""The one place that calls a model on a batch: from its inputs, or from cached activations."""
+"""Call a model on a batch: from its inputs, or from cached activations."""
 
 from __future__ import annotations
 
@@ -11,12 +11,16 @@ if TYPE_CHECKING:
 
 
 def forward(task: Task, model: Any, batch: Batch) -> Any:
-    """Call the model on a batch, which is finished and on the model's device.
+    """Call the model on a batch.
 
     Args:
-        task: its `forward` makes the call.
-        model: the model, or what distributes it.
-        batch: under ACTIVATIONS, where it has that key, the cached activations that the pass starts from.
+        task: its `forward` calls the model.
+        model: the model, which may be wrapped by DistributedDataParallel.
+        batch: finished by `to_device`, on the model's device. If it has the key ACTIVATIONS, the pass starts
+            from these cached activations, and the key is removed.
+
+    Returns:
+        The outputs of `Task.forward`.
     """
     cached = batch.pop(ACTIVATIONS, None)
     return task.forward(model, batch) if cached is None else cached.forward(task, model, batch)

@@ -1,8 +1,8 @@
-"""Decide which weights learn, keep the rest exactly as it was, and be able to prove it.
+"""Freeze a model: choose the trainable parameters, and hash the frozen tensors to prove that none changes.
 
-Three promises hold for every strategy: new weights always learn; what is frozen stays in eval mode however
-often `model.train()` is called, so that batch norms do not drift and dropout does not shake a fixed feature
-(pytorch/pytorch#86590); and a strategy that would adapt nothing of the body is refused.
+For every strategy: new weights are trainable. Frozen modules stay in eval mode even after `model.train()`, so
+their batch norms do not drift and their dropout does not change a frozen feature (pytorch/pytorch#86590). A
+strategy that would train nothing of the body is refused.
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ if TYPE_CHECKING:
 
 PLAIN_STRATEGIES = ("full", "head", "last", "patterns")
 
-# What PEFT puts before the names of the model that it wraps.
+# PEFT puts this prefix before the names of the parameters of a wrapped model.
 ADAPTER_PREFIX = "base_model.model."
 
 
 @dataclass
 class Frozen:
-    """A model of which a known part learns.
+    """A model with a record of its trainable and frozen parameters.
 
     Args:
-        model: the model to train: the one that was given, or PEFT's wrapper around it.
+        model: the model to train: the model itself, or the PeftModel that wraps it.
         strategy: `full`, `head`, `last`, `patterns` or the name of a PEFT method.
-        trainable: names of the parameters that learn, in the order of the model.
-        frozen: names of those that do not.
-        norms_in_eval: how many layers with running statistics stay in eval mode.
-        parts: stem, blocks and head, by the names of the model without adapters.
-        new: names of the newly initialised parameters, before any wrapping.
-        targets: the modules that an adapter was put on.
-        notes: what a person should know.
+        trainable: names of the trainable parameters, in the order of the model.
+        frozen: names of the frozen parameters, in the order of the model.
+        norms_in_eval: number of layers with running statistics that stay in eval mode.
+        parts: stem, blocks and head, with the names of the model without adapters.
+        new: names of the newly initialised parameters, without adapters.
+        targets: names of the modules that have an adapter.
+        notes: lines for the console and the report.
     """
 
     model: Any
@@ -60,7 +60,7 @@ class Frozen:
 
     @property
     def heads(self) -> list[str]:
-        """Module names of the head, without the adapter's prefix."""
+        """Names of the head's modules, without the prefix of an adapter."""
         return [part.name for part in self.parts if part.kind == "head"]
 
     @property
@@ -69,24 +69,24 @@ class Frozen:
         return self.strategy not in PLAIN_STRATEGIES
 
     def frozen_fingerprint(self) -> str:
-        """Hash every frozen parameter and every buffer that training may not move (SHA-256)."""
-        return fingerprint(self._fixed_tensors())
+        """Hash every frozen parameter, and every buffer that training must not change (SHA-256)."""
+        return fingerprint(self._frozen_tensors())
 
-    def _fixed_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
+    def _frozen_tensors(self) -> Iterator[tuple[str, torch.Tensor]]:
         for name, parameter in self.model.named_parameters():
             if not parameter.requires_grad:
                 yield name, parameter
-        moving = {
+        trained_norms = {
             name
             for name, module in self.model.named_modules()
-            if _has_statistics(module) and not _stays(module)
+            if _has_statistics(module) and not _is_kept_in_eval(module)
         }
         for name, buffer in self.model.named_buffers():
-            if name.rpartition(".")[0] not in moving:
+            if name.rpartition(".")[0] not in trained_norms:
                 yield name, buffer
 
     def counts(self) -> list[tuple[str, int, int]]:
-        """Give (part, trainable parameters, all parameters) for each part that has any, in order."""
+        """Return (part, trainable parameters, all parameters) for each part with parameters, in order."""
         rows = {part.name or "(root)": [0, 0] for part in self.parts}
         for name, parameter in self.model.named_parameters():
             part = _owner(plain_name(name), self.parts)
@@ -96,16 +96,16 @@ class Frozen:
         return [(name, learn, total) for name, (learn, total) in rows.items() if total]
 
     def overview(self) -> Table | str:
-        """Draw the trainable parameters of every part; say it in a line where all of them learn."""
+        """Return the table of trainable parameters, or one line if all parameters are trainable."""
         if self.strategy != "full":
             return self.table()
         counts = self.counts()
         learn, total = sum(row[1] for row in counts), sum(row[2] for row in counts)
-        fixed = f", but {total - learn:,} that never do" if learn < total else ""
-        return f"  all {total:,} parameters of {len(counts)} parts learn{fixed}"
+        fixed = f", except {total - learn:,} that are never trained" if learn < total else ""
+        return f"  all {total:,} parameters of {len(counts)} parts are trainable{fixed}"
 
     def table(self) -> Table:
-        """Draw the trainable parameters of every part."""
+        """Return a table of the trainable parameters of every part, for `rich` to print."""
         from rich.table import Table
 
         counts = self.counts()
@@ -118,7 +118,7 @@ class Frozen:
         for name, some, every in counts:
             table.add_row(name, f"{some:,}", f"{every:,}", f"{100 * some / every:.1f}")
         table.add_section()
-        table.add_row("together", f"{learn:,}", f"{total:,}", f"{100 * learn / total:.2f}")
+        table.add_row("total", f"{learn:,}", f"{total:,}", f"{100 * learn / total:.2f}")
         return table
 
 
@@ -127,37 +127,40 @@ def freeze(
     strategy: str | Mapping[str, Any] | FreezeSection = "head",
     new: Sequence[str] | None = None,
 ) -> Frozen:
-    """Choose what learns. Works on any torch module, and again on the same one (unless it is adapted).
+    """Choose the trainable parameters of any torch module, and freeze the others.
+
+    The function can be called again on the same model, unless it has an adapter.
 
     Args:
-        model: the model; PEFT methods wrap it, so go on with `.model` of what is returned.
+        model: the model. PEFT methods wrap it, so train `Frozen.model` of the result.
         strategy: `full`, `head`, `last` (with `n` blocks), `patterns`, a PEFT method; or a mapping
-            (`{"strategy": "last", "n": 2}`, `{"strategy": "lora", "r": 8}`); or a recipe's `freeze` section.
-        new: names of newly initialised parameters (`Loaded.new`); they always learn.
+            (`{"strategy": "last", "n": 2}`, `{"strategy": "lora", "r": 8}`); or the `freeze` section of a
+            recipe.
+        new: names of newly initialised parameters (`Loaded.new`), which are always trainable.
 
     Returns:
-        The model with what is known about its parts.
+        The model with a record of its trainable and frozen parameters.
 
     Raises:
-        ModelError: the strategy is unknown, does not fit the model, would adapt nothing, or would freeze new
-            weights.
+        ModelError: the strategy is unknown, does not fit the model, would train nothing of the body, or would
+            freeze new weights.
 
     >>> from torch import nn
     >>> net = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 2))
     >>> freeze(net, "head").trainable
     ['2.weight', '2.bias']
     """
-    name, n, patterns, options = _read(strategy)
+    name, n, patterns, options = _parse_strategy(strategy)
     new = list(new or [])
-    heads = head_modules(model, _new_of_head(model, new, name))
+    heads = head_modules(model, _new_in_head(model, new, name))
     parts = find_parts(model, heads)
-    fixed = _fixed_by_design(model)
+    fixed = _never_trained(model)
     notes: list[str] = []
     targets: list[str] = []
     if name in PLAIN_STRATEGIES:
-        learns = _selection(model, parts, name, n, patterns)
+        is_selected = _selection(model, parts, name, n, patterns)
         for parameter_name, parameter in model.named_parameters():
-            chosen = learns(parameter_name) or parameter_name in new
+            chosen = is_selected(parameter_name) or parameter_name in new
             parameter.requires_grad_(chosen and parameter_name not in fixed)
         wrapped: Any = model
     else:
@@ -173,11 +176,11 @@ def freeze(
 
 
 def plain_name(name: str) -> str:
-    """Name of a parameter without what PEFT puts before it."""
+    """Return the name of a parameter without the prefix of PEFT."""
     return name.removeprefix(ADAPTER_PREFIX)
 
 
-def _read(strategy: Any) -> tuple[str, int | None, list[str], dict[str, Any]]:
+def _parse_strategy(strategy: Any) -> tuple[str, int | None, list[str], dict[str, Any]]:
     if isinstance(strategy, str):
         strategy = {"strategy": strategy}
     if isinstance(strategy, Mapping):
@@ -204,13 +207,14 @@ def _read(strategy: Any) -> tuple[str, int | None, list[str], dict[str, Any]]:
         check_method(name)
     if (n is not None) != (name == "last") or (patterns is not None) != (name == "patterns"):
         raise ModelError(
-            "freeze: `last` needs n (a number of blocks), `patterns` needs patterns, and only they do"
+            "freeze: strategy `last` needs n (a number of blocks), `patterns` needs patterns, and "
+            "no other strategy takes these keys"
         )
     return name, n, list(patterns or []), rest
 
 
-def _new_of_head(model: nn.Module, new: Sequence[str], strategy: str) -> list[str]:
-    # A new weight inside a block is no head: only `full` can train it.
+def _new_in_head(model: nn.Module, new: Sequence[str], strategy: str) -> list[str]:
+    # A new weight inside a block does not make the block a head: only `full` can train it.
     body = [part for part in find_parts(model, head_modules(model)) if part.kind == "block"]
     inside = [name for name in new if any(part.holds(name) for part in body)]
     if inside and strategy != "full":
@@ -221,13 +225,13 @@ def _new_of_head(model: nn.Module, new: Sequence[str], strategy: str) -> list[st
     return [] if inside else list(new)
 
 
-def _fixed_by_design(model: nn.Module) -> set[str]:
-    # Sinusoidal tables come with requires_grad off and must never learn. Noted once, before the first
-    # freezing.
-    fixed: set[str] | None = getattr(model, "_fixed_by_design", None)
+def _never_trained(model: nn.Module) -> set[str]:
+    # Tables such as sinusoidal positions are built with requires_grad=False and must not be trained. They are
+    # recorded on the first call, before any other parameter is frozen.
+    fixed: set[str] | None = getattr(model, "_never_trained_parameters", None)
     if fixed is None:
         fixed = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-        model._fixed_by_design = fixed  # type: ignore[assignment]
+        model._never_trained_parameters = fixed  # type: ignore[assignment]
     return fixed
 
 
@@ -247,7 +251,7 @@ def _selection(
 
 
 def _match(names: Sequence[str], patterns: Sequence[str]) -> set[str]:
-    """Names that a pattern matches: as a glob over the whole name, else as a regular expression in it."""
+    """Return the names that a pattern matches: as a glob of the whole name, else as a regular expression."""
     matched: set[str] = set()
     for pattern in patterns:
         found = [name for name in names if fnmatch.fnmatchcase(name, pattern)]
@@ -271,27 +275,28 @@ def _check(
 ) -> None:
     plain = [plain_name(name) for name in trainable]
     if not plain:
-        raise ModelError(f"freeze.strategy: {strategy!r} leaves nothing that learns")
-    # PEFT copies a saved module: `classifier.weight` learns as `classifier.modules_to_save.default.weight`.
+        raise ModelError(f"freeze.strategy: {strategy!r} leaves no trainable parameter")
+    # PEFT copies the head: `classifier.weight` is trained as `classifier.modules_to_save.default.weight`.
     learning = {re.sub(r"\.modules_to_save\.[^.]+", "", name) for name in plain}
-    asleep = [name for name in new if name not in learning]
-    if asleep:
+    frozen_new = [name for name in new if name not in learning]
+    if frozen_new:
         raise ModelError(
-            f"freeze.strategy: {strategy!r} would freeze new, random weights: {', '.join(asleep[:5])}"
+            f"freeze.strategy: {strategy!r} would freeze new, random weights: {', '.join(frozen_new[:5])}"
         )
     body = [name for name in plain if not any(part.kind == "head" and part.holds(name) for part in parts)]
     if strategy not in ("head", "patterns") and not body:
         raise ModelError(
-            f"freeze.strategy: {strategy!r} adapts nothing of the pretrained body; for that, write `head`"
+            f"freeze.strategy: {strategy!r} trains nothing of the pretrained body; to train only the head, "
+            "write `head`"
         )
 
 
-def _stay_in_eval(module: nn.Module, _: Any) -> None:
+def _set_eval_hook(module: nn.Module, _: Any) -> None:
     module.training = False
 
 
-def _stays(module: nn.Module) -> bool:
-    return _stay_in_eval in module._forward_pre_hooks.values()
+def _is_kept_in_eval(module: nn.Module) -> bool:
+    return _set_eval_hook in module._forward_pre_hooks.values()
 
 
 def _has_statistics(module: nn.Module) -> bool:
@@ -299,39 +304,44 @@ def _has_statistics(module: nn.Module) -> bool:
 
 
 def _keep_in_eval(model: nn.Module, parts: Sequence[Part], learning: set[str], adapted: bool) -> int:
-    """Pin frozen parts, and every frozen layer with running statistics, to eval mode; count the latter.
+    """Keep frozen parts, and every frozen layer with running statistics, in eval mode.
 
-    The hook sits on each module and acts before each forward pass, so it holds in any training loop, under
-    DDP, after deepcopy, and where a body is called without its head. It leaves weights and their names alone.
+    A forward pre-hook on each module sets eval mode before each call. It therefore works in any training
+    loop, under DDP, after deepcopy, and if a body is called without its head. It does not change weights or
+    their names.
+
+    Returns:
+        The number of layers with running statistics that are kept in eval mode.
     """
     states = [any(part.holds(name) for name in learning) for part in parts]
     weighted = [any(part.holds(name) for name, _ in model.named_parameters()) for part in parts]
     for index in reversed(range(len(parts) - 1)):
-        if not weighted[index]:  # a dropout between two parts belongs to the one that it feeds
+        if not weighted[index]:  # a dropout between two parts is trained if the part after it is
             states[index] = states[index + 1]
     if not weighted[-1]:
         states[-1] = True
     norms = 0
-    bodies = _frozen_bodies(model, parts, learning)
+    bodies = _frozen_prefixes(model, parts, learning)
     for name, module in model.named_modules():
-        _release(module)
+        _remove_eval_hook(module)
         part = _owner(name, parts)
         above = part is None or part.kind == "own"
-        # A whole body that is frozen draws nothing, be it itself or by a dropout that it uses all over.
+        # A frozen body stays in eval mode as a whole, also a dropout that it calls from several places.
         frozen = f"{name}.".startswith(bodies)
         part_learns = not frozen and (part is None or above or states[parts.index(part)])
         own = [f"{name}.{key}" for key, _ in module.named_parameters(recurse=False)]
         norm_learns = any(key in learning for key in own) or (not own and part_learns and not adapted)
         if not part_learns or (_has_statistics(module) and not norm_learns):
-            module.register_forward_pre_hook(_stay_in_eval)
+            module.register_forward_pre_hook(_set_eval_hook)
             norms += _has_statistics(module)
     return norms
 
 
-def _frozen_bodies(model: nn.Module, parts: Sequence[Part], learning: set[str]) -> tuple[str, ...]:
-    """Give what the names begin with of modules above the parts that have weights, of which none learns."""
-    # A table that never learns is no weight: a dropout beside it is not frozen for its sake.
-    weights = {name for name, _ in model.named_parameters()} - _fixed_by_design(model)
+def _frozen_prefixes(model: nn.Module, parts: Sequence[Part], learning: set[str]) -> tuple[str, ...]:
+    """Return the name prefixes of modules that contain parts, have weights, and train none of them."""
+    # Tables that are never trained do not count as weights: otherwise a module with only such a table and a
+    # dropout would count as frozen.
+    weights = {name for name, _ in model.named_parameters()} - _never_trained(model)
     found = []
     for name, _ in model.named_modules():
         part, start = _owner(name, parts), f"{name}." if name else ""
@@ -341,13 +351,13 @@ def _frozen_bodies(model: nn.Module, parts: Sequence[Part], learning: set[str]) 
     return tuple(found)
 
 
-def _release(module: nn.Module) -> None:
-    for key in [key for key, hook in module._forward_pre_hooks.items() if hook is _stay_in_eval]:
+def _remove_eval_hook(module: nn.Module) -> None:
+    for key in [key for key, hook in module._forward_pre_hooks.items() if hook is _set_eval_hook]:
         del module._forward_pre_hooks[key]
 
 
 def _owner(name: str, parts: Sequence[Part]) -> Part | None:
-    # What a module above the parts holds itself comes last: its name begins like all the others'.
+    # A part of kind `own` is tried last, because its name is a prefix of the names of other parts.
     return next(
         (part for part in sorted(parts, key=lambda part: part.kind == "own") if part.holds(name)), None
     )

@@ -1,4 +1,4 @@
-"""Find the head of a model, and hold the loading report against it: only the head may be new."""
+"""Find the head of a model, and check with the loading report that only the head has new weights."""
 
 from __future__ import annotations
 
@@ -10,18 +10,19 @@ from hf_ft.errors import ModelError
 if TYPE_CHECKING:
     from torch import nn
 
-# Weights inside the body that only pretraining uses, or that are constants computed anew.
+# Weights of the body that only pretraining uses, or constants that are computed when the model is built.
 PRETRAINING_ONLY = ("mask_token", "relative_position_index", "relative_coords_table")
 
 
 def head_modules(model: nn.Module, new: Sequence[str] = ()) -> list[str]:
-    """Names of the modules that make the head: what is not the pretrained body, and what holds new weights.
+    """List the names of the head's modules: those outside the pretrained body, and those with new weights.
 
-    For a transformers model the body is the child called `base_model_prefix`; for timm, also inside
-    TimmWrapper, all but `get_classifier()`; for any other module, all but the last child with parameters.
+    The body of a transformers model is the child named `base_model_prefix`; the body of a timm model, also
+    inside a TimmWrapper, is everything except `get_classifier()`; the body of any other module is everything
+    except its last child with parameters.
 
     Args:
-        model: the model, not yet wrapped by an adapter.
+        model: the model, not wrapped by an adapter.
         new: names of newly initialised parameters.
     """
     heads = _known_head(model)
@@ -37,7 +38,7 @@ def _known_head(model: Any) -> list[str]:
     prefix = getattr(model, "base_model_prefix", None)
     if prefix == "timm_model":
         return [f"timm_model.{name}" for name in _known_head(model.timm_model)]
-    if hasattr(model, "get_classifier"):  # timm's own contract, also of the model inside a TimmWrapper
+    if hasattr(model, "get_classifier"):  # every timm model has this method
         found = model.get_classifier()
         wanted = found if isinstance(found, tuple) else (found,)
         return [
@@ -51,13 +52,18 @@ def _known_head(model: Any) -> list[str]:
 
 
 def check_report(model: Any, report: Mapping[str, Any], name: str) -> tuple[list[str], list[str]]:
-    """Read transformers' loading report: which parameters are new, and is all of that in the head?
+    """List the new parameters in the loading report of transformers, and check that all are in the head.
+
+    Args:
+        model: the loaded model.
+        report: the loading report of `from_pretrained`.
+        name: name of the model, for messages.
 
     Returns:
         Names of the new parameters, and notes.
 
     Raises:
-        ModelError: weights outside the head are missing, of another shape, or left over.
+        ModelError: weights outside the head are missing, unexpected, or have another shape.
     """
     heads = head_modules(model)
     allowed = [*heads, f"{model.base_model_prefix}.pooler", *(["pooler"] if not heads else [])]
@@ -73,12 +79,12 @@ def check_report(model: Any, report: Mapping[str, Any], name: str) -> tuple[list
         if not inside(key, *allowed)
     ]
     left = sorted(report["unexpected_keys"])
-    surplus = [key for key in left if _of_body(model, key, heads)]
+    surplus = [key for key in left if _belongs_to_body(model, key, heads)]
     wrong += [f"{key} (in the checkpoint only)" for key in surplus]
     if wrong:
         raise ModelError(
-            f"model.name: {name!r} does not fit outside the head; these weights would be random or thrown "
-            f"away: {some(wrong)}. Take the checkpoint's own sizes (see model.config), or another checkpoint"
+            f"model.name: weights of {name!r} outside the head do not fit; they would be random or dropped: "
+            f"{some(wrong)}. Use the sizes of the checkpoint (see model.config), or another checkpoint"
         )
     new = report["missing_keys"] | set(mismatched)
     order = [parameter for parameter, _ in model.named_parameters() if parameter in new]
@@ -86,14 +92,16 @@ def check_report(model: Any, report: Mapping[str, Any], name: str) -> tuple[list
     if order:
         notes.append(f"new and random: {some(order)}")
     if set(left) - set(surplus):
-        notes.append(f"not used from the checkpoint (another head): {some(sorted(set(left) - set(surplus)))}")
+        notes.append(
+            f"weights of the checkpoint's old head, not used: {some(sorted(set(left) - set(surplus)))}"
+        )
     return order, notes
 
 
-def _of_body(model: Any, key: str, heads: Sequence[str]) -> bool:
+def _belongs_to_body(model: Any, key: str, heads: Sequence[str]) -> bool:
     if key.endswith(PRETRAINING_ONLY) or inside(key, *heads):
         return False
-    # A checkpoint of the bare body has no prefix, one of a whole model has it.
+    # Keys have the prefix of the body if the checkpoint is of a whole model, and none if it is of a body.
     first = key.removeprefix(f"{model.base_model_prefix}.").partition(".")[0]
     body = model.base_model
     own = {name for name, _ in body.named_children()} | {
@@ -103,11 +111,11 @@ def _of_body(model: Any, key: str, heads: Sequence[str]) -> bool:
 
 
 def inside(name: str, *modules: str) -> bool:
-    """Tell whether a parameter lies in one of the modules."""
+    """Tell whether a parameter or module lies in one of the modules, by their names."""
     return any(name == module or name.startswith(f"{module}.") for module in modules)
 
 
 def some(names: Sequence[str], shown: int = 8) -> str:
-    """Join the first names, and say how many more there are."""
+    """Join the first `shown` names, followed by the number of other names."""
     rest = len(names) - shown
     return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")

@@ -1,8 +1,7 @@
-"""Load a pretrained model with a head of the right size, and prove that nothing but the head is new.
+"""Load a pretrained model with a head of the right size, and check that only the head has new weights.
 
-transformers gives a random weight to whatever a checkpoint does not hold and says so in one warning. Here its
-loading report is the authority: a weight outside the head that is missing, left over or of another shape
-stops the run.
+transformers initialises weights that a checkpoint lacks at random, and only warns of it. Here its loading
+report is checked: the run stops if a weight outside the head is missing, unexpected or of another shape.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ if TYPE_CHECKING:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence transformers' loading tables and bars; what matters in them is checked and raised here."""
+    """Disable the log messages and progress bars of transformers; errors in them are raised by hf_ft."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -43,7 +42,7 @@ def quiet() -> Iterator[None]:
 
 
 def fingerprint(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
-    """Hash names, types, shapes and bytes of tensors (SHA-256), one tensor in memory at a time."""
+    """Hash names, types, shapes and bytes of tensors (SHA-256); only one tensor is copied at a time."""
     import torch
 
     digest = hashlib.sha256()
@@ -55,26 +54,28 @@ def fingerprint(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
 
 
 def fingerprint_without(model: Any, new: Sequence[str]) -> str:
-    """Hash the weights that a model took from its checkpoint: all but the new ones."""
-    skipped = set(new)
-    return fingerprint((key, value) for key, value in model.state_dict().items() if key not in skipped)
+    """Hash the weights that a model has from its checkpoint: all except the new ones."""
+    new_names = set(new)
+    return fingerprint((key, value) for key, value in model.state_dict().items() if key not in new_names)
 
 
 def load_model(auto_class: str, section: ModelSection, config: Mapping[str, Any] | None = None) -> Loaded:
-    """Load the model of a recipe in float32, with a head that fits. Seed first: a new head is random.
+    """Load the model of a recipe in float32, with a head that fits the task.
+
+    Set the random seed before: the weights of a new head are random.
 
     Args:
         auto_class: a class of transformers (`AutoModelForImageClassification`, `PatchTSTForRegression`), or
             `package.module:Class`.
-        section: the recipe's `model`.
-        config: what the task decides of the configuration (labels, number of outputs).
+        section: the section `model` of the recipe.
+        config: settings of the model's configuration that the task decides (labels, number of outputs).
 
     Returns:
-        The model, its new parameters and its source; the processor is still None.
+        The model, its new parameters and its source; the processor is None.
 
     Raises:
-        ModelError: there is no such model, a key of the configuration is unknown, or weights outside the head
-            are missing, left over or of another shape.
+        ModelError: there is no such model, a setting of the configuration is unknown, or weights outside the
+            head are missing, unexpected or of another shape.
     """
     name = find_model(section)
     settings = load_config(name, section, dict(config or {}))
@@ -95,7 +96,12 @@ def load_model(auto_class: str, section: ModelSection, config: Mapping[str, Any]
 
 
 def load_saved(auto_class: str, folder: str | Path, **overrides: Any) -> Any:
-    """Load a model folder that hf_ft saved, in eval mode: every tensor from the file, none new or left over.
+    """Load a model folder that hf_ft saved, in eval mode.
+
+    Args:
+        auto_class: as for `load_model`.
+        folder: the model folder.
+        overrides: further arguments of `from_pretrained`.
 
     Raises:
         ModelError: the folder does not hold exactly the weights of its configuration.
@@ -106,17 +112,17 @@ def load_saved(auto_class: str, folder: str | Path, **overrides: Any) -> Any:
     )
     if wrong:
         raise ModelError(
-            f"{folder}: the saved weights do not fit their configuration: {some(wrong)} missing, left over "
-            f"or of another shape. The folder is damaged or was changed; save the model again"
+            f"{folder}: the saved weights do not fit their configuration: {some(wrong)} are missing, "
+            f"unexpected or of another shape. The folder is damaged or was changed; save the model again"
         )
     return model
 
 
 def find_model(section: ModelSection) -> str:
-    """Find what `model.name` names: a folder, a Hub id, or a kind of model that is built from scratch.
+    """Resolve `model.name` to a folder, a Hub id, or a model type that is built from scratch.
 
     Raises:
-        ModelError: there is nothing of that name; the message names the nearest folder, sample and kind.
+        ModelError: there is no model of this name; the message names the nearest folder, sample and type.
     """
     from transformers import CONFIG_MAPPING
 
@@ -129,8 +135,8 @@ def find_model(section: ModelSection) -> str:
     if reason is None:
         return name
     folders = [path.name for path in Path.cwd().iterdir() if (path / "config.json").is_file()]
-    kinds = "{}, a kind of model" + ("" if section.from_scratch else " (with model.from_scratch: true)")
-    known = {"sample:{}": model_samples(), "./{}, a folder": folders, kinds: list(CONFIG_MAPPING)}
+    types = "{}, a model type" + ("" if section.from_scratch else " (with model.from_scratch: true)")
+    known = {"sample:{}": model_samples(), "./{}, a folder": folders, types: list(CONFIG_MAPPING)}
     raise ModelError(
         f"model.name: there is no folder {name!r} (seen from {Path.cwd()}), and {reason}"
         f"{did_you_mean(name, known)}"
@@ -138,17 +144,17 @@ def find_model(section: ModelSection) -> str:
 
 
 def resolve(name: str) -> str:
-    """Turn `model.name` into what from_pretrained takes: a folder, or a Hub id as it is.
+    """Turn `model.name` into an argument of `from_pretrained`: the path of a folder, or a Hub id.
 
     Raises:
-        ModelError: the name is plainly a path, and there is nothing.
+        ModelError: the name is a path, and there is no model folder.
     """
     if name.startswith("sample:"):
         import torch
 
         from hf_ft.data.samples import sample_model
 
-        # Unpacking weights for the first time builds a network: the new head must not depend on that.
+        # A sample is built on first use, which draws random numbers; the new head must not depend on that.
         with torch.random.fork_rng():
             return str(sample_model(name.removeprefix("sample:")))
     path = Path(name).expanduser()
@@ -164,10 +170,15 @@ def resolve(name: str) -> str:
 
 
 def load_config(name: str, section: ModelSection, task_config: dict[str, Any]) -> Any:
-    """Read a configuration and apply the recipe's and the task's settings; every key must be known to it.
+    """Read a configuration and apply the settings of the recipe and the task.
+
+    Args:
+        name: folder, Hub id or model type, from `find_model`.
+        section: the section `model` of the recipe.
+        task_config: settings that the task decides.
 
     Raises:
-        ModelError: an unknown or misused key, or no configuration of that name.
+        ModelError: a setting is unknown or set by the task, or there is no configuration of this name.
     """
     from transformers import CONFIG_MAPPING, AutoConfig
 
@@ -176,7 +187,7 @@ def load_config(name: str, section: ModelSection, task_config: dict[str, Any]) -
     overrides = {**section.config, **task_config}
     if section.from_scratch and name in CONFIG_MAPPING:
         return _typed_config(name, overrides)
-    if "id2label" in overrides:  # a TimmWrapper otherwise keeps the number of classes of its checkpoint
+    if "id2label" in overrides:  # otherwise a TimmWrapper has the number of classes of its checkpoint
         overrides["num_labels"] = len(overrides["id2label"])
     with quiet(), _explained(section.name):
         config, unused = AutoConfig.from_pretrained(
@@ -187,12 +198,12 @@ def load_config(name: str, section: ModelSection, task_config: dict[str, Any]) -
             f"model.config.{key}: {config.model_type} has no such setting{_near(key, config.to_dict())}"
         )
     if config.model_type == "timm_wrapper":
-        _settle_timm(config, section, "id2label" in overrides)
+        _configure_timm(config, section, "id2label" in overrides)
     return config
 
 
 def _typed_config(model_type: str, settings: dict[str, Any]) -> Any:
-    """Build the configuration of a kind of model (`patchtst`), with transformers' defaults for the rest."""
+    """Build the configuration of a model type (`patchtst`) with these settings and transformers' defaults."""
     from transformers import CONFIG_MAPPING
 
     cls = CONFIG_MAPPING[model_type]
@@ -203,12 +214,12 @@ def _typed_config(model_type: str, settings: dict[str, Any]) -> Any:
         return cls(**settings)
 
 
-def _settle_timm(config: Any, section: ModelSection, labelled: bool) -> None:
-    # A checkpoint's own class names live in a second attribute, which would win over id2label in the saved
-    # model.
+def _configure_timm(config: Any, section: ModelSection, labelled: bool) -> None:
+    # The class names of a timm checkpoint are also in `label_names`, which would override id2label in the
+    # saved model.
     if labelled and "label_names" in vars(config):
         del config.label_names
-    # The processor of such a model is read from config.json, and overrides of it are silently ignored there.
+    # The processor of a TimmWrapper reads its settings from config.json and ignores overrides silently.
     config.pretrained_cfg = {**getattr(config, "pretrained_cfg", {}), **_timm_settings(section.processor)}
 
 
@@ -224,13 +235,13 @@ def _timm_settings(overrides: Mapping[str, Any]) -> dict[str, Any]:
 def load_processor(
     auto_class: str, section: ModelSection, model: Any, image_size: int | None = None, **overrides: Any
 ) -> Any:
-    """Load the processor that belongs to a model, with the recipe's `model.processor` on top.
+    """Load the processor of a model, with the settings of `model.processor` applied.
 
     Args:
         auto_class: `AutoImageProcessor`, `AutoTokenizer`, ..., or `package.module:Class`.
-        section: the recipe's `model`.
-        model: the loaded model; a TimmWrapper keeps its processor's settings in its configuration.
-        image_size: side of the square image, in pixels, in place of the processor's own.
+        section: the section `model` of the recipe.
+        model: the loaded model; the configuration of a TimmWrapper holds the settings of its processor.
+        image_size: side of the square image in pixels; None: as the processor has it.
         overrides: settings that the task decides.
 
     Raises:
@@ -254,7 +265,7 @@ def load_processor(
                 f"model.processor.{key}: {type(processor).__name__} has no such setting{_near(key, known)}"
             )
         if image_size is not None:
-            wanted |= _square(processor, image_size)
+            wanted |= _square_size(processor, image_size)
         if wanted:
             processor = cls.from_pretrained(
                 name, revision=section.revision, trust_remote_code=False, **wanted
@@ -262,20 +273,21 @@ def load_processor(
     return processor
 
 
-def _square(processor: Any, side: int) -> dict[str, Any]:
+def _square_size(processor: Any, side: int) -> dict[str, Any]:
+    """Return the settings `size` and `crop_size` of a processor for images of side x side pixels."""
     square = {"height": side, "width": side}
     crop = bool(getattr(processor, "do_center_crop", False))
-    # Where an image is cropped after resizing, the share that the crop keeps stays as it was.
+    # The crop after resizing keeps its share of the resized image.
     if crop and processor.crop_size and "shortest_edge" in processor.size:
         edge = round(processor.size["shortest_edge"] * side / processor.crop_size["height"])
         return {"size": {"shortest_edge": edge}, "crop_size": square}
-    if "shortest_edge" in processor.size:  # ConvNeXt's processor: resizing and cropping to this one number
+    if "shortest_edge" in processor.size:  # ConvNeXt's processor resizes and crops by this one number
         return {"size": {"shortest_edge": side}}
     return {"size": square, **({"crop_size": square} if crop else {})}
 
 
 def find_class(name: str) -> Any:
-    """Find a class of transformers by its name, or any class as `package.module:Class`.
+    """Import a class of transformers by its name, or any class as `package.module:Class`.
 
     Raises:
         ModelError: there is no such class.
@@ -290,7 +302,20 @@ def find_class(name: str) -> Any:
 
 
 def from_pretrained(cls: Any, name: str, shown: str, **options: Any) -> tuple[Any, dict[str, Any]]:
-    """Call from_pretrained in float32, without remote code, and give the loading report too."""
+    """Load a model with `from_pretrained` in float32, without remote code, in eval mode.
+
+    Args:
+        cls: the class of the model.
+        name: folder or Hub id.
+        shown: name of the model in messages.
+        options: further arguments of `from_pretrained`.
+
+    Returns:
+        The model and the loading report of transformers.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+    """
     import torch
 
     with quiet(), _explained(shown):
@@ -298,7 +323,7 @@ def from_pretrained(cls: Any, name: str, shown: str, **options: Any) -> tuple[An
             name,
             dtype=torch.float32,
             trust_remote_code=False,
-            ignore_mismatched_sizes=True,  # so that the report names them all, with shapes
+            ignore_mismatched_sizes=True,  # the report then lists all of them, with shapes
             output_loading_info=True,
             **options,
         )
@@ -307,7 +332,7 @@ def from_pretrained(cls: Any, name: str, shown: str, **options: Any) -> tuple[An
 
 @contextlib.contextmanager
 def _explained(name: str) -> Iterator[None]:
-    """Say in our words which model could not be read, with the library's reason."""
+    """Turn an error of a library while loading a model into a ModelError that names the model."""
     from huggingface_hub.errors import StrictDataclassError
     from safetensors import SafetensorError
 
@@ -329,8 +354,8 @@ def _explained(name: str) -> Iterator[None]:
             ""
             if local
             else (
-                " It is not a local folder; on the Hub, check the spelling, access (`hf auth login`) and the "
-                "network. Offline, only what is in the local Hub cache can be used"
+                " It is not a local folder; check the spelling on the Hub, access (`hf auth login`) and the "
+                "network. Offline, only models in the local Hub cache can be loaded"
             )
         )
         raise ModelError(f"model.name: cannot load {name!r}: {reason}.{hint}") from error
@@ -339,7 +364,7 @@ def _explained(name: str) -> Iterator[None]:
 def _source(section: ModelSection, name: str, content: str | None) -> dict[str, Any]:
     from huggingface_hub import try_to_load_from_cache
 
-    # A configuration of transformers 5 no longer tells its commit; the place of the file in the cache does.
+    # A configuration of transformers 5 does not hold its commit, but the path of its file in the cache does.
     cached = (
         None
         if Path(name).is_dir()

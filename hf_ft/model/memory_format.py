@@ -1,4 +1,4 @@
-"""What makes a network faster and leaves its answers: the layout of its memory, and folded batch norms."""
+"""Make a network faster without changing its outputs: memory format channels_last, folded batch norms."""
 
 from __future__ import annotations
 
@@ -12,66 +12,67 @@ if TYPE_CHECKING:
 
 
 def choose_memory_format(model: torch.nn.Module, setting: str = "auto") -> str | None:
-    """Put a convolutional net into channels_last, its kernels' fastest layout.
+    """Convert a convolutional network to channels_last, in which its kernels are fastest.
 
     Args:
         model: changed in place.
-        setting: `auto`, or the name of a memory format of torch to insist on.
+        setting: `auto`, or the name of a memory format of torch, which is then used.
 
     Returns:
-        What was chosen and why; None where there is nothing to choose.
+        The choice and its reason, as text; None if `auto` changes nothing.
     """
     import torch
 
     convolutions = sum(isinstance(module, torch.nn.Conv2d) for module in model.modules())
-    # A ViT has one convolution, its patch embedding: nothing to gain.
+    # A ViT has only one convolution, its patch embedding, and would not become faster.
     if setting == "auto" and convolutions < 4:
         return None
     chosen = "channels_last" if setting == "auto" else setting
     model.to(memory_format=getattr(torch, chosen))
-    asked = "asked for by train.memory_format"
-    if not convolutions:
-        asked += ", which changes nothing in a network without 2-d convolutions"
-    return f"{chosen}: {f'{convolutions} 2-d convolutions' if setting == 'auto' else asked}"
+    if setting == "auto":
+        return f"{chosen}: {convolutions} 2-d convolutions"
+    no_effect = "" if convolutions else ", which changes nothing in a network without 2-d convolutions"
+    return f"{chosen}: asked for by train.memory_format{no_effect}"
 
 
 def fold_batch_norms(model: torch.nn.Module, run: Callable[[], Any]) -> torch.nn.Module | None:
-    """Give a copy for prediction in which convolutions do what the batch norms behind them did.
+    """Return a copy for prediction in which batch norms are folded into the convolutions before them.
 
-    In eval mode a batch norm multiplies and adds constants, which the weights before it can hold; a fifth of
-    EfficientNet-Lite0's time on a CPU goes into doing it separately. Which norm follows which convolution is
-    seen in one forward pass. What a function adds to a convolution's output is not seen: compare the outputs
-    of the copy with those of the model before it is used.
+    In eval mode a batch norm multiplies and adds constants, so it can be merged into the weights of the
+    convolution before it. EfficientNet-Lite0 on a CPU spends a fifth of its time in batch norms. One forward
+    pass records which norm follows which convolution. It does not record a function between the two: compare
+    the outputs of the copy with those of the model before using it.
 
     Args:
         model: in eval mode; not changed.
         run: calls the model once.
 
     Returns:
-        The copy, or None where nothing can be folded.
+        The copy, or None if no batch norm can be folded.
     """
     from torch.nn.utils.fusion import fuse_conv_bn_eval
 
     if not any(_can_be_folded(module) for module in model.modules()):
         return None
-    pairs = _followed(model, run)
+    pairs = _convolution_norm_pairs(model, run)
     if not pairs:
         return None
-    faster = copy.deepcopy(model)
+    folded = copy.deepcopy(model)
     for convolution, norm in pairs:
-        before, behind = faster.get_submodule(convolution), faster.get_submodule(norm)
-        faster.set_submodule(convolution, fuse_conv_bn_eval(before, behind))  # type: ignore[type-var,arg-type]
-        faster.set_submodule(norm, _rest(behind))
-    choose_memory_format(faster)
-    return faster
+        before, after = folded.get_submodule(convolution), folded.get_submodule(norm)
+        folded.set_submodule(convolution, fuse_conv_bn_eval(before, after))  # type: ignore[type-var,arg-type]
+        folded.set_submodule(norm, _remainder(after))
+    choose_memory_format(folded)
+    return folded
 
 
-def _followed(model: torch.nn.Module, run: Callable[[], Any]) -> list[tuple[str, str]]:
-    """Name every convolution whose output is read by one batch norm, and that batch norm."""
+def _convolution_norm_pairs(model: torch.nn.Module, run: Callable[[], Any]) -> list[tuple[str, str]]:
+    """List (convolution, batch norm) where only this batch norm reads the output of the convolution."""
     import torch
 
     names = {module: name for name, module in model.named_modules()}
-    made: dict[int, tuple[torch.nn.Module, Any]] = {}  # holds the outputs, so that no id is used twice
+    # id of an output -> its convolution, and the output itself: while it is held, its id is not reused.
+    made: dict[int, tuple[torch.nn.Module, Any]] = {}
     calls: Counter[torch.nn.Module] = Counter()
     readers: dict[int, list[torch.nn.Module]] = {}
 
@@ -108,8 +109,8 @@ def _can_be_folded(module: torch.nn.Module) -> bool:
     return type(module) in norms and not module.training and module.running_mean is not None
 
 
-def _rest(norm: torch.nn.Module) -> torch.nn.Module:
-    """Give what is left of a batch norm once it is folded: nothing, or its activation."""
+def _remainder(norm: torch.nn.Module) -> torch.nn.Module:
+    """Return the module that replaces a folded batch norm: an identity, or its activation."""
     import torch
 
     if type(norm) is torch.nn.BatchNorm2d:

@@ -1,4 +1,4 @@
-"""Models whose passes accelerate has wrapped in mixed precision."""
+"""Tell whether accelerate runs a model in mixed precision, and run it in full precision for a while."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 
 
 def is_mixed(model: Any) -> bool:
-    """Tell whether a pass of the model rounds to half of the bits."""
+    """Tell whether accelerate has wrapped the forward pass of a model in autocast (bf16 or fp16)."""
     unwrapped = vars(model).get("_original_forward")
     return unwrapped is not None and vars(model).get("forward") is not unwrapped
 
 
 @contextmanager
 def full_precision(model: Any) -> Iterator[None]:
-    """Let a model compute in the precision of its weights."""
+    """Run the model without autocast, in the precision of its weights, inside the block."""
     if not is_mixed(model):
         yield
         return

@@ -1,4 +1,4 @@
-"""Passes of a model on real rows, outside of the Trainer: for measurements and proofs before training."""
+"""Run forward and backward passes of a model outside of the Trainer, for measurements before training."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ if TYPE_CHECKING:
     from hf_ft.data.dataset import EncodedRows
     from hf_ft.task import Batch, Task
 
-_HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_AUTOCAST_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
 class Passes:
-    """How a model is run on batches of rows.
+    """Runs a model on batches of rows, in the precision of the run.
 
     Args:
-        task: fitted and loaded.
-        model: on `device`, not wrapped by what distributes it.
-        device: where it computes.
-        precision: fp32, tf32, bf16 or fp16; weights stay in fp32.
+        task: the fitted task, with its processor.
+        model: the model on `device`, not wrapped by DistributedDataParallel.
+        device: device of the model.
+        precision: `fp32`, `tf32`, `bf16` or `fp16`; weights are in fp32.
     """
 
     task: Task
@@ -43,34 +43,39 @@ class Passes:
 
     @property
     def is_mixed(self) -> bool:
-        """Whether a pass rounds to half of the bits."""
-        return self.precision in _HALF
+        """Whether a pass runs under autocast, in bf16 or fp16."""
+        return self.precision in _AUTOCAST_DTYPES
 
     def in_full(self) -> Passes:
-        """Give passes in full precision, as the saved model is measured."""
+        """Return passes in full precision, in which the saved model is evaluated."""
         return replace(self, precision="fp32") if self.is_mixed else self
 
     def batch(self, rows: EncodedRows, chosen: Sequence[int]) -> Batch:
-        """Encode rows of the first epoch, and send their batch to the device, finished."""
+        """Encode rows as in epoch 0 and return their batch, finished and on the device.
+
+        Args:
+            rows: the rows of a split.
+            chosen: positions of the rows of the batch.
+        """
         batch = rows.collate(rows.__getitems__([(0, int(row), True) for row in chosen]))
         cached = {ACTIVATIONS: batch.pop(ACTIVATIONS)} if ACTIVATIONS in batch else {}
         return {**to_device(self.task, batch, self.device), **cached}
 
     def run(self, batch: Batch) -> Any:
-        """Call the model on a batch, and give its outputs in float32."""
+        """Call the model on a batch and return its outputs in float32."""
         if self.is_mixed:
-            with torch.autocast(self.device.type, _HALF[self.precision]):
+            with torch.autocast(self.device.type, _AUTOCAST_DTYPES[self.precision]):
                 return convert_to_fp32(forward(self.task, self.model, batch))
         with full_precision(self.model):
             return forward(self.task, self.model, batch)
 
     def loss(self, batch: Batch) -> torch.Tensor:
-        """Give the mean loss of a batch: the sum over its rows over the sum of what they count."""
+        """Return the mean loss of a batch: the sum of `Task.loss` divided by the sum of `Task.count`."""
         rows = self.task.loss(self.model, self.run(batch), batch)
         return rows.sum() / self.task.count(batch).sum()
 
     def step_seconds(self, batch: Batch) -> float:
-        """Time one pass forward and backward; its gradients are thrown away."""
+        """Measure a forward and backward pass in seconds; its gradients are discarded."""
         start = time.perf_counter()
         self.loss(dict(batch)).backward()
         if self.device.type != "cpu":
@@ -82,7 +87,7 @@ class Passes:
 
 @contextlib.contextmanager
 def training_mode(model: nn.Module) -> Any:
-    """Put the model into training mode, where what is frozen stays in eval mode, and give its mode back."""
+    """Put a model into training mode inside the block; frozen modules stay in eval mode."""
     was_training = model.training
     model.train()
     try:

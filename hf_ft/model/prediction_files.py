@@ -1,4 +1,4 @@
-"""Predict from files to a file: what is left out, and what is written."""
+"""Predict for the rows of files and write the answers to a file; bad rows are reported."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from hf_ft.model.predictor import Predictor
     from hf_ft.task import Row, Task
 
-# The formats that are written, by the ending of the file.
+# Suffixes of the formats that can be written.
 ENDINGS = (".csv", ".parquet", ".jsonl")
-# Bad rows that a message names.
+# Most bad rows that a message lists.
 MOST_NAMED = 20
 
 
 @dataclass(frozen=True)
 class Written:
-    """What was written.
+    """The result of `predict_to_file`.
 
     Args:
-        path: the file.
-        rows: how many rows are in it.
+        path: the file that was written.
+        rows: number of rows in the file.
         bad: the rows that were left out.
-        seconds: that reading and predicting took.
+        seconds: duration of reading, predicting and writing, in seconds.
     """
 
     path: Path
@@ -44,10 +44,14 @@ class Written:
 
 
 def check_output(path: Path, inputs: Sequence[str | Path] = ()) -> None:
-    """Refuse a file that cannot be written, before anything is loaded.
+    """Check the name of the output file, before anything is loaded.
+
+    Args:
+        path: the output file.
+        inputs: the input files.
 
     Raises:
-        RecipeError: its ending names no format, or it is one of the inputs.
+        RecipeError: the suffix is not a format that can be written, or the file is one of the inputs.
     """
     if path.suffix.lower() not in ENDINGS:
         near = hint(path.suffix.lower(), ENDINGS)
@@ -67,26 +71,31 @@ def predict_to_file(
     id_column: str | None = None,
     batch_size: int | None = None,
 ) -> Written:
-    """Predict for every input, and write one row for each, whole or not at all.
+    """Predict for every input and write one row per input; the file is written atomically.
+
+    The columns of an input file are copied to the output, except pictures and lists of numbers. A column with
+    the name of a part of the answer is renamed to `input_<name>`.
 
     Args:
         predictor: a loaded model.
-        inputs: paths of pictures, folders or files of rows; or what else the task reads.
-        path: where to; `.csv`, `.parquet` or `.jsonl`. In CSV, lists and mappings are JSON.
-        on_bad: what to do with rows that cannot be read: stop before anything is written, or leave them out.
-        top_k: give the best classes and their scores, as `top`, in place of all scores.
-        threshold: give a label only from this score on.
-        id_column: the column of a file of rows that names them; None: `data.id` of the run or `id`, where
-            there is such a column, else the number of the row.
-        batch_size: how many at a time; None: as many as the device is fast with.
+        inputs: paths of pictures, folders or files of rows, or any other inputs that the task reads.
+        path: output file, `.csv`, `.parquet` or `.jsonl`. In CSV, lists and mappings are written as JSON.
+        on_bad: what to do if rows cannot be read: `error`: stop before anything is written; `skip`: leave
+            these rows out.
+        top_k: write the best `top_k` classes with their scores, as `top`, instead of all scores.
+        threshold: write a label only if its score is at least this.
+        id_column: column of the input files with the ids of rows; None: the column `data.id` of the run or
+            `id` if there is one, else the number of the row.
+        batch_size: rows per batch; None: chosen for the device.
 
     Returns:
-        What was written. Columns of a file of rows stand beside the answers; one that is called like a part
-        of the answer becomes `input_<name>`. Pictures and lists of numbers stay behind.
+        The file, its number of rows, and the rows that were left out.
 
     Raises:
-        RecipeError: the file's ending names no format, or the task has no classes to choose from.
-        DataError: nothing can be read, or rows are bad and `on_bad` is `error`; all of them are named.
+        RecipeError: the suffix is not a format that can be written, or the task has no classes for `top_k` or
+            `threshold`.
+        DataError: no input can be read, or there are bad rows and `on_bad` is `error`; the message lists
+            them.
     """
     path, begun = Path(path), time.perf_counter()
     check_output(path, [one for one in listed(inputs) if isinstance(one, str | Path)])
@@ -117,38 +126,38 @@ def predict_to_file(
 
 
 def check_choice(task: Task, top_k: int | None, threshold: float | None) -> None:
-    """Refuse a choice among classes where there are none.
+    """Check that a task has classes if `top_k` or `threshold` is given.
 
     Raises:
-        RecipeError: the task gives no classes.
+        RecipeError: the task has no classes.
     """
     if task.labels() is None and (top_k is not None or threshold is not None):
         asked = "top-k" if top_k is not None else "threshold"
-        raise RecipeError(f"--{asked}: this model gives no scores of classes to choose from; leave it out")
+        raise RecipeError(f"--{asked}: this model gives no scores of classes; remove the option")
 
 
 def _refusal(task: Task, found: Inputs, problems: Mapping[int, str]) -> DataError:
-    """Name every bad row, looking at those that were not reached, too."""
+    """Return an error that lists every bad row; rows that were not encoded yet are inspected here."""
     unseen = [position for position in range(len(found.rows)) if position not in problems]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        seen = pool.map(task.inspect, (found.rows[position] for position in unseen))
-    later = {at: one.problem for at, one in zip(unseen, seen, strict=True) if one.problem is not None}
+        inspections = pool.map(task.inspect, (found.rows[position] for position in unseen))
+    later = {at: one.problem for at, one in zip(unseen, inspections, strict=True) if one.problem is not None}
     every = {**problems, **later}
     bad = [*found.bad, *bad_rows(found, every)]
     return DataError(
         f"{len(bad)} of {len(found.rows) + len(found.bad)} inputs cannot be used, and nothing was written:\n"
-        f"{described(bad)}\nMend or remove them, or leave them out with --on-bad skip"
+        f"{list_bad_rows(bad)}\nCorrect or remove them, or leave them out with --on-bad skip"
     )
 
 
-def described(bad: Sequence[BadRow]) -> str:
-    """Give bad rows, one a line, the first of many alone."""
+def list_bad_rows(bad: Sequence[BadRow]) -> str:
+    """List bad rows for a message, one per line, at most MOST_NAMED of them."""
     lines = [f"  {one}" for one in bad[:MOST_NAMED]]
     return "\n".join(lines + [f"  ... and {len(bad) - MOST_NAMED} more"] * (len(bad) > MOST_NAMED))
 
 
 def _record(row: Row, carried: Mapping[str, Any], answer: Mapping[str, Any]) -> dict[str, Any]:
-    """Put together what is written of a row: its id, the columns of its file, and the answer."""
+    """Build the output row: the id, the columns of the input file, and the answer."""
     columns = {
         f"input_{name}" if name in answer or name == "id" else name: value
         for name, value in carried.items()
@@ -158,10 +167,14 @@ def _record(row: Row, carried: Mapping[str, Any], answer: Mapping[str, Any]) -> 
 
 
 def write_records(records: Sequence[Mapping[str, Any]], path: Path) -> None:
-    """Write rows to a file, in the format of its ending, whole or not at all.
+    """Write rows to a file atomically, in the format of its suffix.
+
+    Args:
+        records: column -> value of each row.
+        path: the output file.
 
     Raises:
-        DataError: the values of a column do not fit together.
+        DataError: the values of a column have several types, which Parquet cannot store.
     """
     names = list(dict.fromkeys(name for record in records for name in record))
     ending = path.suffix.lower()
@@ -199,7 +212,7 @@ def _cell(value: Any) -> Any:
 
 
 def _plain(value: Any) -> Any:
-    """Give a value as JSON can hold it: moments as text, and null for what is no finite number."""
+    """Turn a value into JSON values: NaN and infinity become None, times and other objects become text."""
     if isinstance(value, Mapping):
         return {str(key): _plain(inner) for key, inner in value.items()}
     if isinstance(value, list | tuple):

@@ -1,4 +1,4 @@
-"""Inputs of a prediction as rows, each with its place and the columns of its file; bad rows kept apart."""
+"""Read the inputs of a prediction: rows with their place and the columns of their file, and bad rows."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ if TYPE_CHECKING:
 
     from hf_ft.task import Row, Task
 
-# What a task calls a row of a table that it reads; here the place of the row is told.
-_NUMBERED = re.compile(r"^input \d+: ")
+# `Task.read_inputs` starts its messages with the number of the input; here the place of the row replaces it.
+_INPUT_NUMBER = re.compile(r"^input \d+: ")
 
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that cannot be predicted for.
+    """A row for which no prediction is possible.
 
     Args:
-        place: the file, and the number of the row in a file of rows, counted from 1.
-        reason: what is wrong with it.
+        place: the file, and for a file of rows the number of the row, counted from 1.
+        reason: why the row cannot be used.
     """
 
     place: str
@@ -42,13 +42,13 @@ class BadRow:
 
 @dataclass
 class Inputs:
-    """Rows to predict for, and where they come from.
+    """The rows of a prediction.
 
     Args:
-        rows: N rows as the task reads them.
-        places: the place of each row, for messages [N].
-        carried: the columns of each row's file that go to the output as they are [N].
-        bad: rows that could not be read.
+        rows: N rows for the task.
+        places: place of each row, for messages [N].
+        carried: columns of the row's file that are copied to the output, for each row [N].
+        bad: rows that cannot be read.
     """
 
     rows: list[Row] = field(default_factory=list)
@@ -58,16 +58,16 @@ class Inputs:
 
 
 def read_inputs(task: Task, inputs: Any, id_column: str | None = None, usual_id: str | None = None) -> Inputs:
-    """Read inputs with what their files say beside; rows that cannot be read are kept apart.
+    """Read the inputs of `predict_to_file`, with the columns of their files; collect bad rows in `bad`.
 
     Args:
-        task: of the model.
-        inputs: as `predict_to_file` takes them.
-        id_column: the column that names the rows of a file.
-        usual_id: the column that names them where there is one of this name; None: `id`.
+        task: the task of the model.
+        inputs: as for `predict_to_file`.
+        id_column: column of the input files with the ids of rows.
+        usual_id: column with the ids if `id_column` is None and a file has this column; else `id`.
 
     Raises:
-        DataError: a file cannot be read, has no such column, or none of its rows can be used.
+        DataError: a file cannot be read, has no column `id_column`, or none of its rows can be used.
     """
     found, names = Inputs(), [name for name in (usual_id, "id") if name is not None]
     for table, part in itertools.groupby(listed(inputs), key=_is_table):
@@ -75,33 +75,33 @@ def read_inputs(task: Task, inputs: Any, id_column: str | None = None, usual_id:
             for one in part:
                 _read_rows(task, one, id_column, names, found)
         else:
-            rows = task.read_inputs(_checked(task, list(part)))
+            rows = task.read_inputs(_refuse_folders(task, list(part)))
             found.rows += rows
             found.places += [str(row["id"]) for row in rows]
             found.carried += [{} for _ in rows]
     if not task.media_roles:
-        # Where nothing is to be decoded, every row is looked at before anything is computed.
-        _set_bad_rows_apart(task, found)
+        # Inspecting a row without media is fast, so bad rows are found before anything is computed.
+        _move_bad_rows(task, found)
     return found
 
 
 def _is_table(one: Any) -> bool:
-    """Tell a file of rows, a DataFrame or a Dataset from other inputs."""
+    """Tell whether an input is a file of rows, a DataFrame or a Dataset."""
     if isinstance(one, str | Path):
         return os.path.isfile(one) and format_of(str(one)) is not None
     return hasattr(one, "columns") or hasattr(one, "column_names")
 
 
-def _checked(task: Task, inputs: list[Any]) -> list[Any]:
-    """Refuse a folder where the task reads no media: it would be taken for a text."""
+def _refuse_folders(task: Task, inputs: list[Any]) -> list[Any]:
+    """Raise a DataError for a folder if the task reads no media, because it would be read as a text."""
     folders = [one for one in inputs if isinstance(one, str | Path) and os.path.isdir(one)]
     if folders and not task.media_roles:
         raise DataError(f"{folders[0]}: is a folder; expected a file of rows")
     return inputs
 
 
-def _set_bad_rows_apart(task: Task, found: Inputs) -> None:
-    """Move rows that cannot be used to `found.bad`."""
+def _move_bad_rows(task: Task, found: Inputs) -> None:
+    """Inspect all rows and move those that cannot be used to `found.bad`."""
     problems = [task.inspect(row).problem for row in found.rows]
     found.bad += bad_rows(found, {at: one for at, one in enumerate(problems) if one is not None})
     good = [number for number, reason in enumerate(problems) if reason is None]
@@ -111,12 +111,12 @@ def _set_bad_rows_apart(task: Task, found: Inputs) -> None:
 
 
 def listed(inputs: Any) -> list[Any]:
-    """Give inputs as a list, one that stands alone too."""
+    """Return inputs as a list; a single input becomes a list of one."""
     return list(inputs) if isinstance(inputs, list | tuple) else [inputs]
 
 
 def _read_rows(task: Task, one: Any, id_column: str | None, usual: Sequence[str], found: Inputs) -> None:
-    """Read a file of rows, a DataFrame or a Dataset; where the task refuses it, row by row."""
+    """Read a file of rows, a DataFrame or a Dataset and add its rows to `found`."""
     named = isinstance(one, str | Path)
     file = str(one) if named else "the table"
     table = read_files([file]) if named else rows_in_memory(one)["train"]
@@ -126,11 +126,11 @@ def _read_rows(task: Task, one: Any, id_column: str | None, usual: Sequence[str]
             f"{listing(table.column_names)})"
         )
     rows = list(_rows_of(task, table, file, found.bad))
-    # Steps of a series become one row: then no column belongs to a row alone.
+    # If steps of a series are gathered into one row, the columns of the file do not belong to single rows.
     single = len(rows) == len(table)
     column = id_column or next((name for name in usual if name in table.column_names), None)
-    names = _names(table, column) if single else None
-    kept = _carried(table) if single else []
+    names = _ids(table, column) if single else None
+    carried = _carried_columns(table) if single else []
     for number, row in enumerate(rows):
         if row is None:
             continue
@@ -140,11 +140,17 @@ def _read_rows(task: Task, one: Any, id_column: str | None, usual: Sequence[str]
             row = {**row, "id": names[number] if names[number] is not None else number_of}
         found.rows.append(row)
         found.places.append(place)
-        found.carried.append({name: values[number] for name, values in kept})
+        found.carried.append({name: values[number] for name, values in carried})
 
 
 def _rows_of(task: Task, table: Dataset, file: str, bad: list[BadRow]) -> Iterator[Row | None]:
-    """Give the rows of a table; None for one that the task refuses, unless it refuses all."""
+    """Yield the rows of a table; None for a row that the task refuses, which is added to `bad`.
+
+    If the task refuses the table as a whole, its rows are read one by one.
+
+    Raises:
+        DataError: the task refuses every row.
+    """
     frame = table.to_pandas()
     try:
         yield from task.read_inputs(frame)
@@ -159,20 +165,20 @@ def _rows_of(task: Task, table: Dataset, file: str, bad: list[BadRow]) -> Iterat
             rows.append(row)
         except DataError as error:
             rows.append(None)
-            reasons[number] = _NUMBERED.sub("", str(error))
+            reasons[number] = _INPUT_NUMBER.sub("", str(error))
     if len(reasons) == len(table):
-        raise DataError(f"{file}: {_NUMBERED.sub('', str(refused))}") from refused
+        raise DataError(f"{file}: {_INPUT_NUMBER.sub('', str(refused))}") from refused
     bad += [BadRow(f"{file}, row {number + 1}", reason) for number, reason in reasons.items()]
     yield from rows
 
 
-def _names(table: Dataset, column: str | None) -> list[str | None]:
+def _ids(table: Dataset, column: str | None) -> list[str | None]:
     values = [None] * len(table) if column is None else table[column][:]
     return [None if value is None else str(value) for value in values]
 
 
-def _carried(table: Dataset) -> list[tuple[str, list[Any]]]:
-    """Give the columns of plain values and of lists of text: media and series are large, and at hand."""
+def _carried_columns(table: Dataset) -> list[tuple[str, list[Any]]]:
+    """Return (name, values) of the columns with single values or lists of text, without media and series."""
     from datasets import List, Value
 
     text = (Value("string"), Value("large_string"))
@@ -186,11 +192,16 @@ def _carried(table: Dataset) -> list[tuple[str, list[Any]]]:
 
 
 def bad_rows(found: Inputs, problems: Mapping[int, str]) -> list[BadRow]:
-    """Say where the rows are that cannot be used, and why: position -> reason."""
+    """Build a BadRow for each problem.
+
+    Args:
+        found: the rows.
+        problems: position of a row -> why it cannot be used.
+    """
     return [_bad_row(found.rows[at], found.places[at], problems[at]) for at in sorted(problems)]
 
 
 def _bad_row(row: Row, place: str, problem: str) -> BadRow:
-    """Take from a problem the name of the row that it begins with: the place stands in front of it."""
+    """Build a BadRow; the id at the start of the problem is removed, because the place replaces it."""
     name = re.escape(str(row["id"]))
     return BadRow(place, re.sub(rf"^row {name}[,:] (file {name}: )?", "", problem))

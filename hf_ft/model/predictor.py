@@ -1,4 +1,4 @@
-"""Use a saved model: raw inputs in, what a person reads out."""
+"""Predictor: load a saved model and predict for raw inputs."""
 
 from __future__ import annotations
 
@@ -26,27 +26,27 @@ if TYPE_CHECKING:
 
     from hf_ft.model.prediction_files import Written
 
-# Rows that are sorted by length together, where they have lengths.
+# Number of rows that are sorted by length together, if rows have lengths.
 _CHUNK = 1024
-# Threads that encode rows, at most: with more, the interpreter's lock is what they wait for.
+# Most threads that encode rows; more threads would wait for the interpreter lock.
 _MOST_THREADS = 8
-# How far outputs may be from those of the model as saved, a fifth of what the gate allows.
+# Largest difference of outputs after folding batch norms, a fifth of the tolerance of the gate.
 _FOLD_TOLERANCE = 2e-5
-# Rows from which folding, which costs a few passes, is worth it.
+# Fewest rows for which batch norms are folded, which costs a few passes.
 _WORTH_FOLDING = 64
 
 
 @dataclass
 class Predictor:
-    """A fine-tuned model with its processor and its task.
+    """A fine-tuned model with its task and processor.
 
     Args:
-        model: in eval mode, on `device`.
-        task: restored from task.json.
-        device: where the model is.
-        id_column: `data.id` of the run; it names rows where a file of rows has this column.
-        faster: what predicts: the model, or a copy whose outputs were seen to be the same; made when first
-            needed.
+        model: the model in eval mode, on `device`.
+        task: the task, restored from task.json, with its processor.
+        device: device of the model.
+        id_column: `data.id` of the run, or None; column with the ids of rows in files that have it.
+        faster: the model, or a copy with folded batch norms and equal outputs; chosen in the first
+            prediction of many rows.
 
     >>> predictor = Predictor.load(run_folder)
     >>> answer = predictor(picture)[0]
@@ -65,8 +65,8 @@ class Predictor:
         """Load a model folder, an adapter folder, a run folder or a Hub repository that hf_ft saved.
 
         Args:
-            name: the folder, or a Hub id.
-            device: where to put the model; None: a GPU if there is one.
+            name: the folder, or the id of a Hub repository.
+            device: device for the model; None: a GPU if there is one, else the CPU.
 
         Raises:
             ModelError: there is no such model, it was not saved by hf_ft, or it is damaged.
@@ -81,9 +81,9 @@ class Predictor:
             model = load_adapter(task.auto_class, folder, source)
         else:
             model = load_saved(task.auto_class, folder)
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        target = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         choose_memory_format(model)
-        return cls(model.to(place).eval(), task, place, id_column_of(folder.parent))
+        return cls(model.to(target).eval(), task, target, id_column_of(folder.parent))
 
     def __call__(
         self,
@@ -93,13 +93,16 @@ class Predictor:
         top_k: int | None = None,
         threshold: float | None = None,
     ) -> list[dict[str, Any]]:
-        """Predict: one dict per input, with its `id` and what the task decodes (label and score, boxes, ...).
+        """Predict for raw inputs.
 
         Args:
-            inputs: whatever the task reads: paths, folders, pictures, texts, arrays, rows.
-            batch_size: how many at a time; None: as many as the device is fast with.
-            top_k: give the best classes and their scores, as `top`, in place of all scores.
-            threshold: give a label only from this score on.
+            inputs: inputs that the task reads: paths, folders, pictures, texts, arrays, rows.
+            batch_size: rows per batch; None: chosen for the device.
+            top_k: return the best `top_k` classes with their scores, as `top`, instead of all scores.
+            threshold: return a label only if its score is at least this.
+
+        Returns:
+            One dict per input: its `id` and the decoded result of the task (label and score, boxes, ...).
 
         Raises:
             DataError: an input cannot be read.
@@ -112,12 +115,12 @@ class Predictor:
         ]
 
     def answer(self, result: Any, top_k: int | None = None, threshold: float | None = None) -> dict[str, Any]:
-        """Give what a person reads of a result, with the best classes alone, and labels from a score on.
+        """Decode a result of the task for a person, and apply `top_k` and `threshold`.
 
         Args:
-            result: of the task.
-            top_k: as for `__call__`: `top` is a list of {"label", "score"}, best first.
-            threshold: as for `__call__`; where it is not reached, `label` is None and `labels` is empty.
+            result: the task's result for one row.
+            top_k: as for `__call__`; `top` is a list of {"label", "score"}, best first.
+            threshold: as for `__call__`; if no score reaches it, `label` is None and `labels` is empty.
         """
         found = self.task.decode(result)
         scores = found.get("scores")
@@ -134,7 +137,11 @@ class Predictor:
         return found
 
     def results(self, rows: Sequence[Row], batch_size: int | None = None) -> list[Any]:
-        """Give the task's own result of each row, in order.
+        """Return the task's result for each row, in order.
+
+        Args:
+            rows: the rows.
+            batch_size: as for `__call__`.
 
         Raises:
             DataError: a row cannot be encoded.
@@ -145,13 +152,13 @@ class Predictor:
     def stream(
         self, rows: Sequence[Row], batch_size: int | None = None, problems: dict[int, str] | None = None
     ) -> Iterator[tuple[int, Any]]:
-        """Give (position of the row, the task's own result) as they are made, in any order.
+        """Yield (position of the row, the task's result) batch by batch, in any order.
 
         Args:
-            rows: to predict for.
-            batch_size: how many at a time; None: as many as the device is fast with.
-            problems: takes up the rows that cannot be encoded: position -> reason. None: the first of them
-                raises.
+            rows: the rows.
+            batch_size: as for `__call__`.
+            problems: is filled with position -> reason for rows that cannot be encoded. None: the first such
+                row raises an error.
 
         Raises:
             DataError: a row cannot be encoded, and `problems` is None.
@@ -159,7 +166,7 @@ class Predictor:
         with _progress(len(rows)) as step, memory_kept(self.device.type):
             for positions, items in self._batches(rows, batch_size, problems):
                 if self.faster is None and len(rows) >= _WORTH_FOLDING:
-                    self.faster = self._faster(items)
+                    self.faster = self._choose_faster(items)
                 results = self._predict(self.faster or self.model, items)
                 step(len(positions))
                 yield from zip(positions, results, strict=True)
@@ -167,7 +174,7 @@ class Predictor:
     def _batches(
         self, rows: Sequence[Row], batch_size: int | None, problems: dict[int, str] | None
     ) -> Iterator[tuple[Sequence[int], list[Item]]]:
-        """Give encoded rows in batches, with their positions; rows of like length come together."""
+        """Yield (positions, items) of batches of encoded rows; rows of similar length share a batch."""
         key, tokens = self.task.length_key, None
         if batch_size is None:
             first = next((items for row in rows if (items := self._encode([0], [row], {})[1])), None)
@@ -177,15 +184,15 @@ class Predictor:
                 one = self.task.collate(first)
                 batch_size, tokens = forward_batch(numbers_in(one), self.device.type, lengths=key is not None)
         chunk = batch_size if key is None else max(_CHUNK, batch_size)
-        for positions, items in self._encoded(rows, chunk, problems):
+        for positions, items in self._encode_chunks(rows, chunk, problems):
             lengths = None if key is None else [len(item[key]) for item in items]
             for batch in batches_of(len(items), batch_size, lengths, tokens):
                 yield [positions[index] for index in batch], [items[index] for index in batch]
 
-    def _encoded(
+    def _encode_chunks(
         self, rows: Sequence[Row], chunk: int, problems: dict[int, str] | None
     ) -> Iterator[tuple[Sequence[int], list[Item]]]:
-        """Encode chunks of rows in threads, ahead of the model; decoders release the interpreter lock."""
+        """Encode chunks of rows in threads ahead of the model; decoders release the interpreter lock."""
         workers = min(_MOST_THREADS, os.cpu_count() or 1) if self.task.encodes_in_threads else 1
         waiting: deque[Future[tuple[Sequence[int], list[Item]]]] = deque()
         with ThreadPoolExecutor(workers) as pool:
@@ -200,7 +207,7 @@ class Predictor:
     def _encode(
         self, positions: Sequence[int], rows: Sequence[Row], problems: dict[int, str] | None
     ) -> tuple[Sequence[int], list[Item]]:
-        """Encode rows at once; where one of them is refused, row by row, and leave those out."""
+        """Encode rows at once; if a row is refused, encode row by row and add refused rows to `problems`."""
         try:
             return positions, self.task.encode(rows, None)
         except DataError as error:
@@ -216,17 +223,21 @@ class Predictor:
         """Predict and write one row per input to a `.csv`, `.parquet` or `.jsonl` file.
 
         Args:
-            inputs: as for `__call__`; the columns of a file of rows are carried through.
-            path: where to; written whole or not at all.
-            options: of `hf_ft.model.prediction_files.predict_to_file`: `on_bad`, `top_k`, `threshold`,
-                `id_column`, `batch_size`.
+            inputs: as for `__call__`; the columns of a file of rows are copied to the output.
+            path: output file; written atomically.
+            options: options of `hf_ft.model.prediction_files.predict_to_file`: `on_bad`, `top_k`,
+                `threshold`, `id_column`, `batch_size`.
+
+        Raises:
+            RecipeError: as for `predict_to_file`.
+            DataError: as for `predict_to_file`.
         """
         from hf_ft.model.prediction_files import predict_to_file
 
         return predict_to_file(self, inputs, path, **options)
 
-    def _faster(self, items: Sequence[Item]) -> Any:
-        """Fold the batch norms of a network on the CPU, if its outputs on these rows stay what they are."""
+    def _choose_faster(self, items: Sequence[Item]) -> Any:
+        """On a CPU, return a copy with folded batch norms if its outputs on these rows are equal."""
         if self.device.type != "cpu":
             return self.model
         folded = fold_batch_norms(self.model, lambda: self._predict(self.model, items))
@@ -250,7 +261,7 @@ class Predictor:
 
 @contextlib.contextmanager
 def _progress(total: int) -> Iterator[Callable[[int], None]]:
-    """Show on a terminal how far the prediction is, and how fast; elsewhere show nothing."""
+    """Show a progress bar if standard error is a terminal; yield a function that advances it."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 

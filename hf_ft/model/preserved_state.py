@@ -1,4 +1,4 @@
-"""Run passes of a model before training and give its state back: mode, buffers, and the random state."""
+"""Run passes of a model before training, and restore its mode, its buffers and the random state."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @contextmanager
 def preserved_state(model: nn.Module) -> Iterator[None]:
-    """Give back the mode, the statistics of batch norms and torch's random state, which passes move."""
+    """Restore the training mode, the buffers and torch's random state when the block ends."""
     buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
     was_training = model.training
     with torch.random.fork_rng():
@@ -23,7 +23,7 @@ def preserved_state(model: nn.Module) -> Iterator[None]:
         finally:
             with torch.no_grad():
                 for name, buffer in model.named_buffers():
-                    # A pass may make tables of its own, or longer ones; these are no statistics.
+                    # A pass may create or enlarge tables (of positions, for example): these are not restored.
                     if name in buffers and buffer.shape == buffers[name].shape:
                         buffer.copy_(buffers[name])
             model.train(was_training)

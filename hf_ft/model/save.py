@@ -1,7 +1,7 @@
-"""Save a plain Hugging Face folder that holds all that prediction needs, complete or not at all.
+"""Save a model as a Hugging Face folder with everything that prediction needs; it is written atomically.
 
-model/     config.json, model.safetensors, the processor, task.json; with an adapter: merged
-adapter/   only for adapters, beside it: the adapter, the same task.json, and the base it belongs to, pinned
+model/     config.json, model.safetensors, the processor, task.json; an adapter is merged
+adapter/   only if there is an adapter: the adapter, the same task.json, name and revision of the base model
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ PICKLES = (".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".msgpa
 def save_model(
     model: Frozen | Any, task: Task, folder: str | Path, source: Mapping[str, Any] | None = None
 ) -> Path:
-    """Save a model with its processor and its task; an adapted one merged here, its adapter in `../adapter`.
+    """Save a model with its processor and its task; an adapter is merged, and also saved in `../adapter`.
 
     Args:
-        model: what `freeze` returned, or a transformers model.
+        model: the result of `freeze`, or a transformers model.
         task: the fitted task; its state and options are saved with the model.
-        folder: where to; replaced as a whole if it is there.
-        source: `Loaded.source`, needed for an adapter: the base that it belongs to.
+        folder: the model folder; an existing folder is replaced as a whole.
+        source: `Loaded.source`, which names the base model; required for an adapter.
 
     Returns:
         The folder.
 
     Raises:
-        ModelError: the adapter cannot be merged, its base is not known, or not everything was written.
+        ModelError: the adapter cannot be merged, `source` is missing, or not all weights were written.
     """
     from hf_ft.model.adapters import merged
     from hf_ft.model.freeze import Frozen
@@ -48,22 +48,22 @@ def save_model(
     adapted = isinstance(model, Frozen) and model.adapted
     network: Any = model.model if isinstance(model, Frozen) else model
     if adapted and source is None:
-        raise ModelError("an adapter is saved with the base it belongs to; pass source=Loaded.source")
+        raise ModelError("an adapter is saved with the name of its base model; pass source=Loaded.source")
     plain = merged(network) if adapted else network
     with new_folder(folder) as fresh, quiet():
         plain.save_pretrained(fresh)
-        _save_rest(task, fresh, source and _without_path(source))
+        _save_task(task, fresh, source and _without_path(source))
         _check_complete(plain, fresh)
     if adapted and source is not None:
         with new_folder(folder.parent / "adapter") as fresh, quiet():
             _save_adapter(network, plain.config, fresh, source)
-            _save_rest(task, fresh, {**source, "name": local_path(source["name"])})
+            _save_task(task, fresh, {**source, "name": local_path(source["name"])})
     return folder
 
 
 def _save_adapter(network: Any, config: Any, folder: Path, source: Mapping[str, Any]) -> None:
     settings = network.peft_config["default"]
-    # PEFT and transformers know no `sample:` names, and look for a relative path from where they are called.
+    # PEFT and transformers know no `sample:` names, and resolve relative paths against the current folder.
     settings.base_model_name_or_path = local_path(resolve(source["name"]))
     settings.revision = source["commit"] or source["revision"]
     network.save_pretrained(folder)
@@ -74,25 +74,26 @@ def _save_adapter(network: Any, config: Any, folder: Path, source: Mapping[str, 
 
 
 def local_path(name: str) -> str:
-    """Give the absolute path of a local folder, and any other name as it is."""
+    """Return the absolute path if a name is a local folder, else the name itself."""
     return str(Path(name).absolute()) if Path(name).is_dir() else name
 
 
 def _without_path(source: Mapping[str, Any]) -> dict[str, Any]:
-    """A model folder is given away; of a local checkpoint it tells the name, and not where it lies."""
+    """Shorten the path of a local checkpoint to its last part, because model folders are published."""
     name = str(source["name"])
     return {**source, "name": Path(name).name if Path(name).is_dir() else name}
 
 
-def _save_rest(task: Task, folder: Path, source: Mapping[str, Any] | None) -> None:
+def _save_task(task: Task, folder: Path, source: Mapping[str, Any] | None) -> None:
+    """Save the processor and task.json, and check that no file may hold a pickle."""
     from transformers import TimmWrapperImageProcessor
 
-    # A TimmWrapper's processor lives in the model's config.json.
+    # The settings of a TimmWrapper's processor are in the model's config.json.
     if task.processor is not None and not isinstance(task.processor, TimmWrapperImageProcessor):
         task.processor.save_pretrained(folder)
     content = {
         "task": task_name(task),
-        # In a recipe the options stand beside the task's name, which is not one of them.
+        # In a recipe, the name of the task stands among its options, but it is not one of them.
         "options": task.options.model_dump(mode="json", include=set(type(task).Options.model_fields)),
         "state": task.state(),
         "source": dict(source) if source else None,
@@ -108,13 +109,13 @@ def _save_rest(task: Task, folder: Path, source: Mapping[str, Any] | None) -> No
 
 
 def task_name(task: Task) -> str:
-    """The name under which `get_task` finds a task's class again."""
+    """Return the name with which `get_task` finds the class of a task."""
     cls = type(task)
     return task.name if cls.__module__.startswith("hf_ft.tasks.") else f"{cls.__module__}:{cls.__qualname__}"
 
 
 def _check_complete(model: Any, folder: Path) -> None:
-    """The files must hold as many numbers as the model has weights (peft#2054 saved next to none)."""
+    """Check that the files hold as many numbers as the model has parameters (peft#2054 saved almost none)."""
     from safetensors import safe_open
 
     written = 0

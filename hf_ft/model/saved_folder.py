@@ -1,4 +1,4 @@
-"""Saved folders: which one a name means, the task in it, and the model behind an adapter."""
+"""Find a saved model folder by its name, and load its task and an adapter with its base model."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from hf_ft.task import Task
 
 
 def load_task(folder: Path) -> tuple[Task, dict[str, Any]]:
-    """Restore a fitted task from task.json, and say which checkpoint its model started from.
+    """Restore a fitted task from task.json.
 
     Args:
         folder: a model or adapter folder.
 
     Returns:
-        The task, without its processor, and `Loaded.source`.
+        The task, without its processor, and `Loaded.source`, which names the pretrained checkpoint.
     """
     content = json.loads((folder / TASK_FILE).read_text(encoding="utf-8"))
     task_class = get_task(content["task"])
@@ -33,23 +33,27 @@ def load_task(folder: Path) -> tuple[Task, dict[str, Any]]:
 
 
 def id_column_of(run_folder: Path) -> str | None:
-    """Give `data.id` of the recipe that a model folder lies beside, where there is one."""
+    """Return `data.id` of the recipe in a run folder, or None if there is no recipe or no such key."""
     from hf_ft.recipe.yaml_text import read_yaml
 
     file = run_folder / "recipe.yaml"
     if not file.is_file():
         return None
-    # Not checked as a recipe: what is needed for training is not needed here.
+    # The recipe is not validated: it may need files or packages that are only needed for training.
     data = read_yaml(file.read_text(encoding="utf-8"), str(file)).value.get("data")
     found: str | None = data.get("id") if isinstance(data, dict) else None
     return found
 
 
 def find_folder(name: str | Path) -> Path:
-    """Find the folder with task.json: a model or adapter folder, a run's model, or a Hub repository.
+    """Find the folder with task.json.
+
+    Args:
+        name: a model folder, an adapter folder, a run folder, or the id of a Hub repository, which is
+            downloaded.
 
     Raises:
-        ModelError: there is none.
+        ModelError: there is no such folder or repository, or it has no task.json.
     """
     for folder in (Path(name).expanduser(), Path(name).expanduser() / "model"):
         if (folder / TASK_FILE).is_file():
@@ -59,7 +63,7 @@ def find_folder(name: str | Path) -> Path:
         place = _download(str(name))
     if not (place / TASK_FILE).is_file():
         raise ModelError(
-            f"{name}: no {TASK_FILE} in it, so it is no model that hf_ft saved; transformers can load it"
+            f"{name}: there is no {TASK_FILE} in it, so hf_ft did not save it; load it with transformers"
         )
     return place
 
@@ -88,15 +92,15 @@ def _download(name: str) -> Path:
 
 
 def load_adapter(auto_class: str, folder: Path, source: dict[str, Any]) -> Any:
-    """Load the base that an adapter was trained on, check that it is the same, and put the adapter on it.
+    """Load the base model of an adapter, check that its weights have not changed, and put the adapter on it.
 
     Args:
-        auto_class: class of the base.
-        folder: of the adapter.
+        auto_class: class of the base model, as for `load_model`.
+        folder: the adapter folder.
         source: `Loaded.source` of the run, from task.json.
 
     Raises:
-        ModelError: the base is not there, or holds other weights than those of training.
+        ModelError: the base model cannot be loaded, or has other weights than in training.
     """
     import peft
     from transformers import AutoConfig
@@ -110,9 +114,10 @@ def load_adapter(auto_class: str, folder: Path, source: dict[str, Any]) -> Any:
     content = fingerprint_without(base, new)
     if content != source["content"]:
         raise ModelError(
-            f"{folder}: the adapter was trained on other weights than {source['name']!r} holds now; "
-            f"load the merged model beside it"
+            f"{folder}: the adapter was trained on other weights than {source['name']!r} has now; load the "
+            f"merged model in the folder `model` beside it"
         )
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # between PEFT and transformers; no user can act on it
+        # PEFT calls transformers in a way that transformers warns of; a user can do nothing about it.
+        warnings.simplefilter("ignore", FutureWarning)
         return peft.PeftModel.from_pretrained(base, str(folder))

@@ -1,4 +1,4 @@
-"""Adapters: the right layers, a head that learns, and merged weights that give the same outputs."""
+"""Adapters: the right layers, a trainable head, and merged weights that give the same outputs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from hf_ft.errors import ModelError
 from hf_ft.model.adapters import CONV_METHODS, merged
 from hf_ft.model.freeze import freeze
 
-# Options that fit layers as small as these.
+# Options of each method that fit the small layers of the tests.
 OPTIONS: dict[str, dict[str, Any]] = {
     "c3a": {"block_size": 16, "init_weights": True},
     "fourierft": {"n_frequency": 50, "init_weights": True},
@@ -66,7 +66,7 @@ def check(family: str, method: str, options: dict[str, Any]) -> Any:
 
 @pytest.mark.parametrize("method", LINEAR)
 def test_methods_on_a_transformer(method: str) -> None:
-    """peft#2502, #1836: what is merged is what was trained, for each method."""
+    """peft#2502, #1836: the merged model must compute what the trained adapter computes."""
     frozen = check("vit", method, OPTIONS.get(method, {}))
     assert frozen.targets
     assert not any("classifier" in name for name in frozen.targets)
@@ -74,7 +74,7 @@ def test_methods_on_a_transformer(method: str) -> None:
 
 @pytest.mark.parametrize("method", CONV_METHODS)
 def test_methods_on_convolutions(method: str) -> None:
-    """peft#1732: with batch norms in eval mode, the adapter holds the whole change."""
+    """peft#1732: with batch norms in eval mode, only the adapter and the head change."""
     frozen = check("resnet", method, {})
     assert len(frozen.targets) == 9
     assert frozen.norms_in_eval == 10
@@ -87,14 +87,14 @@ def test_all_linear_on_a_convolutional_network_finds_the_convolutions() -> None:
 
 
 @pytest.mark.parametrize("method", ["vera", "oft", "randlora"])
-def test_methods_without_convolutions_say_so(method: str) -> None:
+def test_methods_that_cannot_adapt_convolutions_are_refused(method: str) -> None:
     """peft#3193."""
     with pytest.raises(ModelError, match="cannot adapt the convolutions"):
         freeze(tiny.resnet(), method)
 
 
 def test_depthwise_convolutions_are_left_out_or_refused() -> None:
-    """A depthwise kernel can be trained with LoRA, but not merged: known before training, not after."""
+    """LoRA can train a depthwise kernel but not merge it: the error comes before training."""
     frozen = freeze(tiny.timm(), "lora")
     assert not any("conv_dw" in name for name in frozen.targets)
     assert "without 2 grouped" in frozen.notes[0]
@@ -103,20 +103,20 @@ def test_depthwise_convolutions_are_left_out_or_refused() -> None:
         freeze(model, {"strategy": "lora", "r": 256, "target_modules": ["conv_dw"]})
 
 
-def test_oft_on_convolutions_is_refused_by_measurement() -> None:
-    """PEFT 0.21: OFT on a convolution gives outputs of 2e5 before any step and merges otherwise."""
-    with pytest.raises(ModelError, match=r"merges .* into something else"):
+def test_oft_on_convolutions_is_refused_by_comparing_outputs() -> None:
+    """PEFT 0.21: OFT on a convolution gives outputs of 2e5 before any step, and others when merged."""
+    with pytest.raises(ModelError, match=r"changes the output of .* when it is merged"):
         freeze(tiny.resnet(), {"strategy": "oft", "target_modules": r".*layers.*convolution"})
 
 
-def test_a_random_start_is_taken_on_purpose_only() -> None:
-    with pytest.raises(ModelError, match=r"starts .* set its start on purpose \(init_weights\)"):
+def test_random_initial_weights_must_be_asked_for() -> None:
+    with pytest.raises(ModelError, match=r"changes the output of .* on purpose \(init_weights\)"):
         freeze(tiny.vit(), {"strategy": "c3a", "block_size": 16})
     freeze(tiny.vit(), {"strategy": "c3a", "block_size": 16, "init_weights": "xavier_uniform"})
 
 
-def test_roberta_head_is_saved_though_its_layers_match() -> None:
-    """peft#310, #577: `dense` is also a layer of the head, which must learn whole and not be adapted."""
+def test_roberta_head_is_saved_although_target_modules_match_it() -> None:
+    """peft#310, #577: `dense` is also a layer of the head, which is trained and not adapted."""
     frozen = freeze(tiny.roberta(), {"strategy": "lora", "target_modules": ["dense", "query"]})
     assert not any(name.startswith("classifier") for name in frozen.targets)
     learning = [name for name in frozen.trainable if "classifier" in name]
@@ -137,7 +137,7 @@ def test_layers_to_transform_is_kept() -> None:
     assert frozen.targets == ["vit.layers.1.attention.q_proj"]
 
 
-def test_merging_leaves_the_adapter_alone() -> None:
+def test_merging_does_not_change_the_adapter() -> None:
     frozen = freeze(tiny.vit(), "lora")
     train(frozen, 1)
     before = {name: value.clone() for name, value in frozen.model.state_dict().items()}

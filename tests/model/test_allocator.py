@@ -1,4 +1,4 @@
-"""The allocator: what is freed is kept while a run trains on the CPU, and given back when it ends."""
+"""The allocator: freed memory stays in the process during a run on the CPU, and is returned at its end."""
 
 import platform
 import resource
@@ -37,7 +37,7 @@ def resident():
         return int(file.read().split()[1])
 
 anew = page_faults()
-assert keep_freed_memory("auto", "cpu").startswith("kept")
+assert keep_freed_memory("auto", "cpu").startswith("keeps freed memory")
 kept = min(page_faults() for _ in range(5))  # the heap grows in several steps
 before = resident()
 give_memory_back()
@@ -46,8 +46,8 @@ print(anew, kept, before, resident())
 
 
 @pytest.mark.skipif(not GLIBC, reason="mallopt is glibc's")
-def test_a_large_block_is_mapped_once_while_memory_is_kept_and_then_given_back():
-    # In a process of its own: the heap of one that has run other tests has holes which large blocks may fill.
+def test_freed_memory_is_reused_without_page_faults_and_then_returned():
+    # In a new process: the heap of a process that ran other tests has holes that large blocks may fill.
     done = subprocess.run([sys.executable, "-c", COUNTS], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     anew, kept, before, after = map(int, done.stdout.split())
@@ -59,12 +59,12 @@ def test_a_large_block_is_mapped_once_while_memory_is_kept_and_then_given_back()
     ("setting", "device", "variables", "reason"),
     [
         ("system", "cpu", {}, "asked for by train.allocator"),
-        ("auto", "cuda", {}, "tensors live on cuda"),
+        ("auto", "cuda", {}, "tensors are on cuda"),
         ("auto", "cpu", {"MALLOC_MMAP_THRESHOLD_": "1000"}, "MALLOC_MMAP_THRESHOLD_ is set"),
-        ("auto", "cpu", {"LD_PRELOAD": "/usr/lib/libjemalloc.so.2"}, "jemalloc takes the place of malloc"),
+        ("auto", "cpu", {"LD_PRELOAD": "/usr/lib/libjemalloc.so.2"}, "jemalloc replaces malloc"),
     ],
 )
-def test_the_allocator_is_left_alone_where_somebody_chose(monkeypatch, setting, device, variables, reason):
+def test_the_allocator_is_not_changed_if_it_is_configured(monkeypatch, setting, device, variables, reason):
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert keep_freed_memory(setting, device) == f"system: {reason}"
@@ -72,7 +72,7 @@ def test_the_allocator_is_left_alone_where_somebody_chose(monkeypatch, setting, 
 
 
 @pytest.mark.skipif(not GLIBC, reason="mallopt is glibc's")
-def test_prediction_inside_a_run_does_not_end_the_runs_own_keeping():
+def test_prediction_inside_a_run_does_not_return_the_memory_of_the_run():
     with memory_kept("cpu"):
         assert memory._glibc.kept
     assert not memory._glibc.kept
@@ -82,6 +82,6 @@ def test_prediction_inside_a_run_does_not_end_the_runs_own_keeping():
     assert memory._glibc.kept
 
 
-def test_another_c_library_is_left_alone(monkeypatch):
+def test_another_c_library_is_not_configured(monkeypatch):
     monkeypatch.setattr(platform, "libc_ver", lambda: ("", ""))
     assert keep_freed_memory("auto", "cpu") == "system: the C library is not glibc"

@@ -1,4 +1,4 @@
-"""The attention implementation, by transformers' own names."""
+"""model.attn_implementation takes the names of transformers."""
 
 from typing import get_args
 
@@ -21,7 +21,7 @@ def test_the_names_are_those_of_transformers():
 
 @pytest.mark.parametrize("scratch", [False, True])
 @pytest.mark.parametrize(("asked", "got"), [("auto", "sdpa"), ("eager", "eager"), ("sdpa", "sdpa")])
-def test_what_is_asked_for_is_used_and_gives_the_same(tmp_path, asked, got, scratch):
+def test_the_chosen_attention_is_used_and_gives_equal_outputs(tmp_path, asked, got, scratch):
     folder = tiny.saved(tiny.bert(), tmp_path / "m")
     section = ModelSection(name=folder, attn_implementation=asked, from_scratch=scratch)
     model = load_model(TEXT, section).model
@@ -38,8 +38,8 @@ def test_an_unknown_name_is_refused_with_the_list():
         load_recipe({**recipe, "model": {"name": "m", "attn_implementation": "spda"}})
 
 
-def test_what_cannot_be_had_is_an_error_and_not_something_else(tmp_path):
-    """transformers says so where a package is missing; nothing else is taken in its place."""
+def test_an_attention_that_is_not_installed_is_an_error(tmp_path):
+    """transformers names the missing package; no other implementation is used instead."""
     folder = tiny.saved(tiny.bert(), tmp_path / "m")
     with pytest.raises(ModelError, match=r"cannot load.*FlashAttention2"):
         load_model(TEXT, ModelSection(name=folder, attn_implementation="flash_attention_2"))

@@ -1,4 +1,4 @@
-"""Batch norms are measured on plain training rows before they are used."""
+"""Statistics of batch norms are recomputed on training rows without augmentation before evaluation."""
 
 import tiny
 import torch
@@ -40,7 +40,7 @@ def first_norm(model):
     return next(module for module in model.modules() if isinstance(module, torch.nn.BatchNorm2d))
 
 
-def test_running_statistics_become_those_of_the_rows():
+def test_running_statistics_are_those_of_the_rows():
     model, rows = tiny.resnet(), encoded()
     norm, seen = first_norm(model), []
     handle = norm.register_forward_pre_hook(lambda module, given: seen.append(given[0].detach()))
@@ -63,7 +63,7 @@ def test_frozen_batch_norms_keep_the_statistics_of_pretraining():
     assert frozen.frozen_fingerprint() == before
 
 
-def test_zero_rows_turn_it_off():
+def test_with_zero_rows_nothing_is_recomputed():
     model, rows = tiny.resnet(), encoded()
     before = first_norm(model).running_mean.clone()
     assert settle_batch_norms(model, rows.task, rows, 0, seed=0) == 0

@@ -1,4 +1,4 @@
-"""Freezing: what learns learns, what is frozen does not move, in every family and with every strategy."""
+"""Freezing: trainable weights change and frozen ones do not, in every family and with every strategy."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def head_weights(model: nn.Module) -> list[str]:
 
 
 def train(frozen: Frozen, steps: int = 2, rate: float = 1e-3) -> None:
-    """Two real steps, in train mode, with what a run does between them: evaluation and back."""
+    """Make training steps with an evaluation between them, as a run does."""
     model, batch = frozen.model, tiny.inputs(frozen.model)
     optimizer = torch.optim.AdamW(parameter_groups(model, frozen, rate, 0.01))
     for _ in range(steps):
@@ -51,7 +51,7 @@ def train(frozen: Frozen, steps: int = 2, rate: float = 1e-3) -> None:
 @pytest.mark.parametrize("strategy", STRATEGIES)
 @pytest.mark.parametrize("family", tiny.FAMILIES)
 def test_matrix(family: str, strategy: str, tmp_path: Path) -> None:
-    """Frozen weights and buffers stay (pytorch#86590), new ones move, the saved folder is the model."""
+    """Frozen weights and buffers do not change (pytorch#86590), new weights do, the saved folder is equal."""
     torch.manual_seed(0)
     model = tiny.FAMILIES[family]()
     new = head_weights(model)
@@ -71,7 +71,7 @@ def test_matrix(family: str, strategy: str, tmp_path: Path) -> None:
         for name, value in frozen.model.named_parameters()
         if name in before and not torch.equal(value, before[name])
     }
-    # The token that only masked pretraining uses has no gradient.
+    # The mask token is only used in pretraining and has no gradient.
     assert set(before) - moved <= {"dinov2.embeddings.mask_token"}
     after = tiny.outputs(frozen.model, batch)
     assert (after - start).abs().max() > 1e-3
@@ -82,7 +82,7 @@ def test_matrix(family: str, strategy: str, tmp_path: Path) -> None:
 
 
 def test_frozen_batch_norms_drift_without_the_hook() -> None:
-    """The control of the matrix: requires_grad alone lets running statistics move (pytorch#86590)."""
+    """Control of test_matrix: with requires_grad=False alone, running statistics change (pytorch#86590)."""
     model = tiny.resnet()
     model.requires_grad_(False)
     before = model.resnet.embedder.embedder.normalization.running_mean.clone()
@@ -92,8 +92,8 @@ def test_frozen_batch_norms_drift_without_the_hook() -> None:
 
 
 @pytest.mark.parametrize("use", ["deepcopy", "pickle", "wrapped", "body alone"])
-def test_frozen_norms_stay_in_eval_wherever_the_model_goes(use: str) -> None:
-    """pytorch#86590, with what training loops do to a model."""
+def test_frozen_norms_stay_in_eval_mode_in_any_training_loop(use: str) -> None:
+    """pytorch#86590: `train()`, deepcopy and other things that training loops do to a model."""
     frozen = freeze(tiny.resnet(), "head")
     assert frozen.norms_in_eval == 10
     model = frozen.model
@@ -113,7 +113,7 @@ def test_frozen_norms_stay_in_eval_wherever_the_model_goes(use: str) -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.named_buffers())
 
 
-def test_frozen_dropout_is_off_and_live_dropout_on() -> None:
+def test_frozen_dropout_is_off_and_trainable_dropout_on() -> None:
     """A frozen body gives the same features in train mode; the dropout before the head still works."""
     model = tiny.bert(hidden_dropout_prob=0.5, classifier_dropout=0.5)
     freeze(model, "head")
@@ -132,7 +132,7 @@ def test_functional_dropout_and_stochastic_depth_are_off() -> None:
     assert torch.equal(one, other)
 
 
-def test_dropout_between_parts_belongs_to_what_it_feeds() -> None:
+def test_dropout_between_parts_belongs_to_the_part_after_it() -> None:
     from transformers import GPT2Config, GPT2ForSequenceClassification
 
     config = GPT2Config(
@@ -148,8 +148,8 @@ def test_dropout_between_parts_belongs_to_what_it_feeds() -> None:
     assert not torch.equal(model(**tokens).logits, model(**tokens).logits)
 
 
-def test_stages_freeze_again() -> None:
-    """Gradual unfreezing calls freeze anew: nothing of the stage before may stay behind."""
+def test_freezing_again_replaces_the_earlier_stage() -> None:
+    """Gradual unfreezing calls `freeze` again: no hook or flag of the earlier stage may remain."""
     model = tiny.resnet()
     assert freeze(model, "head").norms_in_eval == 10
     assert freeze(model, {"strategy": "last", "n": 1}).norms_in_eval == 8
@@ -161,8 +161,8 @@ def test_stages_freeze_again() -> None:
     assert all(module.training for module in model.modules())
 
 
-def test_fixed_tables_never_learn() -> None:
-    """PatchTST's sinusoidal positions come with requires_grad off, and stay so through every stage."""
+def test_fixed_tables_are_never_trained() -> None:
+    """PatchTST's sinusoidal positions have requires_grad=False, which every later stage preserves."""
     model = tiny.patchtst(positional_encoding_type="sincos")
     for strategy in ("head", "full"):
         frozen = freeze(model, strategy)
@@ -201,7 +201,7 @@ def test_every_parameter_lies_in_one_part() -> None:
             assert sum(part.holds(name) for part in parts) == 1, name
 
 
-def test_last_takes_what_follows_the_block() -> None:
+def test_last_trains_the_layers_after_the_blocks() -> None:
     frozen = freeze(tiny.vit(), {"strategy": "last", "n": 2})
     places = {".".join(name.split(".")[:3]) for name in frozen.trainable}
     assert places == {
@@ -215,7 +215,7 @@ def test_last_takes_what_follows_the_block() -> None:
 
 
 def test_patterns_glob_first_then_regular_expression() -> None:
-    """`layers.1.*` must not take layers.10: as a regular expression it would."""
+    """`layers.1.*` as a glob must not match layers.10, which it matches as a regular expression."""
     model = tiny.vit(num_hidden_layers=11, hidden_size=8, intermediate_size=8)
     frozen = freeze(model, {"strategy": "patterns", "patterns": ["vit.layers.1.*"]}, head_weights(model))
     assert {name.split(".")[2] for name in frozen.trainable if "layers" in name} == {"1"}
@@ -232,7 +232,7 @@ def test_patterns_glob_first_then_regular_expression() -> None:
         ("adalora", "take lora or dora"),
         ({"strategy": "last", "n": 9}, "this model has 3"),
         ({"strategy": "last"}, "`last` needs n"),
-        ({"strategy": "head", "n": 2}, "only they do"),
+        ({"strategy": "head", "n": 2}, "no other strategy"),
         ({"strategy": "head", "r": 2}, "has no such option"),
         ({"strategy": "lora", "rank": 2}, "no such option"),
         ({"strategy": "lora", "lora_alfa": 2}, "did you mean 'lora_alpha'"),
@@ -268,7 +268,7 @@ def test_model_without_a_head() -> None:
 
 @pytest.mark.parametrize("strategy", [*STRATEGIES, "ia3"])
 def test_groups_cover_every_trainable_parameter_once(strategy: str) -> None:
-    """tf#657: head and body with their own rate and decay."""
+    """tf#657: head and body have their own learning rate and weight decay."""
     frozen = freeze(tiny.vit(), STRATEGIES.get(strategy, strategy))
     groups = parameter_groups(frozen.model, frozen, 1e-4, 0.1, head_lr_multiplier=10, head_weight_decay=0.3)
     seen = [id(parameter) for group in groups for parameter in group["params"]]
@@ -327,10 +327,10 @@ def test_table_adds_up() -> None:
         assert frozen.table().row_count == len(counts) + 1
 
 
-def test_a_model_that_learns_whole_is_told_of_in_a_line() -> None:
+def test_a_fully_trainable_model_is_summarised_in_one_line() -> None:
     frozen = freeze(tiny.vit(), "full")
     total = sum(value.numel() for value in frozen.model.parameters())
-    assert frozen.overview() == f"  all {total:,} parameters of {len(frozen.counts())} parts learn"
+    assert frozen.overview() == f"  all {total:,} parameters of {len(frozen.counts())} parts are trainable"
     assert freeze(tiny.vit(), "head").overview().row_count > 3
 
 
@@ -390,8 +390,8 @@ SHAKEN = {
 
 
 @pytest.mark.parametrize("family", SHAKEN)
-def test_a_frozen_body_is_not_shaken_by_what_it_uses_all_over(family: str) -> None:
-    """A dropout that a body owns beside its blocks, and functions that ask the body whether it trains."""
+def test_a_frozen_body_uses_no_dropout_outside_its_blocks(family: str) -> None:
+    """A dropout of the body beside its blocks, and functions that read `training` of the body, are off."""
     torch.manual_seed(0)
     model = freeze(SHAKEN[family](), "head").model.train()
     body = getattr(model, model.base_model_prefix)

@@ -1,4 +1,4 @@
-"""Loading: the head may be new, nothing else may; every way to get it wrong has its own message."""
+"""Loading: only the head may have new weights; every mistake has a message of its own."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_bare_body_and_another_head(tmp_path: Path) -> None:
     BertForMaskedLM(tiny.bert().config).save_pretrained(tmp_path / "language")
     found = load(tmp_path / "language", "AutoModelForSequenceClassification")
     assert [name for name in found.new if "pooler" in name]
-    assert "another head" in found.notes[1]
+    assert "old head" in found.notes[1]
 
 
 @pytest.mark.parametrize(
@@ -78,11 +78,11 @@ def test_wrong_body_stops_the_run(config: dict[str, Any], message: str, tmp_path
     assert message in str(caught.value)
 
 
-def test_timm_body_of_another_kind_stops_the_run(tmp_path: Path) -> None:
+def test_timm_body_of_another_architecture_stops_the_run(tmp_path: Path) -> None:
     base = tiny.saved(tiny.timm("test_vit"), tmp_path)
     config = json.loads((tmp_path / "config.json").read_text())
     (tmp_path / "config.json").write_text(json.dumps({**config, "architecture": "test_vit2"}))
-    with pytest.raises(ModelError, match="does not fit outside the head"):
+    with pytest.raises(ModelError, match="outside the head do not fit"):
         load(base)
 
 
@@ -126,13 +126,13 @@ def test_code_of_a_repository_is_never_run(tmp_path: Path) -> None:
 
 
 def test_half_precision_checkpoints_become_float32(tmp_path: Path) -> None:
-    """tf#23165: weights loaded in half precision were trained in it."""
+    """tf#23165: weights loaded in fp16 were trained in fp16."""
     found = load(tiny.saved(tiny.vit().half(), tmp_path))
     assert {value.dtype for value in found.model.state_dict().values()} == {torch.float32}
 
 
 def test_from_scratch_is_all_new_and_seeded(tmp_path: Path) -> None:
-    """tf#11965: the seed is set before the head is made, so the same seed gives the same weights."""
+    """tf#11965: the seed is set before the head is created, so equal seeds give equal weights."""
     base = tiny.saved(tiny.vit(), tmp_path)
     marks = []
     for seed in (1, 1, 2):
@@ -164,7 +164,7 @@ def test_processor_settings(tmp_path: Path) -> None:
 
 
 def test_timm_processor_settings_are_not_ignored(tmp_path: Path) -> None:
-    """AutoImageProcessor takes overrides of a TimmWrapper's processor and silently does not apply them."""
+    """AutoImageProcessor accepts overrides for the processor of a TimmWrapper and ignores them silently."""
     section = ModelSection(name=tiny.saved(tiny.timm(), tmp_path), processor={"crop_pct": 0.5})
     found = load_model(AUTO, section)
     processor = load_processor("AutoImageProcessor", section, found.model, image_size=64)
@@ -182,7 +182,7 @@ def test_tokenizer(tmp_path: Path) -> None:
     assert len(tokenizer("the red sign " * 9, truncation=True)["input_ids"]) == 7
 
 
-def test_a_new_head_is_the_same_whether_or_not_the_sample_was_unpacked_before(tmp_path, monkeypatch):
+def test_a_new_head_does_not_depend_on_whether_the_sample_was_built_before(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_FT_CACHE", str(tmp_path))
     heads = []
     for _ in range(2):

@@ -1,4 +1,4 @@
-"""Faster networks with the same answers: every shortcut is compared with the plain network."""
+"""Memory format and folded batch norms: the faster network gives equal outputs."""
 
 import pytest
 import tiny
@@ -8,7 +8,7 @@ from hf_ft.model.memory_format import choose_memory_format, fold_batch_norms
 
 
 def moved(model):
-    """Give batch norms statistics and weights that a fold cannot leave out unnoticed."""
+    """Set random statistics and weights of batch norms, so that a missing fold changes the outputs."""
     torch.manual_seed(5)
     for module in model.modules():
         if isinstance(module, torch.nn.BatchNorm2d):
@@ -34,14 +34,14 @@ def test_folded_norms_give_the_same_outputs(make):
 
 
 @pytest.mark.parametrize("make", [tiny.vit, tiny.convnext, tiny.bert])
-def test_a_network_without_batch_norms_is_left_alone(make):
+def test_a_network_without_batch_norms_is_not_folded(make):
     model = make()
     batch = tiny.inputs(model)
     assert fold_batch_norms(model, lambda: tiny.outputs(model, batch)) is None
 
 
 class Branching(torch.nn.Module):
-    """A convolution whose output goes to a norm, and on to what `also` names."""
+    """A convolution before a batch norm; `also` adds a second reader of its output, or a second call."""
 
     def __init__(self, also):
         super().__init__()
@@ -62,7 +62,7 @@ class Branching(torch.nn.Module):
 
 
 @pytest.mark.parametrize(("also", "folded"), [("nothing", True), ("module", False), ("twice", False)])
-def test_what_is_read_elsewhere_is_not_folded(also, folded):
+def test_a_convolution_with_another_reader_is_not_folded(also, folded):
     model = moved(Branching(also).eval())
     pixels = torch.randn(2, 3, 4, 4)
     assert (fold_batch_norms(model, lambda: model(pixels)) is not None) == folded
@@ -82,13 +82,13 @@ def test_norms_that_use_the_batch_are_not_folded():
         (tiny.vit, "channels_last", True, "channels_last: asked for by train.memory_format"),
     ],
 )
-def test_the_layout_is_chosen_or_asked_for(make, setting, last, said):
+def test_the_memory_format_is_chosen_or_asked_for(make, setting, last, said):
     model = make()
     assert str(choose_memory_format(model, setting)).startswith(said)
     kernel = next(module.weight for module in model.modules() if isinstance(module, torch.nn.Conv2d))
     assert kernel.is_contiguous(memory_format=torch.channels_last) == last
 
 
-def test_a_layout_that_changes_nothing_is_said_to():
+def test_a_memory_format_without_effect_is_reported():
     assert "changes nothing in a network without" in choose_memory_format(tiny.bert(), "channels_last")
     assert "changes nothing" not in choose_memory_format(tiny.vit(), "channels_last")

@@ -1,4 +1,4 @@
-"""Predictions to files: what stands beside them, what is left out, and that a file is whole or absent."""
+"""Predictions to files: copied columns, bad rows, and atomic writing."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def pictures():
 
 @pytest.fixture
 def table(tmp_path):
-    """Four rows, of which the third has no text, with columns that the model does not know."""
+    """Write four rows with columns that the model does not use; the third row has no text."""
     rows = pandas.DataFrame(
         {
             "nr": ["n1", "n2", "n3", "n4"],
@@ -84,7 +84,7 @@ def test_every_format_holds_the_same_rows(ending, texts, table, tmp_path):
     assert [path.name for path in path.parent.iterdir()] == [path.name]
 
 
-def test_rows_are_named_by_the_column_of_the_run_where_there_is_one(texts, table, tmp_path):
+def test_the_id_column_of_the_run_is_used_if_the_file_has_it(texts, table, tmp_path):
     texts.id_column = "nr"
     frame = pandas.read_csv(table, keep_default_na=False)
     without = frame.drop(columns="nr")
@@ -107,7 +107,7 @@ def test_bad_rows_stop_before_anything_is_written(texts, table, tmp_path):
 
 
 def test_all_pictures_that_cannot_be_opened_are_named(pictures, tmp_path):
-    """Those that were not reached when the first was found, too: nobody mends one file at a time."""
+    """Files after the first bad one are checked too, so that all of them can be corrected at once."""
     folder = tmp_path / "pictures"
     folder.mkdir()
     for number in range(6):
@@ -124,13 +124,13 @@ def test_all_pictures_that_cannot_be_opened_are_named(pictures, tmp_path):
     assert found == {row["id"]: row["label"] for row in pictures(good)}
 
 
-def test_where_every_input_is_bad_nothing_is_written(pictures, tmp_path):
+def test_if_every_input_is_bad_nothing_is_written(pictures, tmp_path):
     (tmp_path / "a.png").write_bytes(b"broken")
     with pytest.raises(DataError, match=r"no input can be used: .*a\.png: cannot open"):
         predict_to_file(pictures, [tmp_path / "a.png"], tmp_path / "answers.csv", on_bad="skip")
 
 
-def test_pictures_stay_behind_and_files_and_tables_go_together(pictures, tmp_path):
+def test_pictures_are_not_copied_and_files_and_tables_can_be_mixed(pictures, tmp_path):
     saved_picture(tmp_path / "a.png")
     content = {"bytes": saved_picture(tmp_path / "b.png").read_bytes(), "path": None}
     rows = pandas.DataFrame({"id": [7], "image": [content], "station": ["west"], "tags": [["x", "y"]]})
@@ -152,7 +152,7 @@ def test_the_best_classes_and_a_threshold(texts):
     assert texts("one", threshold=0.99)[0]["label"] is None
 
 
-def test_a_threshold_takes_the_place_of_those_of_the_labels(texts):
+def test_a_threshold_replaces_the_calibrated_thresholds(texts):
     settled = {"problem": "multi-label", "columns": {"text": "text"}, "max_length": 32}
     texts.task.restore({**settled, **LABELS, "thresholds": [0.99] * 3})
     assert texts("one")[0]["labels"] == []
@@ -161,7 +161,7 @@ def test_a_threshold_takes_the_place_of_those_of_the_labels(texts):
     assert every["labels"] == sorted(every["scores"], key=lambda name: -every["scores"][name])
 
 
-def test_a_number_has_no_classes_to_choose_from(texts, tmp_path):
+def test_top_k_is_refused_without_classes(texts, tmp_path):
     settled = {"problem": "regression", "columns": {"text": "text"}, "max_length": 32}
     texts.task.restore({**settled, "target_scaler": {"names": ["score"], "mean": [0.0], "std": [1.0]}})
     with pytest.raises(RecipeError, match="--top-k: this model gives no scores"):
@@ -179,7 +179,7 @@ def test_files_that_cannot_be_written_are_refused_before_anything_is_read(texts,
         predict_to_file(texts, [str(tmp_path)], tmp_path / "answers.csv")
 
 
-def test_a_column_that_is_missing_is_told_once(texts, tmp_path):
+def test_a_missing_column_is_reported_once(texts, tmp_path):
     (tmp_path / "rows.csv").write_text("nr,body\n1,a\n2,b\n")
     with pytest.raises(DataError, match=r"^\S*rows\.csv: no text; found nr, body$"):
         predict_to_file(texts, [tmp_path / "rows.csv"], tmp_path / "answers.csv")

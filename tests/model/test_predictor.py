@@ -1,4 +1,4 @@
-"""The Predictor: rows in any number and of any length come out in order, with the outputs of the model."""
+"""The Predictor: results are in the order of the rows and equal to the outputs of the model."""
 
 import contextlib
 import threading
@@ -21,7 +21,7 @@ LABELS = {"labels": LabelMap.fit(tiny.LABELS, ["a", "b", "c"]).to_json()}
 
 @pytest.fixture
 def pictures():
-    """A Predictor of pictures, and 23 rows."""
+    """Return a Predictor of pictures, and 23 rows."""
     task = ImageClassification()
     task.restore(LABELS)
     task.processor = tiny.image_processor()
@@ -32,7 +32,7 @@ def pictures():
 
 @pytest.fixture
 def texts():
-    """A Predictor of texts, and 23 rows of 1 to 19 words."""
+    """Return a Predictor of texts, and 23 rows of 1 to 19 words."""
     task = TextClassification()
     task.processor = tiny.tokenizer()
     task.restore({"problem": "single-label", "columns": {"text": "text"}, "max_length": 32, **LABELS})
@@ -54,7 +54,7 @@ def test_results_are_in_order_for_any_batch(kind, batch_size, request):
     assert predictor.results([], batch_size) == []
 
 
-def test_texts_of_like_length_share_a_batch(texts, monkeypatch):
+def test_texts_of_similar_length_share_a_batch(texts, monkeypatch):
     monkeypatch.setattr("hf_ft.data.samplers.CPU_TOKENS", 64)
     predictor, rows = texts
     shapes = []
@@ -67,15 +67,15 @@ def test_texts_of_like_length_share_a_batch(texts, monkeypatch):
 
     monkeypatch.setattr(predictor.task, "collate", watched)
     predictor.results(rows)
-    batches = shapes[1:]  # the first is one row, whose size decides
+    batches = shapes[1:]  # the first call encodes one row to choose the batch size
     assert sum(count for count, _ in batches) == 23 and max(count for count, _ in batches) > 2
     assert all(count * length <= 64 or count == 1 for count, length in batches)
     assert [length for _, length in batches] == sorted((length for _, length in batches), reverse=True)
 
 
 @pytest.mark.parametrize(("kind", "several"), [("pictures", True), ("texts", False)])
-def test_only_what_may_be_encoded_in_several_threads_is(kind, several, request, monkeypatch):
-    """A fast tokenizer that two threads call at once raises "Already borrowed" (tokenizers#537)."""
+def test_rows_are_encoded_in_threads_only_if_the_task_allows_it(kind, several, request, monkeypatch):
+    """A fast tokenizer raises "Already borrowed" if two threads call it at once (tokenizers#537)."""
     predictor, rows = request.getfixturevalue(kind)
     monkeypatch.setattr("hf_ft.model.predictor._CHUNK", 2)
     monkeypatch.setattr("os.cpu_count", lambda: 4)
@@ -105,7 +105,7 @@ def test_a_damaged_picture_is_named(pictures):
         predictor.results(rows, 2)
 
 
-def test_the_layout_does_not_change_the_outputs(pictures):
+def test_the_memory_format_does_not_change_the_outputs(pictures):
     predictor, rows = pictures
     before = [result["logits"] for result in predictor.results(rows)]
     assert choose_memory_format(predictor.model).startswith("channels_last")
@@ -116,7 +116,7 @@ def test_the_layout_does_not_change_the_outputs(pictures):
     assert choose_memory_format(tiny.vit()) is None
 
 
-def test_batch_norms_are_folded_where_the_outputs_stay(pictures, monkeypatch):
+def test_batch_norms_are_folded_if_the_outputs_stay_equal(pictures, monkeypatch):
     monkeypatch.setattr("hf_ft.model.predictor._WORTH_FOLDING", 23)
     predictor, rows = pictures
     plain = one_by_one(Predictor(predictor.model, predictor.task, torch.device("cpu"), predictor.model), rows)

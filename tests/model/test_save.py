@@ -1,4 +1,4 @@
-"""Saving and using a model: what is written is what was trained, in a plain folder, whole or not."""
+"""Saving and loading a model: the folder holds the trained weights, and is written atomically."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ AUTO = "AutoModelForImageClassification"
 
 
 class Toy(Task):
-    """Colours in, one of three signs out: as little of a task as saving and prediction need."""
+    """A minimal task for saving and prediction: a picture of one colour is one of three signs."""
 
     name, auto_class, targets = "toy", AUTO, ("labels",)
 
@@ -99,7 +99,7 @@ def trained(frozen: Any, batch: dict[str, torch.Tensor], steps: int = 2) -> None
 
 
 def loaded(tmp_path: Path, model: Any = None) -> Any:
-    """A base with other labels, loaded for three signs: the head is new."""
+    """Load a model with other labels for three signs, so that its head is new."""
     base = tiny.saved(
         model or tiny.vit(id2label={0: "a", 1: "b"}, label2id={"a": 0, "b": 1}), tmp_path / "base"
     )
@@ -115,7 +115,7 @@ def test_predictor_gives_what_the_model_gave(tmp_path: Path, strategy: str) -> N
     batch = task.collate(task.encode(rows, None))
     before = tiny.outputs(frozen.model, batch)
     save_model(frozen, task, tmp_path / "run" / "model", found.source)
-    # `__module__` of a test file cannot be imported by name from everywhere; pytest puts it on sys.path.
+    # Test files can be imported by name only because pytest puts their folder on sys.path.
     predictor = Predictor.load(tmp_path / "run")
     assert predictor.task.names == tiny.LABELS
     assert predictor.task.options == task.options
@@ -126,7 +126,7 @@ def test_predictor_gives_what_the_model_gave(tmp_path: Path, strategy: str) -> N
 
 
 def test_adapter_folder_loads_with_labels_processor_and_pinned_base(tmp_path: Path) -> None:
-    """peft#1486, peft#554: an adapter alone forgot labels, head or base."""
+    """peft#1486, peft#554: a saved adapter lacked labels, head or base model."""
     found = loaded(tmp_path)
     frozen = freeze(found.model, "lora", found.new)
     trained(frozen, tiny.inputs(found.model))
@@ -141,7 +141,7 @@ def test_adapter_folder_loads_with_labels_processor_and_pinned_base(tmp_path: Pa
 
 
 def test_an_adapter_names_a_base_that_peft_loads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """peft#554: `sample:` names and relative paths mean nothing to PEFT, nor from another folder."""
+    """peft#554: PEFT knows no `sample:` names, and relative paths depend on the current folder."""
     import peft
     from transformers import AutoConfig, AutoModelForImageClassification
 
@@ -183,7 +183,7 @@ def test_adapter_without_its_base_is_not_saved(tmp_path: Path) -> None:
 
 
 def test_timm_labels_and_processor_survive(tmp_path: Path) -> None:
-    """A TimmWrapper checkpoint keeps its own `label_names`, which win over id2label when saved again."""
+    """The `label_names` of a TimmWrapper checkpoint override id2label when the model is saved again."""
     base = tiny.saved(tiny.timm(id2label={0: "x", 1: "y"}, label2id={"x": 0, "y": 1}), tmp_path / "base")
     section = ModelSection(name=base, processor={"crop_pct": 0.5, "mean": [0.1, 0.2, 0.3]})
     found = load_model(AUTO, section, tiny._labels())
@@ -212,12 +212,12 @@ def test_folder_is_plain_and_without_pickles(tmp_path: Path) -> None:
     processor = AutoImageProcessor.from_pretrained(tmp_path / "model")
     answers = pipeline("image-classification", model=model, image_processor=processor)(pictures(1)[0])
     assert {answer["label"] for answer in answers} == set(tiny.LABELS)
-    # Chinese labels are readable in the files too.
+    # Chinese labels are stored as readable text.
     assert "停" in (tmp_path / "model" / "task.json").read_text(encoding="utf-8")
 
 
 def test_damaged_folder_is_refused(tmp_path: Path) -> None:
-    """peft#2054: a file with hardly any weights was taken for a model."""
+    """peft#2054: a file with almost no weights was loaded as a model."""
     from safetensors.torch import load_file, save_file
 
     found = loaded(tmp_path)
@@ -225,7 +225,7 @@ def test_damaged_folder_is_refused(tmp_path: Path) -> None:
     weights = load_file(folder / "model.safetensors")
     gone = sorted(weights)[3]
     save_file({name: value for name, value in weights.items() if name != gone}, folder / "model.safetensors")
-    with pytest.raises(ModelError, match="missing, left over"):
+    with pytest.raises(ModelError, match="missing, unexpected"):
         load_saved(AUTO, folder)
 
 
@@ -253,7 +253,7 @@ def test_parquet_of_predictions(tmp_path: Path) -> None:
     assert parquet.read_table(path).to_pylist() == predictor(pictures())
 
 
-def test_a_loaded_run_knows_the_column_of_its_ids(tmp_path: Path) -> None:
+def test_a_predictor_of_a_run_knows_its_id_column(tmp_path: Path) -> None:
     save_model(loaded(tmp_path).model, toy(), tmp_path / "run" / "model")
     assert Predictor.load(tmp_path / "run").id_column is None
     (tmp_path / "run" / "recipe.yaml").write_text("data: {source: a.csv, id: nr}\n")
