@@ -147,6 +147,14 @@ def last_parts(parts: Sequence[Part], n: int) -> list[Part]:
     ]
 
 
+def part_of(name: str, parts: Sequence[Part]) -> Part | None:
+    """Return the part that a parameter, buffer or module belongs to, or None."""
+    # A part of kind `own` is tried last, because its name is a prefix of the names of other parts.
+    return next(
+        (part for part in sorted(parts, key=lambda part: part.kind == "own") if part.holds(name)), None
+    )
+
+
 def _children(module: nn.Module, name: str) -> list[tuple[str, nn.Module]]:
     return [(f"{name}.{key}" if name else key, child) for key, child in module.named_children()]
 

@@ -15,7 +15,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.errors import ModelError
-from hf_ft.model.blocks import Part, find_parts, last_parts
+from hf_ft.model.blocks import Part, find_parts, last_parts, part_of
+from hf_ft.model.eval_mode import has_statistics, is_kept_in_eval, keep_in_eval, never_trained
 from hf_ft.model.head import head_modules
 from hf_ft.model.load import fingerprint
 
@@ -79,7 +80,7 @@ class Frozen:
         trained_norms = {
             name
             for name, module in self.model.named_modules()
-            if _has_statistics(module) and not _is_kept_in_eval(module)
+            if has_statistics(module) and not is_kept_in_eval(module)
         }
         for name, buffer in self.model.named_buffers():
             if name.rpartition(".")[0] not in trained_norms:
@@ -89,7 +90,7 @@ class Frozen:
         """Return (part, trainable parameters, all parameters) for each part with parameters, in order."""
         rows = {part.name or "(root)": [0, 0] for part in self.parts}
         for name, parameter in self.model.named_parameters():
-            part = _owner(plain_name(name), self.parts)
+            part = part_of(plain_name(name), self.parts)
             row = rows.setdefault("(adapter)" if part is None else part.name or "(root)", [0, 0])
             row[0] += parameter.numel() * parameter.requires_grad
             row[1] += parameter.numel()
@@ -154,7 +155,7 @@ def freeze(
     new = list(new or [])
     heads = head_modules(model, _new_in_head(model, new, name))
     parts = find_parts(model, heads)
-    fixed = _never_trained(model)
+    fixed = never_trained(model)
     notes: list[str] = []
     targets: list[str] = []
     if name in PLAIN_STRATEGIES:
@@ -169,7 +170,7 @@ def freeze(
         wrapped, targets, notes = wrap(model, name, options, parts)
     trainable = [key for key, parameter in wrapped.named_parameters() if parameter.requires_grad]
     _check(wrapped, name, parts, trainable, [key for key in new if key not in fixed])
-    norms = _keep_in_eval(model, parts, {plain_name(key) for key in trainable}, name not in PLAIN_STRATEGIES)
+    norms = keep_in_eval(model, parts, {plain_name(key) for key in trainable}, name not in PLAIN_STRATEGIES)
     learning = set(trainable)
     frozen = [key for key, _ in wrapped.named_parameters() if key not in learning]
     return Frozen(wrapped, name, trainable, frozen, norms, parts, new, targets, notes)
@@ -223,16 +224,6 @@ def _new_in_head(model: nn.Module, new: Sequence[str], strategy: str) -> list[st
             f"{len(inside)}, the first {inside[0]!r}); write `full`, or start from pretrained weights"
         )
     return [] if inside else list(new)
-
-
-def _never_trained(model: nn.Module) -> set[str]:
-    # Tables such as sinusoidal positions are built with requires_grad=False and must not be trained. They are
-    # recorded on the first call, before any other parameter is frozen.
-    fixed: set[str] | None = getattr(model, "_never_trained_parameters", None)
-    if fixed is None:
-        fixed = {name for name, parameter in model.named_parameters() if not parameter.requires_grad}
-        model._never_trained_parameters = fixed  # type: ignore[assignment]
-    return fixed
 
 
 def _selection(
@@ -289,75 +280,3 @@ def _check(
             f"freeze.strategy: {strategy!r} trains nothing of the pretrained body; to train only the head, "
             "write `head`"
         )
-
-
-def _set_eval_hook(module: nn.Module, _: Any) -> None:
-    module.training = False
-
-
-def _is_kept_in_eval(module: nn.Module) -> bool:
-    return _set_eval_hook in module._forward_pre_hooks.values()
-
-
-def _has_statistics(module: nn.Module) -> bool:
-    return "running_mean" in module._buffers
-
-
-def _keep_in_eval(model: nn.Module, parts: Sequence[Part], learning: set[str], adapted: bool) -> int:
-    """Keep frozen parts, and every frozen layer with running statistics, in eval mode.
-
-    A forward pre-hook on each module sets eval mode before each call. It therefore works in any training
-    loop, under DDP, after deepcopy, and if a body is called without its head. It does not change weights or
-    their names.
-
-    Returns:
-        The number of layers with running statistics that are kept in eval mode.
-    """
-    states = [any(part.holds(name) for name in learning) for part in parts]
-    weighted = [any(part.holds(name) for name, _ in model.named_parameters()) for part in parts]
-    for index in reversed(range(len(parts) - 1)):
-        if not weighted[index]:  # a dropout between two parts is trained if the part after it is
-            states[index] = states[index + 1]
-    if not weighted[-1]:
-        states[-1] = True
-    norms = 0
-    bodies = _frozen_prefixes(model, parts, learning)
-    for name, module in model.named_modules():
-        _remove_eval_hook(module)
-        part = _owner(name, parts)
-        above = part is None or part.kind == "own"
-        # A frozen body stays in eval mode as a whole, also a dropout that it calls from several places.
-        frozen = f"{name}.".startswith(bodies)
-        part_learns = not frozen and (part is None or above or states[parts.index(part)])
-        own = [f"{name}.{key}" for key, _ in module.named_parameters(recurse=False)]
-        norm_learns = any(key in learning for key in own) or (not own and part_learns and not adapted)
-        if not part_learns or (_has_statistics(module) and not norm_learns):
-            module.register_forward_pre_hook(_set_eval_hook)
-            norms += _has_statistics(module)
-    return norms
-
-
-def _frozen_prefixes(model: nn.Module, parts: Sequence[Part], learning: set[str]) -> tuple[str, ...]:
-    """Return the name prefixes of modules that contain parts, have weights, and train none of them."""
-    # Tables that are never trained do not count as weights: otherwise a module with only such a table and a
-    # dropout would count as frozen.
-    weights = {name for name, _ in model.named_parameters()} - _never_trained(model)
-    found = []
-    for name, _ in model.named_modules():
-        part, start = _owner(name, parts), f"{name}." if name else ""
-        inside = {weight for weight in weights if weight.startswith(start)}
-        if inside and not inside & learning and (part is None or part.kind == "own"):
-            found.append(start)
-    return tuple(found)
-
-
-def _remove_eval_hook(module: nn.Module) -> None:
-    for key in [key for key, hook in module._forward_pre_hooks.items() if hook is _set_eval_hook]:
-        del module._forward_pre_hooks[key]
-
-
-def _owner(name: str, parts: Sequence[Part]) -> Part | None:
-    # A part of kind `own` is tried last, because its name is a prefix of the names of other parts.
-    return next(
-        (part for part in sorted(parts, key=lambda part: part.kind == "own") if part.holds(name)), None
-    )

@@ -6,39 +6,21 @@ report is checked: the run stops if a weight outside the head is missing, unexpe
 
 from __future__ import annotations
 
-import contextlib
-import difflib
 import hashlib
-import importlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.data.hub_lookup import did_you_mean, why_not_on_hub
 from hf_ft.errors import ModelError
 from hf_ft.model.head import check_report, some
+from hf_ft.model.pretrained import explain_errors, find_class, from_pretrained, near_setting, quiet
 from hf_ft.task import Loaded
 
 if TYPE_CHECKING:
     import torch
 
     from hf_ft.recipe.schema import ModelSection
-
-
-@contextlib.contextmanager
-def quiet() -> Iterator[None]:
-    """Disable the log messages and progress bars of transformers; errors in them are raised by hf_ft."""
-    from transformers.utils import logging
-
-    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
 
 
 def fingerprint(tensors: Iterable[tuple[str, torch.Tensor]]) -> str:
@@ -83,7 +65,7 @@ def load_model(auto_class: str, section: ModelSection, config: Mapping[str, Any]
         settings._attn_implementation = section.attn_implementation
     cls = find_class(auto_class)
     if section.from_scratch:
-        with quiet(), _explained(section.name):
+        with quiet(), explain_errors(section.name):
             model = cls.from_config(settings) if cls.__name__.startswith("Auto") else cls(settings)
         model = model.float().eval()
         new = [parameter for parameter, _ in model.named_parameters()]
@@ -189,13 +171,14 @@ def load_config(name: str, section: ModelSection, task_config: dict[str, Any]) -
         return _typed_config(name, overrides)
     if "id2label" in overrides:  # otherwise a TimmWrapper has the number of classes of its checkpoint
         overrides["num_labels"] = len(overrides["id2label"])
-    with quiet(), _explained(section.name):
+    with quiet(), explain_errors(section.name):
         config, unused = AutoConfig.from_pretrained(
             name, revision=section.revision, trust_remote_code=False, return_unused_kwargs=True, **overrides
         )
     for key in sorted(set(unused) & set(overrides)):
         raise ModelError(
-            f"model.config.{key}: {config.model_type} has no such setting{_near(key, config.to_dict())}"
+            f"model.config.{key}: {config.model_type} has no such setting"
+            f"{near_setting(key, config.to_dict())}"
         )
     if config.model_type == "timm_wrapper":
         _configure_timm(config, section, "id2label" in overrides)
@@ -209,8 +192,8 @@ def _typed_config(model_type: str, settings: dict[str, Any]) -> Any:
     cls = CONFIG_MAPPING[model_type]
     known = cls().to_dict()
     for key in sorted(set(settings) - set(known) - {"id2label", "label2id"}):
-        raise ModelError(f"model.config.{key}: {model_type} has no such setting{_near(key, known)}")
-    with _explained(model_type):
+        raise ModelError(f"model.config.{key}: {model_type} has no such setting{near_setting(key, known)}")
+    with explain_errors(model_type):
         return cls(**settings)
 
 
@@ -227,7 +210,7 @@ def _timm_settings(overrides: Mapping[str, Any]) -> dict[str, Any]:
     known = ("input_size", "interpolation", "mean", "std", "crop_pct", "crop_mode")
     for key in sorted(set(overrides) - set(known)):
         raise ModelError(
-            f"model.processor.{key}: a timm model's processor has no such setting{_near(key, known)}"
+            f"model.processor.{key}: a timm model's processor has no such setting{near_setting(key, known)}"
         )
     return dict(overrides)
 
@@ -257,12 +240,13 @@ def load_processor(
             settings["input_size"] = [3, image_size, image_size]
         model.config.pretrained_cfg = {**model.config.pretrained_cfg, **settings}
         return TimmWrapperImageProcessor(model.config.pretrained_cfg, model.config.architecture)
-    with quiet(), _explained(section.name):
+    with quiet(), explain_errors(section.name):
         processor = cls.from_pretrained(name, revision=section.revision, trust_remote_code=False)
         known = {key for key in dir(processor) if not key.startswith("_")}
         for key in sorted(set(wanted) - known):
             raise ModelError(
-                f"model.processor.{key}: {type(processor).__name__} has no such setting{_near(key, known)}"
+                f"model.processor.{key}: {type(processor).__name__} has no such setting"
+                f"{near_setting(key, known)}"
             )
         if image_size is not None:
             wanted |= _square_size(processor, image_size)
@@ -286,81 +270,6 @@ def _square_size(processor: Any, side: int) -> dict[str, Any]:
     return {"size": square, **({"crop_size": square} if crop else {})}
 
 
-def find_class(name: str) -> Any:
-    """Import a class of transformers by its name, or any class as `package.module:Class`.
-
-    Raises:
-        ModelError: there is no such class.
-    """
-    module, _, attribute = name.rpartition(":")
-    try:
-        return getattr(importlib.import_module(module or "transformers"), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ModelError(
-            f"cannot find the class {name!r} ({error}); expected a class of transformers"
-        ) from error
-
-
-def from_pretrained(cls: Any, name: str, shown: str, **options: Any) -> tuple[Any, dict[str, Any]]:
-    """Load a model with `from_pretrained` in float32, without remote code, in eval mode.
-
-    Args:
-        cls: the class of the model.
-        name: folder or Hub id.
-        shown: name of the model in messages.
-        options: further arguments of `from_pretrained`.
-
-    Returns:
-        The model and the loading report of transformers.
-
-    Raises:
-        ModelError: the model cannot be loaded.
-    """
-    import torch
-
-    with quiet(), _explained(shown):
-        model, report = cls.from_pretrained(
-            name,
-            dtype=torch.float32,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,  # the report then lists all of them, with shapes
-            output_loading_info=True,
-            **options,
-        )
-    return model.eval(), report
-
-
-@contextlib.contextmanager
-def _explained(name: str) -> Iterator[None]:
-    """Turn an error of a library while loading a model into a ModelError that names the model."""
-    from huggingface_hub.errors import StrictDataclassError
-    from safetensors import SafetensorError
-
-    try:
-        yield
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        RuntimeError,
-        ImportError,
-        StrictDataclassError,
-        SafetensorError,
-    ) as error:
-        reason = " ".join(str(error).split())[:500].rstrip(".")
-        local = Path(name).expanduser().is_dir() or name.startswith("sample:")
-        hint = (
-            ""
-            if local
-            else (
-                " It is not a local folder; check the spelling on the Hub, access (`hf auth login`) and the "
-                "network. Offline, only models in the local Hub cache can be loaded"
-            )
-        )
-        raise ModelError(f"model.name: cannot load {name!r}: {reason}.{hint}") from error
-
-
 def _source(section: ModelSection, name: str, content: str | None) -> dict[str, Any]:
     from huggingface_hub import try_to_load_from_cache
 
@@ -372,8 +281,3 @@ def _source(section: ModelSection, name: str, content: str | None) -> dict[str, 
     )
     commit = Path(cached).parent.name if isinstance(cached, str) else None
     return {"name": section.name, "revision": section.revision, "commit": commit, "content": content}
-
-
-def _near(key: str, known: Iterable[str]) -> str:
-    near = difflib.get_close_matches(key, sorted(known), n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; it has: {', '.join(sorted(known)[:40])}"

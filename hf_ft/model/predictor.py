@@ -16,8 +16,9 @@ from hf_ft.data.device import to_device
 from hf_ft.data.samplers import batches_of, forward_batch, numbers_in
 from hf_ft.errors import DataError
 from hf_ft.model.allocator import memory_kept
-from hf_ft.model.load import load_saved, quiet
+from hf_ft.model.load import load_saved
 from hf_ft.model.memory_format import choose_memory_format, fold_batch_norms
+from hf_ft.model.pretrained import quiet
 from hf_ft.model.saved_folder import find_folder, id_column_of, load_adapter, load_task
 from hf_ft.task import Item, Row, Task
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.errors import ModelError
-from hf_ft.model.load import quiet, resolve
+from hf_ft.model.load import resolve
+from hf_ft.model.pretrained import quiet
 from hf_ft.storage.atomic import new_folder
 
 if TYPE_CHECKING:
@@ -67,9 +68,8 @@ def _save_adapter(network: Any, config: Any, folder: Path, source: Mapping[str, 
     settings.base_model_name_or_path = local_path(resolve(source["name"]))
     settings.revision = source["commit"] or source["revision"]
     network.save_pretrained(folder)
-    (folder / "README.md").unlink(
-        missing_ok=True
-    )  # PEFT's empty card; hf_ft writes its own where it publishes
+    # PEFT writes an empty model card; hf_ft writes its own when the model is published.
+    (folder / "README.md").unlink(missing_ok=True)
     config.save_pretrained(folder)
 
 

@@ -10,7 +10,8 @@ from typing import Any
 from hf_ft.data.hub_lookup import did_you_mean, why_not_on_hub
 from hf_ft.errors import ModelError
 from hf_ft.model.head import check_report
-from hf_ft.model.load import find_class, fingerprint_without, from_pretrained, resolve
+from hf_ft.model.load import fingerprint_without, resolve
+from hf_ft.model.pretrained import find_class, from_pretrained
 from hf_ft.model.save import TASK_FILE
 from hf_ft.registry import get_task
 from hf_ft.task import Task
