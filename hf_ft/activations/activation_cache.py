@@ -70,7 +70,7 @@ class ActivationCache:
         cached = self.rows["train"]
         if self.writer is None or isinstance(cached, CachedRows):
             return passes.batch(cached, chosen)
-        few = EncodedRows(
+        subset = EncodedRows(
             rows.task,
             rows.rows.select([int(row) for row in chosen]),
             split=rows.split,
@@ -79,7 +79,9 @@ class ActivationCache:
             views=rows.views,
         )
         with tempfile.TemporaryDirectory() as folder:
-            return passes.batch(self.writer.write_some(few, [range(len(few))], Path(folder)), range(len(few)))
+            return passes.batch(
+                self.writer.write_some(subset, [range(len(subset))], Path(folder)), range(len(subset))
+            )
 
 
 @dataclass(frozen=True)
@@ -109,14 +111,14 @@ class _Candidates:
     """
 
     source: Iterator[ActivationWriter]
-    seen: list[tuple[ActivationWriter, ActivationWriter]] = field(default_factory=list)
+    built: list[tuple[ActivationWriter, ActivationWriter]] = field(default_factory=list)
 
     def __iter__(self) -> Iterator[tuple[ActivationWriter, ActivationWriter]]:
-        yield from self.seen
+        yield from self.built
         for writer in self.source:
             # Evaluation rows are computed in full precision, as for the saved model.
-            self.seen.append((writer, writer.in_full() if writer.passes.is_mixed else writer))
-            yield self.seen[-1]
+            self.built.append((writer, writer.in_full() if writer.passes.is_mixed else writer))
+            yield self.built[-1]
 
     def __getitem__(self, number: int) -> tuple[ActivationWriter, ActivationWriter]:
         return next(one for place, one in enumerate(self) if place == number)

@@ -145,11 +145,11 @@ def _propose(
     for index, call in enumerate(passes[0].calls[:cut]):
         if call.outputs is None or call.done > cut or id(call.parent) not in around:
             continue
-        seen = [one.calls[index].outputs for one in passes]
-        if len({len(outputs or []) for outputs in seen}) > 1:
+        per_pass = [one.calls[index].outputs for one in passes]
+        if len({len(outputs or []) for outputs in per_pass}) > 1:
             return None
         leaves: list[Any] = []
-        for leaf in zip(*(outputs or [] for outputs in seen), strict=True):
+        for leaf in zip(*(outputs or [] for outputs in per_pass), strict=True):
             spec = sizes.spec(leaf) if isinstance(leaf[0], TensorShape) else _constant_output(leaf)
             if spec is None and leaf[0] is not None:
                 return None

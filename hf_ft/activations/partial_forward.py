@@ -269,19 +269,19 @@ class PartialForward:
             feed.calls[name] += 1
             stub = calls[number]
             if feed.only is not None:
-                made = pytree.tree_leaves(original(*args, **kwargs))
+                outputs = pytree.tree_leaves(original(*args, **kwargs))
                 if feed.only[:2] == (name, stub.call):
-                    made[feed.only[2]] = torch.full_like(made[feed.only[2]], float("nan"))
+                    outputs[feed.only[2]] = torch.full_like(outputs[feed.only[2]], float("nan"))
             else:
                 device = next(self.model.parameters()).device
-                made = [
+                outputs = [
                     leaf.poison(feed.rows, feed.length, device) if isinstance(leaf, TensorSpec) else leaf
                     for leaf in stub.leaves
                 ]
             for slot, value in zip(self.plan.slots, feed.values or (), strict=feed.values is not None):
                 if (slot.side, slot.module, slot.call) == ("out", name, stub.call):
-                    made[slot.position] = value
-            return pytree.tree_unflatten(made, stub.structure)
+                    outputs[slot.position] = value
+            return pytree.tree_unflatten(outputs, stub.structure)
 
         return forward
 

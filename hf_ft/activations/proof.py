@@ -137,8 +137,10 @@ def probe_rows(rows: EncodedRows) -> EncodedRows:
     """Select PROBE_ROWS rows: the longest, one of medium length, and the shortest."""
     order = np.arange(len(rows)) if rows.lengths is None else np.argsort(rows.lengths, kind="stable")
     chosen = [order[-1], order[len(order) // 2], *order[: PROBE_ROWS - 2]]
-    few = rows.rows.select([int(row) for row in chosen])
-    return EncodedRows(rows.task, few, split=rows.split, seed=rows.seed, train=rows.train, views=rows.views)
+    selected = rows.rows.select([int(row) for row in chosen])
+    return EncodedRows(
+        rows.task, selected, split=rows.split, seed=rows.seed, train=rows.train, views=rows.views
+    )
 
 
 def _three_batches(passes: Passes, probe: EncodedRows) -> tuple[list[Batch], dict[str, float]]:

@@ -93,22 +93,22 @@ class EncodedRows:
         """
         if self.is_random or not self.task.supports_batch_encode:
             return False
-        few = sorted({0, len(self) - 1})
+        probe = sorted({0, len(self) - 1})
         # `lengths` comes first: a text task then caches its tokens, from which `encode_batch` gathers.
         lengths = self.lengths
-        whole = self.task.encode_batch(self.rows, np.array(few))
+        whole = self.task.encode_batch(self.rows, np.array(probe))
         if whole is None:
             return False
-        items = self.task.encode([self.rows[row] for row in few], None)
+        items = self.task.encode([self.rows[row] for row in probe], None)
         single = self.task.collate(items)
         wrong = sorted(key for key in {*whole, *single} if not _equal(whole.get(key), single.get(key)))
         if (key := self.task.length_key) is not None and lengths is not None:
-            differ = [len(items[place][key]) != lengths[row] for place, row in enumerate(few)]
+            differ = [len(items[place][key]) != lengths[row] for place, row in enumerate(probe)]
             wrong += ["lengths"] * any(differ)
         if wrong:
             name = type(self.task).__name__
             raise DataError(
-                f"{name}.encode_batch: {listing(wrong)} of the {self.split} rows {few} differs from the "
+                f"{name}.encode_batch: {listing(wrong)} of the {self.split} rows {probe} differs from the "
                 "result of encode and collate; make both equal bit for bit, or set supports_batch_encode "
                 "to False"
             )

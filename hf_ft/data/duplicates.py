@@ -49,14 +49,14 @@ def find_duplicates(
     """
     found: list[Duplicates] = []
     places: dict[str, dict[str, list[str]]] = {split: {} for split in inspected}
-    for split, seen in inspected.items():
-        for name, entry in zip(ids[split], seen, strict=True):
+    for split, entries in inspected.items():
+        for name, entry in zip(ids[split], entries, strict=True):
             if entry.digest is not None and entry.problem is None:
                 places[split].setdefault(entry.digest, []).append(name)
         again = [names for names in places[split].values() if len(names) > 1]
         rows = sum(len(names) - 1 for names in again)
         examples = [(names[1], names[0]) for names in again]
-        found += _entry("equal", split, split, rows, len(seen), examples)
+        found += _entry("equal", split, split, rows, len(entries), examples)
     for pair in combinations(inspected, 2):
         small, large = sorted(pair, key=lambda split: len(inspected[split]))
         shared = places[small].keys() & places[large].keys()
@@ -82,12 +82,12 @@ def _entry(
 def _near(a: Sequence[Inspection], b: Sequence[Inspection]) -> list[tuple[int, int]]:
     """Return the positions of nearly equal rows of two splits, without the equal ones."""
     rows, hashes = [], []
-    for seen in (a, b):
+    for entries in (a, b):
         usable = [
-            row for row, entry in enumerate(seen) if entry.perceptual is not None and entry.problem is None
+            row for row, entry in enumerate(entries) if entry.perceptual is not None and entry.problem is None
         ]
         rows.append(usable)
-        hashes.append(np.array([seen[row].perceptual for row in usable], dtype=np.uint64))
+        hashes.append(np.array([entries[row].perceptual for row in usable], dtype=np.uint64))
     first, second = near_pairs(hashes[0], hashes[1], NEAR)
     pairs = [(rows[0][i], rows[1][j]) for i, j in zip(first.tolist(), second.tolist(), strict=True)]
     return [(i, j) for i, j in pairs if a[i].digest is None or a[i].digest != b[j].digest]

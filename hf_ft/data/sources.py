@@ -111,12 +111,12 @@ def _read_one(source: str, section: DataSection) -> dict[str, Dataset]:
     if glob.has_magic(source):
         files = sorted(glob.glob(str(path), recursive=True), key=natural_key)
         if not files:
-            raise DataError(f"data.source: no file matches {source!r} (looked from {os.getcwd()}).")
+            raise DataError(f"data.source: no file matches {source!r} (current folder: {os.getcwd()}).")
         return _read_many(files, Path(os.path.commonpath([os.path.dirname(file) for file in files])))
     if on_hub(source):
         return _read_hub(source, section)
     raise DataError(
-        f"data.source: there is no file or folder {source!r} (looked from {os.getcwd()})"
+        f"data.source: there is no file or folder {source!r} (current folder: {os.getcwd()})"
         f"{_nearest_sibling(path)}"
     )
 
@@ -203,8 +203,8 @@ def _read_hub(source: str, section: DataSection) -> dict[str, Dataset]:
     if reason is not None:
         near = did_you_mean(source, {"sample:{}": data_samples(), "{!r}, which is here": os.listdir()})
         raise DataError(
-            f"data.source: there is no file or folder {source!r} (looked from {os.getcwd()}), and {reason}"
-            f"{near}"
+            f"data.source: there is no file or folder {source!r} (current folder: {os.getcwd()}), "
+            f"and {reason}{near}"
         )
     try:
         return _load(source, section, section.revision)
@@ -215,7 +215,7 @@ def _read_hub(source: str, section: DataSection) -> dict[str, Dataset]:
                 "The Hub keeps a Parquet copy of many such sets: set data.revision: refs/convert/parquet"
             ) from error
         raise DataError(
-            f"data.source: {source!r} is not a file or folder here (looked from {os.getcwd()}) and could "
+            f"data.source: {source!r} is not a file or folder (current folder: {os.getcwd()}) and could "
             f"not be read from the Hub: {str(error).strip()}"
         ) from error
 

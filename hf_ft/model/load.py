@@ -120,7 +120,7 @@ def find_model(section: ModelSection) -> str:
     types = "{}, a model type" + ("" if section.from_scratch else " (with model.from_scratch: true)")
     known = {"sample:{}": model_samples(), "./{}, a folder": folders, types: list(CONFIG_MAPPING)}
     raise ModelError(
-        f"model.name: there is no folder {name!r} (seen from {Path.cwd()}), and {reason}"
+        f"model.name: there is no folder {name!r} (current folder: {Path.cwd()}), and {reason}"
         f"{did_you_mean(name, known)}"
     )
 
@@ -147,7 +147,7 @@ def resolve(name: str) -> str:
             )
         return str(path)
     if name.startswith((".", "/", "~")) or name.count("/") > 1:
-        raise ModelError(f"model.name: there is no folder {name!r} (seen from {Path.cwd()})")
+        raise ModelError(f"model.name: there is no folder {name!r} (current folder: {Path.cwd()})")
     return name
 
 

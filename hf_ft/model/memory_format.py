@@ -72,19 +72,19 @@ def _convolution_norm_pairs(model: torch.nn.Module, run: Callable[[], Any]) -> l
 
     names = {module: name for name, module in model.named_modules()}
     # id of an output -> its convolution, and the output itself: while it is held, its id is not reused.
-    made: dict[int, tuple[torch.nn.Module, Any]] = {}
+    producers: dict[int, tuple[torch.nn.Module, Any]] = {}
     calls: Counter[torch.nn.Module] = Counter()
     readers: dict[int, list[torch.nn.Module]] = {}
 
     def before(module: torch.nn.Module, inputs: tuple[Any, ...]) -> None:
         for value in inputs:
-            if id(value) in made:
+            if id(value) in producers:
                 readers.setdefault(id(value), []).append(module)
 
     def after(module: torch.nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         calls[module] += 1
         if type(module) is torch.nn.Conv2d:
-            made[id(output)] = (module, output)
+            producers[id(output)] = (module, output)
 
     hooks = [module.register_forward_pre_hook(before) for module in names]
     hooks += [module.register_forward_hook(after) for module in names]
@@ -94,7 +94,7 @@ def _convolution_norm_pairs(model: torch.nn.Module, run: Callable[[], Any]) -> l
     finally:
         for hook in hooks:
             hook.remove()
-    found = [(made[output][0], reading[0]) for output, reading in readers.items() if len(reading) == 1]
+    found = [(producers[output][0], reading[0]) for output, reading in readers.items() if len(reading) == 1]
     return [
         (names[convolution], names[norm])
         for convolution, norm in found

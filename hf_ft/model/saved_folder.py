@@ -78,7 +78,7 @@ def _download(name: str) -> Path:
         saved = [file.parent for depth in ("*/", "*/*/", "*/*/*/") for file in Path().glob(depth + TASK_FILE)]
         runs = [str(folder.parent if folder.name == "model" else folder) for folder in saved]
         raise ModelError(
-            f"{name}: there is no folder with {TASK_FILE} here (seen from {Path.cwd()}), and {reason}"
+            f"{name}: there is no folder with {TASK_FILE} (current folder: {Path.cwd()}), and {reason}"
             f"{did_you_mean(name, {'{}': runs})}"
         )
     try:

@@ -90,7 +90,7 @@ def test_timm_body_of_another_architecture_stops_the_run(tmp_path: Path) -> None
     ("name", "message"),
     [
         ("./nowhere", "there is no folder './nowhere'"),
-        ("someone/no-such-model", "no folder 'someone/no-such-model' (seen from"),
+        ("someone/no-such-model", "no folder 'someone/no-such-model' (current folder:"),
     ],
 )
 def test_missing_models(name: str, message: str, monkeypatch: pytest.MonkeyPatch) -> None:
