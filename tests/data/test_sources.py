@@ -157,7 +157,7 @@ def test_hub_failure_says_where_it_looked_and_scripts_say_what_to_do(monkeypatch
     monkeypatch.setattr(
         datasets, "load_dataset", lambda *args, **kwargs: (_ for _ in ()).throw(OSError("offline"))
     )
-    with pytest.raises(DataError, match=r"'someone/old' is not a file or folder here.*offline"):
+    with pytest.raises(DataError, match=r"'someone/old' is not a file or folder.*offline"):
         read("someone/old")
 
 

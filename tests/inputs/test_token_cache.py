@@ -181,7 +181,7 @@ def test_what_a_killed_process_left_is_made_anew(made):
         raise KeyboardInterrupt
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RowStore, "_sums_of", killed)
+        patch.setattr(RowStore, "_compute_checksums", killed)
         with pytest.raises(KeyboardInterrupt):
             made(tiny.tokenizer(), TEXTS)
     assert len(list((tokens.cache_folder() / "tokens").glob("*/input_ids.bin"))) == 1

@@ -212,12 +212,12 @@ def test_tokens_that_are_wrong_stop_the_run(tuner):
     kept = data.task.input._tokens[data.rows.fingerprint]
     flat, _ = kept.store.flat("input_ids")
     flat[:] = flat.flip(0)
-    with pytest.raises(DataError, match=r"encode_batch: input_ids of the train rows \[0, 31\] is not"):
+    with pytest.raises(DataError, match=r"encode_batch: input_ids of the train rows \[0, 31\] differs"):
         EncodedRows(data.task, data.rows, split="train", seed=0, train=True).__getitems__([(0, 0, True)])
     flat[:] = flat.flip(0)
     again = EncodedRows(data.task, data.rows, split="train", seed=0, train=True)
     again.lengths = [length + 1 for length in data.lengths]
-    with pytest.raises(DataError, match=r"encode_batch: lengths of the train rows \[0, 31\] is not"):
+    with pytest.raises(DataError, match=r"encode_batch: lengths of the train rows \[0, 31\] differs"):
         again.__getitems__([(0, 0, True)])
 
 
