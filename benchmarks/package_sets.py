@@ -79,7 +79,7 @@ def emoji(folder: Path) -> None:
             package = Path(scratch) / "package"
             rows = [
                 {
-                    "id": one["unified"],
+                    "id": f"{vendor}-{one['unified']}",
                     "image": {"bytes": file.read_bytes(), "path": None},
                     "label": one["category"],
                 }
