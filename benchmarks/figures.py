@@ -18,12 +18,12 @@ Round = Mapping[str, Measured]
 
 
 def seconds(measured: Measured) -> float:
-    """Give the seconds that are compared: data, training and evaluation, and any phase that is not APART."""
+    """Return the seconds that are compared: data, training and evaluation, and any phase that is not APART."""
     return sum(value for name, value in measured["phases"].items() if name not in APART)
 
 
 def seconds_to_finish(measured: Measured) -> float:
-    """Give the seconds from the start of the process until all is written, gate and report included."""
+    """Return the seconds from the start of the process until all is written, gate and report included."""
     return sum(measured["phases"].values())
 
 
@@ -43,7 +43,7 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Give the spread of values, one for each round."""
+    """Return the spread of values, one for each round."""
     return Spread(statistics.median(values), min(values), max(values), len(values))
 
 
@@ -64,12 +64,12 @@ def verdict(goal: Goal, ratio: float) -> str:
 
 
 def seconds_to(metric: float, curve: Sequence[Sequence[float]]) -> float | None:
-    """Give the compared seconds until the metric was first reached, or None where it was not."""
+    """Return the compared seconds until the metric was first reached, or None where it was not."""
     return next((moment for moment, value in curve if value >= metric), None)
 
 
 def same_metric(over: Measured, under: Measured) -> tuple[float, float, float] | None:
-    """Give the lower of the best metrics of two sides, and the seconds of each until it was reached."""
+    """Return the lower of the best metrics of two sides, and the seconds of each until it was reached."""
     if not over.get("curve") or not under.get("curve"):
         return None
     metric = min(max(value for _, value in side["curve"]) for side in (over, under))

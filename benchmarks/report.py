@@ -124,13 +124,13 @@ def middle(found: Sequence[Round], side: str, key: str) -> float:
 
 
 def metrics(found: Sequence[Round], sides: Sequence[str]) -> str:
-    """Give the median metric of each side that has one."""
+    """Return the median metric of each side that has one."""
     known = [side for side in sides if found[0][side].get("metric") is not None]
     return " / ".join(f"{middle(found, side, 'metric'):.3f}" for side in known) or "-"
 
 
 def to_the_same(found: Sequence[Round], over: str, under: str | None) -> str:
-    """Give the ratio of the times to the lower of both sides' best metrics."""
+    """Return the ratio of the times to the lower of both sides' best metrics."""
     reached = [] if under is None else [same_metric(one[over], one[under]) for one in found]
     pairs = [pair for pair in reached if pair is not None]
     if not pairs:
@@ -140,7 +140,7 @@ def to_the_same(found: Sequence[Round], over: str, under: str | None) -> str:
 
 
 def to_finish(found: Sequence[Round], over: str, under: str | None) -> str:
-    """Give the ratio of whole processes: start-up, loading, gate and report included."""
+    """Return the ratio of whole processes: start-up, loading, gate and report included."""
     if under is None:
         return "-"
     whole = [seconds_to_finish(one[over]) / seconds_to_finish(one[under]) for one in found]

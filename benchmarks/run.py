@@ -106,7 +106,7 @@ class Bench:
 
 
 def surroundings() -> dict[str, str]:
-    """Give the environment of every process: no network, no bars, and both sides' modules can be found."""
+    """Return the environment of every process: no network, no bars, and both sides' modules can be found."""
     path = os.pathsep.join([str(HERE / "plain"), str(HERE.parent)])
     return os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
 

@@ -64,11 +64,11 @@ class Work:
     note: str = ""
 
     def equal_sides(self, found: Mapping[str, Any]) -> dict[str, Any]:
-        """Give the sides that should do equal work: all but the second run at another rate."""
+        """Return the sides that should do equal work: all but the second run at another rate."""
         return {side: one for side, one in found.items() if side != "again"}
 
     def full(self) -> Work:
-        """Give the same work with the rows that the target was set for."""
+        """Return the same work with the rows that the target was set for."""
         return replace(
             self,
             train=self.issue_train or self.train,
@@ -88,7 +88,7 @@ OVERRIDES = (
 
 
 def ours(recipe: str, *overrides: str) -> str:
-    """Give the command of hf_ft's side."""
+    """Return the command of hf_ft's side."""
     return " ".join([f"ours/ours_run.py recipes/{recipe}.yaml {OVERRIDES}", *overrides])
 
 
@@ -231,7 +231,7 @@ FORECAST = (
 
 
 def quality(data: str, model: str, command: str, **sizes: int) -> Work:
-    """Give one line of the table of equal quality: the same training in fp32 and in bf16."""
+    """Return one line of the table of equal quality: the same training in fp32 and in bf16."""
     return Work(
         f"quality_{data}",
         {"images": "full, Lite0", "texts": "full, MiniLM", "series": "full, a small PatchTST"}[data],
@@ -253,7 +253,7 @@ WORKS = (HEAD_IMAGE, LAST_IMAGE, FULL_IMAGE, FULL_TEXT, HEAD_TEXT, PREDICT, WIND
 
 
 def scaling(train: int, epochs: int, classes: int) -> Work:
-    """Give one point of the scaling table: head only, Lite0, on made-up pictures of 32 pixels."""
+    """Return one point of the scaling table: head only, Lite0, on made-up pictures of 32 pixels."""
     return Work(
         f"scaling_{train}_{epochs}_{classes}",
         "head only, Lite0, 32 pixels",

@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def held_to_series(recipe) -> float:
-    """Give the memory that all windows of all splits hold, over that of the series as pandas holds it."""
+    """Return the memory that all windows of all splits hold, over that of the series as pandas holds it."""
     table = pandas.read_csv(recipe.data.source)
     if recipe.data.rows:
         table = table.iloc[slice(*recipe.data.rows)].reset_index(drop=True)

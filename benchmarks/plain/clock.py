@@ -26,7 +26,7 @@ class Clock:
         self.phases[name] = time.perf_counter() - self.begun[name]
 
     def curve(self, points: list[tuple[float, float]]) -> list[tuple[float, float]]:
-        """Give (moment, metric) as (seconds of data and training until then, metric)."""
+        """Return (moment, metric) as (seconds of data and training until then, metric)."""
         before = self.phases["data"] - self.begun["train"]
         return [(before + moment, value) for moment, value in points]
 

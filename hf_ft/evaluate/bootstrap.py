@@ -36,7 +36,7 @@ def bootstrap_interval(
     seed: int,
     groups: Sequence[Hashable] | None = None,
 ) -> Interval:
-    """Give the percentile bootstrap interval of a metric.
+    """Return the percentile bootstrap interval of a metric.
 
     Rows are drawn with replacement, as many as there are, and the metric is taken of each such resample
     (Efron 1979, "Bootstrap methods: another look at the jackknife"). The interval tells how much the figure
@@ -79,7 +79,7 @@ def paired_intervals(
     seed: int,
     groups: Sequence[Hashable] | None = None,
 ) -> tuple[Interval, list[Interval | None]]:
-    """Give the interval of a metric, and those of its differences from the rivals'.
+    """Return the interval of a metric, and those of its differences from the rivals'.
 
     The bootstrap is paired: model and rival are measured on the same resampled rows, so what makes a resample
     easy or hard for both falls out of the difference (Efron and Tibshirani 1993, "An introduction to the
@@ -140,7 +140,7 @@ def _draws(rows: int, groups: Sequence[Hashable] | None, seed: int, most: int) -
 
 
 def _positions(rival: Rival, rows: int) -> np.ndarray | None:
-    """Give where the rival's metrics have each row, -1 for nowhere, int [N]; None: each at its own place."""
+    """Return where the rival's metrics have each row, -1 for nowhere, int [N]; None: each at its own place."""
     if rival.rows is None:
         return None
     positions = np.full(rows, -1)
@@ -151,7 +151,7 @@ def _positions(rival: Rival, rows: int) -> np.ndarray | None:
 def _difference(
     metrics: Metrics, rival: Rival, positions: np.ndarray | None, name: str, drawn: np.ndarray, value: float
 ) -> float:
-    """Give the model's value minus the rival's on the drawn rows that the rival has a result for."""
+    """Return the model's value minus the rival's on the drawn rows that the rival has a result for."""
     if positions is None:
         return value - rival.metrics.value(name, drawn)
     known = drawn[positions[drawn] >= 0]
@@ -166,7 +166,7 @@ def _interval(values: Sequence[float], tail: float) -> Interval:
 
 
 def _members(rows: int, groups: Sequence[Hashable] | None) -> list[np.ndarray] | None:
-    """Give the row indices of each group, in the order the groups first appear."""
+    """Return the row indices of each group, in the order the groups first appear."""
     if groups is None:
         return None
     if len(groups) != rows:

@@ -32,7 +32,7 @@ class Lettering:
     missing: frozenset[str]
 
     def spell(self, text: str, longest: int = _LONGEST) -> str:
-        """Give the text as it is drawn: missing characters as `U+4E2D`, long texts without their middle."""
+        """Return the text as it is drawn: missing characters as `U+4E2D`, long texts without their middle."""
         drawn = "".join(_code(letter) if letter in self.missing else letter for letter in text)
         drawn = " ".join(drawn.split())
         half = longest // 2
@@ -62,7 +62,7 @@ def lettering(texts: Iterable[str]) -> Lettering:
 
 
 def _covering(needed: set[int], families: Mapping[str, str]) -> tuple[list[str], set[int]]:
-    """Give the families that have some of these code points, and the code points that none has."""
+    """Return the families that have some of these code points, and the code points that none has."""
     chosen, missing = [], set(needed)
     for family, path in families.items():
         found = missing & _glyphs(path) if missing else set()

@@ -226,7 +226,7 @@ def scatter_figure(
 def _figure(
     width: float, height: float, rows: int = 1, columns: int = 1, heights: Sequence[float] | None = None
 ) -> tuple[Any, Any]:
-    """Give a figure on a transparent ground and its axes (one, or an array of them; none for no rows)."""
+    """Return a figure on a transparent ground and its axes (one, or an array of them; none for no rows)."""
     from matplotlib.figure import Figure as Canvas
 
     figure = Canvas(figsize=(width, height), layout="constrained", facecolor="none", dpi=110)

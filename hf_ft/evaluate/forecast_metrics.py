@@ -99,7 +99,7 @@ class ForecastMetrics(RowMetrics):
         self.columns["by_hour"].add(by_hour, len(results))
 
     def compute(self) -> dict[str, Any]:
-        """Give every metric over all rows seen.
+        """Return every metric over all rows seen.
 
         Returns:
             The scalars of FORECASTING_DIRECTIONS but for `loss`, each where it is defined; the tables
@@ -136,7 +136,7 @@ class ForecastMetrics(RowMetrics):
         }
 
     def value(self, name: str, rows: np.ndarray | None = None) -> float:
-        """Give one metric over the rows seen, or over a selection of them (indices, repeats allowed).
+        """Return one metric over the rows seen, or over a selection of them (indices, repeats allowed).
 
         Raises:
             RecipeError: there is no such metric.
@@ -157,13 +157,13 @@ class ForecastMetrics(RowMetrics):
         return int(self.columns["by_step"].summands[0].shape[1])
 
     def _arrays(self, rows: np.ndarray | None) -> dict[str, np.ndarray]:
-        """Give what is kept of the windows, float64 [N, T], by name."""
+        """Return what is kept of the windows, float64 [N, T], by name."""
         arrays = {name: self.columns[name].array() for name in _SUMS}
         check_finite(self.columns["absolute"], "forecasts")
         return arrays if rows is None else {name: array[rows] for name, array in arrays.items()}
 
     def _metric(self, name: str, sums: dict[str, np.ndarray]) -> Any:
-        """Give one metric of each target [T] from what is kept of windows; NaN where it is undefined."""
+        """Return one metric of each target [T] from what is kept of windows; NaN where it is undefined."""
         total = {key: array.sum(axis=0) for key, array in sums.items()}
         count = len(sums["absolute"]) * self._steps
         if name in ("mae", "mae_scaled", "mase"):

@@ -26,7 +26,7 @@ def roc_area(ranks: np.ndarray, positive: np.ndarray, weight: np.ndarray) -> flo
 
 
 def roc_area_of_all(scores: np.ndarray, positive: np.ndarray) -> float:
-    """Give what `roc_area` gives where every row counts once, several times faster where positives are few.
+    """Return what `roc_area` gives where every row counts once, several times faster where positives are few.
 
     Args:
         scores: of each row, float [N].

@@ -66,7 +66,7 @@ class _Seen:
     counts: list[float] = field(default_factory=list)
 
     def in_order(self) -> _Seen:
-        """Give the same rows in the order of the split."""
+        """Return the same rows in the order of the split."""
         order = np.argsort(self.rows).tolist()
 
         def sort(part: list[Any]) -> list[Any]:
@@ -156,7 +156,7 @@ def measure(task: Task, results: Sequence[Any], references: Sequence[Any]) -> Me
 
 
 def _loader(rows: EncodedRows, batch_size: int | None, workers: int, device: torch.device) -> Any:
-    """Give the batches of this process."""
+    """Return the batches of this process."""
     import torch
     from accelerate import PartialState
     from torch.utils.data import DataLoader

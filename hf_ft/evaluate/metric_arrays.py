@@ -33,7 +33,7 @@ class Column:
         self.chunks.append(chunk)
 
     def array(self) -> np.ndarray:
-        """Give all rows; DataError where there are none."""
+        """Return all rows; DataError where there are none."""
         if not self.chunks:
             raise DataError("there are no rows to measure: update() was never called with any")
         if len(self.chunks) > 1:
@@ -82,14 +82,14 @@ class Scores(Column):
         super().add(values)
 
     def ranks(self) -> list[np.ndarray]:
-        """Give the rank of each row's score, int32 [N], for each of the K: found once, for resampling."""
+        """Return the rank of each row's score, int32 [N], for each of the K: found once, for resampling."""
         if not self._ranks:
             found = (np.unique(column, return_inverse=True)[1] for column in self.array().T)
             self._ranks = [ranks.astype(np.int32) for ranks in found]
         return self._ranks
 
     def drawn(self, rows: np.ndarray | None) -> np.ndarray:
-        """Give how often each row is among those selected [N]; None: every row once."""
+        """Return how often each row is among those selected [N]; None: every row once."""
         count = len(self.array())
         return np.bincount(np.arange(count) if rows is None else rows, minlength=count)
 
@@ -112,7 +112,7 @@ class BatchSums:
         self.sizes.append(size)
 
     def total(self) -> np.ndarray:
-        """Give the sum over all rows."""
+        """Return the sum over all rows."""
         total: np.ndarray = np.sum(self.summands, axis=0)
         return total
 

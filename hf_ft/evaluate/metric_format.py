@@ -20,13 +20,13 @@ def is_share(name: str) -> bool:
 
 
 def show_name(name: str) -> str:
-    """Give a metric's name as a person reads it: `macro_f1` is macro F1, `roc_auc` is ROC-AUC."""
+    """Return a metric's name as a person reads it: `macro_f1` is macro F1, `roc_auc` is ROC-AUC."""
     plain = re.sub(_ABBREVIATIONS, lambda found: found[0].upper(), name.replace("_", " "))
     return plain.replace("roc auc", "ROC-AUC")
 
 
 def show_metric(name: str, value: float, interval: Sequence[float] | None = None, unit: str = "") -> str:
-    """Give a metric's value: in percent, or as a number with its unit.
+    """Return a metric's value: in percent, or as a number with its unit.
 
     Args:
         name: of the metric.
@@ -42,14 +42,14 @@ def show_metric(name: str, value: float, interval: Sequence[float] | None = None
 
 
 def show_interval(name: str, interval: Sequence[float], unit: str = "") -> str:
-    """Give an interval of a metric: `83.8 to 90.3 %`, `6.90 to 7.50 °C`."""
+    """Return an interval of a metric: `83.8 to 90.3 %`, `6.90 to 7.50 °C`."""
     decimals = _decimals(name, max(map(abs, interval)), interval)
     low, high = (_number(_scaled(name, value), decimals) for value in interval)
     return f"{low} to {high}{_unit(name, unit)}"
 
 
 def show_difference(name: str, difference: float, interval: Sequence[float] | None, unit: str = "") -> str:
-    """Give the size of a difference between two values of a metric: `9.2 points`, `1.3 °C`."""
+    """Return the size of a difference between two values of a metric: `9.2 points`, `1.3 °C`."""
     decimals = _decimals(name, difference, interval)
     number = _number(abs(_scaled(name, difference)), decimals)
     points = " point" if number == "1" else " points"
@@ -59,7 +59,7 @@ def show_difference(name: str, difference: float, interval: Sequence[float] | No
 def show_difference_interval(
     name: str, interval: Sequence[float], higher: str = "higher", lower: str = "lower", unit: str = ""
 ) -> str:
-    """Give the interval of a difference: `7.9 to 10.4 points`, `from 1.2 points lower to 2 points higher`.
+    """Return the interval of a difference: `7.9 to 10.4 points`, `from 1.2 points lower to 2 points higher`.
 
     Args:
         name: of the metric.
@@ -78,7 +78,7 @@ def show_difference_interval(
 
 
 def unit_of(name: str, metrics: Mapping[str, Any]) -> str:
-    """Give the unit of a metric, "" for none.
+    """Return the unit of a metric, "" for none.
 
     Args:
         name: of the metric.
@@ -97,7 +97,7 @@ def _unit(name: str, unit: str) -> str:
 
 
 def _decimals(name: str, value: float, interval: Sequence[float] | None) -> int:
-    """Give the decimals of a value: two significant digits of its interval's width, else three of its own."""
+    """Return the decimals of a value: two significant digits of its interval's width, else three of its own."""
     width = abs(interval[1] - interval[0]) if interval else 0.0
     known = _scaled(name, width or value)
     if known == 0 or not math.isfinite(known):

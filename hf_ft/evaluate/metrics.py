@@ -86,7 +86,7 @@ class ClassificationMetrics(RowMetrics):
         self.columns["scores"].add([result["scores"] for result in results])
 
     def compute(self) -> dict[str, Any]:
-        """Give every metric over all rows seen.
+        """Return every metric over all rows seen.
 
         Returns:
             The scalars of CLASSIFICATION_DIRECTIONS but for `loss` (`roc_auc` only where it is defined) and
@@ -113,7 +113,7 @@ class ClassificationMetrics(RowMetrics):
         }
 
     def value(self, name: str, rows: np.ndarray | None = None) -> float:
-        """Give one metric over the rows seen, or over a selection of them (indices, repeats allowed).
+        """Return one metric over the rows seen, or over a selection of them (indices, repeats allowed).
 
         Returns:
             The value; NaN where it is undefined on these rows (ROC-AUC with references of one class).
@@ -213,7 +213,7 @@ class RegressionMetrics(RowMetrics):
             self.columns["references"].add(list(references))
 
     def compute(self) -> dict[str, Any]:
-        """Give every metric over all rows seen.
+        """Return every metric over all rows seen.
 
         Returns:
             The scalars of REGRESSION_DIRECTIONS but for `loss`, each only where it is defined; those of the
@@ -252,7 +252,7 @@ class RegressionMetrics(RowMetrics):
         return row
 
     def value(self, name: str, rows: np.ndarray | None = None) -> float:
-        """Give one metric over the rows seen, or over a selection of them (indices, repeats allowed).
+        """Return one metric over the rows seen, or over a selection of them (indices, repeats allowed).
 
         Returns:
             The value; NaN where it is undefined on these rows.

@@ -65,7 +65,7 @@ class MultilabelMetrics(RowMetrics):
         self.columns["scores"].add([result["scores"] for result in results])
 
     def compute(self) -> dict[str, Any]:
-        """Give every metric over all rows seen.
+        """Return every metric over all rows seen.
 
         Returns:
             The scalars of MULTILABEL_DIRECTIONS but for `loss` (`map` and `roc_auc` only where they are
@@ -83,7 +83,7 @@ class MultilabelMetrics(RowMetrics):
         }
 
     def value(self, name: str, rows: np.ndarray | None = None) -> float:
-        """Give one metric over the rows seen, or over a selection of them (indices, repeats allowed).
+        """Return one metric over the rows seen, or over a selection of them (indices, repeats allowed).
 
         Returns:
             The value; NaN where it is undefined on these rows.
@@ -203,7 +203,7 @@ def tune_thresholds(scores: np.ndarray, truth: np.ndarray, rarest: int = FEWEST_
 
 
 def _best_threshold(scores: np.ndarray, truth: np.ndarray) -> float:
-    """Give the cut between two different scores that has the best F1; 0.5 where nothing is true."""
+    """Return the cut between two different scores that has the best F1; 0.5 where nothing is true."""
     if not truth.any():
         return 0.5
     order = np.argsort(-scores, kind="stable")

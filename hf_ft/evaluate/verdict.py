@@ -134,18 +134,18 @@ class Verdict:
         return f"{self.describe(self.first)}, {where}."
 
     def show(self, value: float) -> str:
-        """Give a value of the metric as a person reads it, rounded as the model's own."""
+        """Return a value of the metric as a person reads it, rounded as the model's own."""
         return show_metric(self.metric, value, self.interval, self.unit)
 
     def describe(self, comparison: Comparison) -> str:
-        """Give one comparison as a clause: outcome, baseline, both values, and their difference."""
+        """Return one comparison as a clause: outcome, baseline, both values, and their difference."""
         one = comparison
         start = "not compared row by row with" if one.interval is None else f"{one.outcome} than"
         values = f"{show_name(self.metric)} {self.show(one.model_value)} against {self.show(one.value)}"
         return f"{start[0].upper()}{start[1:]} {one.name}: {values}, {self.describe_difference(one)}"
 
     def describe_difference(self, comparison: Comparison) -> str:
-        """Give the difference from a baseline with its interval: `9.2 points higher (95 % interval: ...)`."""
+        """Return the difference from a baseline with its interval: `9.2 points higher (95 % interval: ...)`."""
         one = comparison
         size = show_difference(self.metric, one.difference, one.interval, self.unit)
         text = f"{size} {'higher' if one.difference > 0 else 'lower'}" if one.difference else "no difference"
@@ -155,7 +155,7 @@ class Verdict:
         return text + (f", on the {one.rows:,} rows that it answers" if one.rows < self.rows else "")
 
     def to_json(self) -> dict[str, Any]:
-        """Give the verdict as results.json holds it; differences are model minus baseline."""
+        """Return the verdict as results.json holds it; differences are model minus baseline."""
         return {
             "outcome": self.outcome,
             "text": self.text,
@@ -289,7 +289,7 @@ def _rivals(
 def _intervals(
     model: Metrics, rivals: Sequence[Rival], metric: str, rows: int, bootstrap: Bootstrap
 ) -> tuple[Interval | None, Sequence[Interval | None]]:
-    """Give the interval of the model's metric, and that of its difference from each rival's."""
+    """Return the interval of the model's metric, and that of its difference from each rival's."""
     if not bootstrap.resamples:
         return None, [None] * len(rivals)
     own, paired = paired_intervals(
@@ -309,7 +309,7 @@ def _intervals(
 
 
 def _wilson(share: float, rows: int, confidence: float) -> Interval:
-    """Give Wilson's score interval (1927); where all rows are right, the bootstrap has no width."""
+    """Return Wilson's score interval (1927); where all rows are right, the bootstrap has no width."""
     from scipy.stats import binomtest
 
     interval = binomtest(round(share * rows), rows).proportion_ci(confidence, method="wilson")
@@ -325,7 +325,7 @@ def _widened(difference: Interval, rows: int, confidence: float) -> Interval:
 
 
 def _outcome(interval: Interval | None, greater: bool) -> Outcome:
-    """Give the outcome of the interval of a difference, model minus baseline."""
+    """Return the outcome of the interval of a difference, model minus baseline."""
     if interval is None:
         return "not compared"
     low, high = sorted(_gain(value, greater) for value in interval)
@@ -337,5 +337,5 @@ def _numbers(metrics: Metrics) -> dict[str, float]:
 
 
 def _gain(difference: float, greater: bool) -> float:
-    """Give by how much the model is better; below 0 where it is worse."""
+    """Return by how much the model is better; below 0 where it is worse."""
     return difference if greater else -difference

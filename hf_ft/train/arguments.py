@@ -1,4 +1,4 @@
-"""From the recipe's `train:` to TrainingArguments, and how a global batch is divided."""
+"""TrainingArguments from the section `train:` of a recipe, and the division of a global batch."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ if TYPE_CHECKING:
     from hf_ft.data.dataset import EncodedRows
     from hf_ft.recipe.schema import Recipe
 
-# Rows per process and micro-batch where the recipe sets no bound: more rarely makes a step faster.
+# Most rows per process and micro-batch where the recipe sets no bound: larger ones rarely make a step faster.
 LARGEST_MICRO_BATCH = 64
-# Where Linux keeps what processes share, and what a worker may hold there: two batches of 64 pictures of
-# 512 x 512, twice over.
+# The folder of shared memory on Linux, and the bytes that one worker may use there: four batches of 64
+# pictures of 512 x 512 pixels.
 SHARED_MEMORY = Path("/dev/shm")
 WORKER_BYTES = 2**29
 MOST_WORKERS = 8
@@ -34,7 +34,14 @@ MOST_WORKERS = 8
 
 @dataclass(frozen=True)
 class BatchPlan:
-    """How a global batch is divided: processes x accumulation x micro-batch >= global batch."""
+    """Division of a global batch: processes x accumulation x micro-batch >= global batch.
+
+    Args:
+        global_batch: rows per optimizer step.
+        micro_batch: most rows per process and forward pass.
+        accumulation: forward passes per process and optimizer step.
+        processes: number of processes.
+    """
 
     global_batch: int
     micro_batch: int
@@ -69,13 +76,13 @@ def training_arguments(
     *,
     bars: bool = True,
 ) -> TrainingArguments:
-    """Build the Trainer's arguments: the recipe's own, and those that hf_ft sets for a result to trust.
+    """Build the TrainingArguments: those of the recipe, and those that hf_ft must set itself.
 
     Args:
         recipe: the resolved recipe.
         folder: where checkpoints go.
         plan: the division of the global batch.
-        decisions: `precision`, `workers` and `compile` as they were chosen.
+        decisions: subject -> choice; `precision`, `workers` and `compile` are used.
         metric: name of the metric that decides which checkpoint is best.
         greater: whether a greater value of it is better.
         bars: whether progress is shown on a terminal.
@@ -83,7 +90,7 @@ def training_arguments(
     from transformers import TrainingArguments
 
     own: dict[str, Any] = dict(recipe.train.arguments)
-    # The exponential schedule is hf_ft's; the Trainer never sees its name.
+    # The Trainer does not know the exponential schedule; `FineTuner.create_scheduler` makes it.
     if own.get("lr_scheduler_type") == "exponential":
         own.pop("lr_scheduler_type")
         own.pop("lr_scheduler_kwargs", None)
@@ -98,20 +105,19 @@ def training_arguments(
         "metric_for_best_model": f"eval_{metric}",
         "greater_is_better": greater,
         "load_best_model_at_end": strategy != "no",
-        # Best is only ever a checkpoint that was measured: save whenever, and only when, there is an
-        # evaluation.
+        # The best checkpoint must be an evaluated one: save after every evaluation and at no other time.
         "save_strategy": strategy if strategy != "no" else "epoch",
         "save_steps": own.get("eval_steps", own.get("logging_steps", 10)),
         "remove_unused_columns": False,
         "label_names": [],
-        # A NaN must stop the run, not be averaged away (trl#6702).
+        # A NaN must stop the run; the Trainer's filter would hide it in the log (trl#6702).
         "logging_nan_inf_filter": False,
         "average_tokens_across_devices": True,
-        # Otherwise early stopping forgets its patience on resume.
+        # Otherwise early stopping counts its patience from the beginning again after a resume.
         "restore_callback_states_from_checkpoint": True,
         "ddp_find_unused_parameters": False,
         "torch_compile": decisions["compile"].value == "on",
-        # Without an accelerator, accelerate believes in one process unless it is told to stay on the CPU.
+        # Without an accelerator, accelerate assumes a single process unless it is told to use the CPU.
         "use_cpu": bool(own.get("use_cpu")) or not torch.accelerator.is_available(),
         **precision_flags(decisions["precision"].value),
     }
@@ -122,11 +128,11 @@ def training_arguments(
         "logging_first_step": True,
         "dataloader_num_workers": decisions["workers"].value,
         "log_level": "error",
-        # Left out, it follows the log level of transformers.
+        # The Trainer's own default depends on the log level of transformers.
         "disable_tqdm": not bars,
     }
     arguments = TrainingArguments(**{**defaults, **own, **ours})
-    # One process drives one device: DataParallel, which the Trainer would choose, changes the loss
+    # One device per process: with several, the Trainer would choose DataParallel, which changes the loss
     # (tf#24345).
     arguments._n_gpu = min(1, arguments.n_gpu)
     return arguments
@@ -135,16 +141,24 @@ def training_arguments(
 def train_sampler(
     rows: EncodedRows, recipe: Recipe, plan: BatchPlan, *, processes: int, rank: int
 ) -> GlobalBatchSampler:
-    """Say which rows make each global batch, and which of them a process takes in which micro-batch.
+    """Build the sampler that divides the training rows into global batches and micro-batches.
+
+    Args:
+        rows: encoded training rows.
+        recipe: the resolved recipe.
+        plan: the division of the global batch.
+        processes: number of processes.
+        rank: number of this process.
 
     Raises:
-        TrainError: classes should be drawn equally often, and there are none.
+        TrainError: `data.sampler` is `balanced`, and the task has no classes.
     """
     weights = None
     if recipe.data.sampler == "balanced":
         if rows.task.class_role is None:
             raise TrainError(
-                "data.sampler: balanced needs classes, and the target is a number; write shuffle"
+                f"data.sampler: balanced draws classes equally often, and {rows.task.name} has no classes "
+                "here; write shuffle"
             )
         weights = balanced_weights(rows.rows.column(rows.task.class_role))
     return GlobalBatchSampler(
@@ -163,14 +177,14 @@ def train_sampler(
 def choose_workers(asked: int | None, processes: int, *, use_cpu: bool = False) -> Decision:
     """Choose the number of worker processes that encode rows.
 
-    Zero where the CPU trains: its cores are busy, and a worker only takes them away. Workers hand batches
-    over in shared memory, of which a container often has 64 MB: a worker that finds none left dies with
-    "Bus error".
+    The number is 0 where the CPU trains, since a worker would only take a core away from training. Elsewhere
+    free cores and free shared memory limit it: workers hand batches over in shared memory, a container often
+    has only 64 MB of it, and a worker that finds none left dies with "Bus error".
 
     Args:
         asked: `train.dataloader_num_workers`, or None.
-        processes: that train on this machine.
-        use_cpu: whether the CPU trains even where there is an accelerator.
+        processes: number of training processes on this machine.
+        use_cpu: whether training runs on the CPU even if there is an accelerator.
     """
     if asked is not None:
         return Decision(asked, "asked for by train.dataloader_num_workers")
@@ -178,7 +192,7 @@ def choose_workers(asked: int | None, processes: int, *, use_cpu: bool = False) 
         return Decision(0, "the CPU trains, and a worker would only take a core away")
     cores = (os.cpu_count() or 1) // processes - 1
     free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else None
-    room = cores if free is None else free // processes // WORKER_BYTES
-    workers = max(0, min(MOST_WORKERS, cores, room))
+    by_memory = cores if free is None else free // processes // WORKER_BYTES
+    workers = max(0, min(MOST_WORKERS, cores, by_memory))
     shared = "" if free is None else f" and {free / 1e9:.1f} GB of free shared memory"
     return Decision(workers, f"{os.cpu_count()} cores{shared} for {processes} process(es)")

@@ -1,4 +1,4 @@
-"""What is written and shown while training runs."""
+"""Callbacks of the Trainer that write log.jsonl and print a line for each evaluation."""
 
 from __future__ import annotations
 
@@ -10,9 +10,13 @@ from transformers import ProgressCallback, TrainerCallback, TrainerControl, Trai
 
 
 class LogFile(TrainerCallback):
-    """Append every logged step to log.jsonl, as it happens.
+    """Append every log entry of the Trainer to log.jsonl at once.
 
-    A resumed run goes on behind the step of its checkpoint; lines of steps trained again are dropped.
+    A resumed run continues after the step of its checkpoint; lines of later steps, which are trained again,
+    are deleted.
+
+    Args:
+        path: of log.jsonl.
     """
 
     def __init__(self, path: Path):
@@ -21,34 +25,34 @@ class LogFile(TrainerCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Keep what belongs to the steps that will not be trained again."""
+        """Rewrite the file with the entries up to the step that training starts from."""
         if state.is_world_process_zero:
             self.path.write_text("".join(json.dumps(line) + "\n" for line in state.log_history))
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Log the last steps of the epoch too, so that no line shows the loss of an earlier one."""
+        """Log at the end of an epoch too, so that the line of the epoch shows the loss of its last steps."""
         control.should_log = True
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Write the newest line."""
+        """Append the newest entry."""
         if state.is_world_process_zero:
             with self.path.open("a") as file:
                 file.write(json.dumps(state.log_history[-1]) + "\n")
 
 
 class EpochLines(ProgressCallback):
-    """A progress bar, and one readable line per evaluation in place of the Trainer's dictionaries.
+    """Show a progress bar, and print one line per evaluation in place of the Trainer's dictionaries.
 
-    The bar is drawn on a terminal only: in a file, each of its thousands of steps would stay.
+    The bar is drawn on a terminal only: in a file, every update of the bar would leave a line.
 
     Args:
         metric: the metric that decides which checkpoint is best.
         greater: whether a greater value is better.
-        bar: whether there is a bar beside the lines.
+        bar: whether to show the bar.
     """
 
     def __init__(self, metric: str = "loss", greater: bool = False, bar: bool = True):
@@ -61,12 +65,12 @@ class EpochLines(ProgressCallback):
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Begin the bar, and take over the best value of a run that goes on."""
+        """Start the bar, and take the best value so far from a resumed run."""
         from tqdm.auto import tqdm
 
         self.best, self.current_step = state.best_metric, 0
         if state.is_world_process_zero:
-            # None: off where standard error is not a terminal.
+            # None: tqdm shows no bar where standard error is not a terminal.
             disable = None if self.bar else True
             self.training_bar = tqdm(total=state.max_steps, dynamic_ncols=True, disable=disable)
 
@@ -78,7 +82,7 @@ class EpochLines(ProgressCallback):
         logs: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Remember the training loss for the next line."""
+        """Store the training loss for the next line."""
         self.training_loss = (logs or {}).get("loss", self.training_loss)
 
     def on_evaluate(
@@ -89,7 +93,7 @@ class EpochLines(ProgressCallback):
         metrics: Any = None,
         **kwargs: Any,
     ) -> None:
-        """Write the line."""
+        """Print the line of an evaluation."""
         if not state.is_world_process_zero or not metrics or self.training_bar is None:
             return
         value = metrics[f"eval_{self.metric}"]

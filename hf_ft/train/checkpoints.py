@@ -5,8 +5,8 @@ The Trainer's own loader matches names with strict=False and leaves most of a Vi
 `checkpoint-N/`:
 
     model.safetensors                     every parameter that learns, and every persistent buffer
-    frozen.safetensors                    the other parameters, shared by the checkpoints that a process wrote
-                                          (hard links): damage to it is damage to all of them
+    frozen.safetensors                    the frozen parameters; the checkpoints of a run share one file by
+                                          hard links, so damage to it is damage to all of them
     optimizer.safetensors, optimizer.json
     scheduler.json, random-R.safetensors, random-R.json (one per process)
     trainer_state.json, recipe.yaml
@@ -35,10 +35,10 @@ from hf_ft.text_utils import listing
 WEIGHTS, FROZEN, MARKER = "model.safetensors", "frozen.safetensors", "complete.json"
 
 
-def moving_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Give every tensor that training may move: parameters that learn, and buffers; each once."""
-    frozen = {name for name, parameter in _parameters(model) if not parameter.requires_grad}
-    return {name: tensor for name, tensor in _once(model).items() if name not in frozen}
+def changing_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return every tensor that training may change: parameters that learn, and buffers; each once."""
+    frozen = {name for name, parameter in _named_parameters(model) if not parameter.requires_grad}
+    return {name: tensor for name, tensor in _unique_tensors(model).items() if name not in frozen}
 
 
 def save_weights(model: torch.nn.Module, folder: Path, before: Path | None = None) -> None:
@@ -47,15 +47,15 @@ def save_weights(model: torch.nn.Module, folder: Path, before: Path | None = Non
     Args:
         model: the live model.
         folder: of the new checkpoint.
-        before: an earlier checkpoint of the same run, with which the frozen weights are shared.
+        before: an earlier checkpoint of the same run; its file of frozen weights is shared.
     """
-    every, moving = _once(model), moving_tensors(model)
-    save_file({name: tensor.contiguous() for name, tensor in moving.items()}, str(folder / WEIGHTS))
-    fixed = {name: tensor.contiguous() for name, tensor in every.items() if name not in moving}
+    every, changing = _unique_tensors(model), changing_tensors(model)
+    save_file({name: tensor.contiguous() for name, tensor in changing.items()}, str(folder / WEIGHTS))
+    fixed = {name: tensor.contiguous() for name, tensor in every.items() if name not in changing}
     if not fixed:
         return
     if before is not None:
-        # A file system without hard links holds them once for each checkpoint.
+        # A file system without hard links gets a copy for each checkpoint.
         with contextlib.suppress(OSError):
             (folder / FROZEN).hardlink_to(before / FROZEN)
             return
@@ -63,37 +63,41 @@ def save_weights(model: torch.nn.Module, folder: Path, before: Path | None = Non
 
 
 def load_weights(model: torch.nn.Module, folder: Path) -> None:
-    """Copy every tensor back in place.
+    """Copy every tensor of a checkpoint into the model.
+
+    Args:
+        model: the live model.
+        folder: of the checkpoint.
 
     Raises:
         TrainError: a tensor is missing, unexpected, or of another shape.
     """
     found = load_file(str(folder / WEIGHTS))
     if (folder / FROZEN).is_file():
-        # What was frozen when that file was written and learned later is in both: what it learned stands.
+        # A tensor that was frozen first and learned later is in both files: the learned one is taken.
         found = load_file(str(folder / FROZEN)) | found
-    differing = sorted(found.keys() ^ _once(model).keys())
+    differing = sorted(found.keys() ^ _unique_tensors(model).keys())
     if differing:
         raise TrainError(
-            f"{folder}: the checkpoint does not fit the model: only one of them has {listing(differing, 5)}"
+            f"{folder}: the checkpoint does not fit the model: {listing(differing, 5)} is only in one of them"
         )
     try:
-        # Not strict: a tensor that two names share is written under one of them.
+        # Not strict: a tensor with two names is written under one of them; the names were compared above.
         model.load_state_dict(found, strict=False)
     except RuntimeError as error:
         raise TrainError(f"{folder}: the checkpoint does not fit the model: {error}") from error
 
 
-def _parameters(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
+def _named_parameters(model: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
     return model.named_parameters(remove_duplicate=False)
 
 
-def _once(model: torch.nn.Module) -> dict[str, torch.Tensor]:
-    """Give every tensor of the model under the first of its names."""
+def _unique_tensors(model: torch.nn.Module) -> dict[str, torch.Tensor]:
+    """Return every tensor of the model once, under the first of its names."""
     seen: dict[tuple[Any, ...], str] = {}
     found = {}
     for name, tensor in model.state_dict().items():
-        # An empty tensor has no address of its own.
+        # An empty tensor has no address that could identify it.
         place = (tensor.data_ptr(), tensor.shape, tensor.stride()) if tensor.numel() else (name,)
         if seen.setdefault(place, name) == name:
             found[name] = tensor
@@ -101,7 +105,7 @@ def _once(model: torch.nn.Module) -> dict[str, torch.Tensor]:
 
 
 def save_optimizer(optimizer: Any, scheduler: Any, folder: Path) -> None:
-    """Write the optimizer's tensors as safetensors and its numbers as JSON; the scheduler as JSON."""
+    """Write the optimizer's tensors as safetensors, its numbers and the scheduler as JSON."""
     state = optimizer.state_dict()
     tensors: dict[str, torch.Tensor] = {}
     numbers: dict[str, Any] = {}
@@ -118,7 +122,7 @@ def save_optimizer(optimizer: Any, scheduler: Any, folder: Path) -> None:
 
 
 def load_optimizer(optimizer: Any, scheduler: Any, folder: Path) -> None:
-    """Take back what `save_optimizer` wrote, bit for bit."""
+    """Restore what `save_optimizer` wrote, bit for bit."""
     written = json.loads((folder / "optimizer.json").read_text())
     state: dict[int, dict[str, Any]] = {}
     for name, value in [
@@ -135,8 +139,8 @@ def load_optimizer(optimizer: Any, scheduler: Any, folder: Path) -> None:
     scheduler.load_state_dict(json.loads((folder / "scheduler.json").read_text()))
 
 
-def save_random(folder: Path, rank: int) -> None:
-    """Write the random state of this process: Python, numpy, torch, and every CUDA device."""
+def save_random_state(folder: Path, rank: int) -> None:
+    """Write the random states of this process: Python, numpy, torch, and every CUDA device."""
     version, internal, gauss = random.getstate()
     name, keys, position, has_gauss, cached = np.random.get_state()
     tensors = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(np.asarray(keys).astype(np.int64))}
@@ -147,8 +151,8 @@ def save_random(folder: Path, rank: int) -> None:
     _write_json(folder / f"random-{rank}.json", {"python": [version, internal, gauss], "numpy": numpy_rest})
 
 
-def load_random(folder: Path, rank: int) -> None:
-    """Take back the random state of this process.
+def load_random_state(folder: Path, rank: int) -> None:
+    """Restore the random states of this process.
 
     Raises:
         TrainError: the checkpoint was written by another number of processes.
@@ -156,7 +160,8 @@ def load_random(folder: Path, rank: int) -> None:
     path = folder / f"random-{rank}.safetensors"
     if not path.exists():
         raise TrainError(
-            f"{folder}: no random state for process {rank}; resume with the number of processes it had"
+            f"{folder}: holds no random state for process {rank}; resume with the number of processes that "
+            "wrote it"
         )
     tensors = load_file(str(path))
     rest = json.loads((folder / f"random-{rank}.json").read_text())
@@ -170,50 +175,50 @@ def load_random(folder: Path, rank: int) -> None:
         torch.cuda.set_rng_state_all(devices)
 
 
-def seal(temporary: Path, final: Path, before: Path | None = None) -> None:
-    """Declare a checkpoint complete: hash every file, write the marker, flush, move it into place.
+def complete(temporary: Path, final: Path, before: Path | None = None) -> None:
+    """Complete a checkpoint: hash every file, write the marker, flush, and move the folder to its place.
 
     Args:
-        temporary: the folder as it was written.
-        final: its place.
-        before: the checkpoint that frozen weights are shared with, if they are; they are not hashed again.
+        temporary: the folder with all files but the marker.
+        final: the folder's final path.
+        before: the checkpoint whose file of frozen weights is shared, if any; that file is not hashed again.
     """
     files = {}
     for path in sorted(temporary.iterdir()):
         earlier = before / FROZEN if before is not None and path.name == FROZEN else None
         shared = earlier is not None and earlier.is_file() and path.samefile(earlier)
-        files[path.name] = _marked(before)[FROZEN] if before and shared else _digest(path)
+        files[path.name] = _read_marker(before)[FROZEN] if before and shared else _size_and_hash(path)
     _write_json(temporary / MARKER, files)
     replace_folder(temporary, final)
 
 
-def fault(folder: Path) -> str | None:
-    """Say why a checkpoint cannot be trusted, or None."""
+def find_damage(folder: Path) -> str | None:
+    """Return why a checkpoint cannot be used (not completed, a file missing or changed), or None."""
     if not (folder / MARKER).exists():
         return "it was never completed"
-    for name, expected in _marked(folder).items():
+    for name, expected in _read_marker(folder).items():
         path = folder / name
         if not path.exists():
             return f"{name} is missing"
-        if _digest(path) != expected:
+        if _size_and_hash(path) != expected:
             return f"{name} has changed since it was written"
     return None
 
 
 def step_of(folder: Path) -> int:
-    """Give the optimizer step that a checkpoint folder was written at."""
+    """Return the optimizer step that a checkpoint folder was written at."""
     return int(folder.name.rpartition("-")[2])
 
 
 def newest(checkpoints: Path) -> tuple[Path | None, list[str]]:
-    """Find the newest checkpoint that is whole, walking back over broken ones.
+    """Find the newest complete checkpoint, skipping damaged ones.
 
     Returns:
-        The folder or None, and one line for each checkpoint that was passed over.
+        The folder or None, and one line for each checkpoint that was skipped.
     """
     skipped: list[str] = []
     for folder in sorted(checkpoints.glob("checkpoint-*"), key=step_of, reverse=True):
-        reason = fault(folder)
+        reason = find_damage(folder)
         if reason is None:
             return folder, skipped
         skipped.append(f"passed over {folder.name}: {reason}")
@@ -221,17 +226,17 @@ def newest(checkpoints: Path) -> tuple[Path | None, list[str]]:
 
 
 def prune(checkpoints: Path, keep: set[str]) -> None:
-    """Delete every checkpoint but those named."""
+    """Delete every checkpoint except those with these folder names."""
     for folder in checkpoints.glob("checkpoint-*"):
         if folder.name not in keep:
             shutil.rmtree(folder)
 
 
-def _marked(folder: Path) -> dict[str, Any]:
+def _read_marker(folder: Path) -> dict[str, Any]:
     return json.loads((folder / MARKER).read_text())
 
 
-def _digest(path: Path) -> dict[str, Any]:
+def _size_and_hash(path: Path) -> dict[str, Any]:
     with path.open("rb") as file:
         return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
 

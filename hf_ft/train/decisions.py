@@ -1,4 +1,4 @@
-"""What was chosen for the user and why, kept with the run so that a resumed run goes on with the same."""
+"""Choices that hf_ft makes for the user, with their reasons; a resumed run reads them from its folder."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Decision:
 
     Args:
         value: what was chosen.
-        reason: why, in a few words; empty where the value says it.
+        reason: why, in a few words; empty where the value needs no reason.
     """
 
     value: Any
@@ -32,7 +32,11 @@ class Decision:
 
 
 def recorded_decisions(folder: Path | None) -> dict[str, Decision]:
-    """Read the decisions of the run in a folder, the same on all processes; none where there is no folder."""
+    """Read the decisions of an earlier run, and send them to all processes.
+
+    Args:
+        folder: of the run; None: there is no earlier run, and the result is empty.
+    """
     found: list[Any] = [None]
     if folder is not None and PartialState().is_main_process:
         found = [read_json(folder / FILE, dict)]

@@ -1,4 +1,4 @@
-"""How many processes there are, on what, and which of them speaks."""
+"""Start of the training processes, and checks of how the launcher started them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from hf_ft.errors import TrainError
 if TYPE_CHECKING:
     from accelerate import PartialState
 
-# Set by `accelerate launch` where a configuration divides the model itself among the processes.
+# Variable that `accelerate launch` sets -> the method that divides the model itself among the processes.
 SHARDING = {
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -23,21 +23,22 @@ SHARDING = {
 
 
 def world_size() -> int:
-    """Give the number of processes that the launcher started."""
+    """Return the number of processes that the launcher started."""
     return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def start_processes() -> PartialState:
-    """Join the process group that `accelerate launch` prepared, or stand alone.
+    """Join the process group that `accelerate launch` prepared, or run as a single process.
 
     Raises:
         TrainError: the configuration shards the model, or the launcher started another number of processes
-            than accelerate sees: each would then believe to be alone, and write over the others' results.
+            than accelerate sees; each process would then run alone and overwrite the results of the others.
     """
     from accelerate import PartialState
 
     _refuse_sharding()
-    # Waiting for the main process to read data must not run into the ten minutes that NCCL allows by default.
+    # The other processes wait while the main process reads the data, which may take longer than the ten
+    # minutes that NCCL waits by default.
     distributed = {"timeout": timedelta(hours=6)} if world_size() > 1 else {}
     state = PartialState(cpu=not torch.accelerator.is_available(), **distributed)
     if state.num_processes != world_size():
@@ -49,10 +50,10 @@ def start_processes() -> PartialState:
 
 
 def _refuse_sharding() -> None:
-    """Stop where accelerate would shard the model, before anything is read.
+    """Refuse a configuration that shards the model, before any data is read.
 
-    On the CPU accelerate takes such a configuration and runs DDP without a word, so that the Trainer does not
-    know what was asked for; the launcher's variables do.
+    On the CPU accelerate accepts such a configuration and silently runs DDP, so that the Trainer's own state
+    does not show what was asked for. The launcher's variables do.
     """
     asked = [name for variable, name in SHARDING.items() if os.environ.get(variable, "").lower() == "true"]
     if asked:
@@ -65,7 +66,7 @@ def _refuse_sharding() -> None:
 
 
 def unused_devices() -> str | None:
-    """Say so where several accelerators are visible and only one process was started."""
+    """Return a note if several accelerators are visible and only one process was started, else None."""
     devices = torch.accelerator.device_count() if torch.accelerator.is_available() else 0
     if devices > 1 and world_size() == 1:
         return f"{devices} devices, 1 is used; for all: accelerate launch --num_processes {devices}"

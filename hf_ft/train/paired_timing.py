@@ -1,4 +1,4 @@
-"""Paired timing: which of two ways to compute is faster here, answered only where the pairs agree."""
+"""Paired timing: compare two ways to compute on this machine, in pairs, until most pairs agree."""
 
 from __future__ import annotations
 
@@ -8,79 +8,81 @@ from dataclasses import dataclass
 
 import numpy as np
 
-# A new way is taken only where it is at least so much faster: less is not worth it, or the noise of a busy
-# machine.
-CLEARLY = 1.1
-# Pairs that are measured: one where it is decisive by this factor and measuring takes long, or three; five
-# where they are quick; more, but at most nine, where they do not agree.
-DECISIVE = 1.5
+# The new way must be faster by this factor to be chosen: a smaller gain is not worth it, or is the noise of a
+# busy machine.
+LEAST_SPEEDUP = 1.1
+# A single pair is enough where it differs from LEAST_SPEEDUP by this factor.
+DECISIVE_FACTOR = 1.5
+# Where measuring takes longer than this, it ends as soon as the answer is sure; otherwise after USUAL_PAIRS.
 LONG_SECONDS = 1.0
-LEAST_PAIRS = 3
-USUAL_PAIRS = 5
-MOST_PAIRS = 9
+# Pairs that make a small difference sure, that are usually measured, and that are measured at most.
+FEWEST_PAIRS, USUAL_PAIRS, MOST_PAIRS = 3, 5, 9
 
 
 @dataclass(frozen=True)
 class PairedTiming:
-    """Seconds of the usual way and of the new one, measured in turns.
+    """Seconds of the usual way and of the new way, measured alternately.
 
     Args:
-        pairs: (usual, new), one after the other.
-        earlier: whether an earlier run has measured them.
+        pairs: (seconds of the usual way, seconds of the new way).
+        from_earlier_run: whether an earlier run measured them.
     """
 
     pairs: tuple[tuple[float, float], ...]
-    earlier: bool = False
+    from_earlier_run: bool = False
 
     @property
-    def gains(self) -> list[float]:
-        """How many times as fast the new way was, pair by pair."""
+    def speedups(self) -> list[float]:
+        """Seconds of the usual way over those of the new way, for each pair."""
         return [usual / new for usual, new in self.pairs]
 
     @property
-    def sure(self) -> bool:
-        """Whether at least three quarters of the pairs give one answer: another program disturbs some."""
-        low, median, high = np.quantile(self.gains, [0.25, 0.5, 0.75])
-        if len(self.pairs) < LEAST_PAIRS and CLEARLY / DECISIVE < median < CLEARLY * DECISIVE:
+    def is_sure(self) -> bool:
+        """Whether at least three quarters of the pairs agree; another program may disturb the others."""
+        low, median, high = np.quantile(self.speedups, [0.25, 0.5, 0.75])
+        if (
+            len(self.pairs) < FEWEST_PAIRS
+            and LEAST_SPEEDUP / DECISIVE_FACTOR < median < LEAST_SPEEDUP * DECISIVE_FACTOR
+        ):
             return False
-        return bool(low > CLEARLY or high < CLEARLY)
+        return bool(low > LEAST_SPEEDUP or high < LEAST_SPEEDUP)
 
     @property
-    def pays(self) -> bool:
-        """Whether the new way is surely the faster one."""
-        return self.sure and bool(np.median(self.gains) > CLEARLY)
+    def is_faster(self) -> bool:
+        """Whether the new way is surely faster by LEAST_SPEEDUP."""
+        return self.is_sure and bool(np.median(self.speedups) > LEAST_SPEEDUP)
 
     @property
-    def fastest(self) -> tuple[float, float]:
-        """The least seconds of either way: those that another program disturbed the least."""
+    def fastest_seconds(self) -> tuple[float, float]:
+        """The least seconds of the usual and of the new way, which other programs disturbed the least."""
         usual, new = zip(*self.pairs, strict=True)
         return min(usual), min(new)
 
     def __str__(self) -> str:
-        gains = self.gains
-        said = f"{np.median(gains):.2f} times as fast with it"
-        if len(gains) > 1:
-            said += f" ({min(gains):.2f} to {max(gains):.2f} in {len(gains)} pairs)"
-        if not self.sure:
-            return f"{said}: not sure to be above {CLEARLY:g}"
-        by = ", by an earlier run" if self.earlier else ""
-        return f"{said}, {'above' if self.pays else 'below'} {CLEARLY:g}{by}"
+        speedups = self.speedups
+        text = f"{np.median(speedups):.2f} times as fast with it"
+        if len(speedups) > 1:
+            text += f" ({min(speedups):.2f} to {max(speedups):.2f} in {len(speedups)} pairs)"
+        if not self.is_sure:
+            return f"{text}: not sure to be above {LEAST_SPEEDUP:g}"
+        by = ", by an earlier run" if self.from_earlier_run else ""
+        return f"{text}, {'above' if self.is_faster else 'below'} {LEAST_SPEEDUP:g}{by}"
 
 
 def time_pairs(usual: Callable[[], float], new: Callable[[], float]) -> PairedTiming:
-    """Measure both ways until the answer is sure, or has taken long enough.
+    """Measure both ways alternately until the answer is sure, at most MOST_PAIRS times.
 
     Args:
-        usual: computes once, and gives the seconds.
-        new: likewise.
+        usual: computes once in the usual way, and returns the seconds.
+        new: computes once in the new way, and returns the seconds.
     """
     begun, timing = time.monotonic(), PairedTiming(())
     for way in (usual, new):
-        way()  # the first step builds what later ones find
+        way()  # not counted: the first step allocates memory and fills caches
     while len(timing.pairs) < MOST_PAIRS:
-        # One after the other, so that another program's burst of work hits both.
+        # One directly after the other, so that a burst of work of another program slows down both.
         timing = PairedTiming((*timing.pairs, (usual(), new())))
         enough = len(timing.pairs) >= USUAL_PAIRS or time.monotonic() - begun > LONG_SECONDS
-        if enough and timing.sure:
+        if enough and timing.is_sure:
             break
     return timing

@@ -1,4 +1,4 @@
-"""The precision of training passes, and whether the model is compiled; every choice comes with its reason."""
+"""Choose the precision of training, and whether to compile the model; every choice has its reason."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ if TYPE_CHECKING:
     from hf_ft.model.passes import Passes
     from hf_ft.task import Batch
 
-# Rows of the step that is measured.
+# Rows of the training step that is timed.
 MEASURED_ROWS = 4
 
 
 def precision_flags(name: str) -> dict[str, bool]:
-    """Give the TrainingArguments that stand for fp32, bf16, fp16 or tf32."""
+    """Return the TrainingArguments that set fp32, bf16, fp16 or tf32."""
     flags = {flag: name == flag for flag in ("bf16", "fp16")}
     return flags | ({"tf32": True} if name == "tf32" else {})
 
@@ -48,36 +48,36 @@ def choose_precision(
     use_cpu: bool = False,
     recorded: Decision | None = None,
 ) -> Decision:
-    """Choose the precision of the forward and backward pass, one for all processes; weights stay in fp32.
+    """Choose the precision of the forward and backward pass, the same on all processes; weights stay in fp32.
 
     Args:
-        setting: `train.precision`: auto, or a precision to insist on.
-        measure: times a step in fp32 and in bf16; called, by all processes, only where every processor claims
-            bf16.
-        use_cpu: whether the CPU trains even where there is an accelerator.
-        recorded: what the run that is resumed was trained with. A processor that is measured once more,
-            perhaps while it is busy, may seem to be fast with another.
+        setting: `train.precision`: auto, or the name of a precision.
+        measure: times a step in fp32 and in bf16. All processes call it, or none does: it is called only if
+            every processor has bf16 instructions.
+        use_cpu: whether training runs on the CPU even if there is an accelerator.
+        recorded: the choice of the run that is resumed. It is taken again, since another measurement on a
+            busy machine may give another answer.
 
     Raises:
-        RecipeError: the setting is impossible on this hardware.
+        RecipeError: this hardware does not support the setting.
     """
     if setting == "auto" and recorded is not None:
         return Decision(recorded.value, "as the run began")
-    known: list[Decision | None] = gather_object([_without_measuring(setting, use_cpu=use_cpu)])
-    # Machines may differ: bf16 is taken only where every one of them is fast with it.
+    known: list[Decision | None] = gather_object([_decide_without_measuring(setting, use_cpu=use_cpu)])
+    # Machines may differ: bf16 is chosen only if it is fast on every one of them.
     slow = next((one for one in known if one is not None and one.value == "fp32"), None)
     chosen = slow or known[0]
     if chosen is None:
         timing = measure()
         measured = f"the processor has {_bf16_instructions()[0]}, and a step was measured {timing}"
-        chosen = Decision("bf16" if timing.pays else "fp32", measured)
+        chosen = Decision("bf16" if timing.is_faster else "fp32", measured)
     found = [chosen]
     broadcast_object_list(found)
     return found[0]
 
 
-def _without_measuring(setting: str, *, use_cpu: bool) -> Decision | None:
-    """Give the choice that this machine leaves without measuring; None where it must be measured."""
+def _decide_without_measuring(setting: str, *, use_cpu: bool) -> Decision | None:
+    """Choose without measuring, from the setting and the hardware; None where a measurement must decide."""
     cuda = torch.cuda.is_available() and not use_cpu
     if setting == "auto":
         if cuda:
@@ -100,54 +100,55 @@ def _without_measuring(setting: str, *, use_cpu: bool) -> Decision | None:
 
 
 def _bf16_instructions() -> list[str]:
-    """Name what the processor claims to compute bf16 with."""
+    """List the bf16 instruction sets that the processor has."""
     return [name for name in ("amx_bf16", "avx512_bf16") if torch.cpu.get_capabilities().get(name)]
 
 
 def measure_bf16(passes: Passes, rows: EncodedRows) -> PairedTiming:
-    """Time a step of this model on these rows in fp32 and in bf16, on the CPU.
+    """Time a training step of this model on these rows in fp32 and in bf16, on the CPU.
 
-    Not a product of matrices: depthwise convolutions, small layers and short texts gain less, or lose. An
-    answer that is sure is kept for this model and machine, so that a second run neither waits nor decides
-    otherwise; one that is not is asked for again. All processes give the answer of the main one.
+    A real step is timed and not a matrix product: depthwise convolutions, small layers and short texts gain
+    less from bf16, or become slower. A sure answer is stored for this model and machine, so that a second run
+    neither waits nor decides otherwise. An answer that is not sure is not stored. All processes return the
+    answer of the main process.
 
     Args:
-        passes: of the model; given back as it was.
+        passes: runs the model; the model's state is restored.
         rows: encoded training rows.
     """
     batch = passes.batch(rows, range(min(MEASURED_ROWS, len(rows))))
-    name = f"bf16-{_subject(passes.model, batch, PartialState().num_processes)}.json"
+    name = f"bf16-{_timing_key(passes.model, batch, PartialState().num_processes)}.json"
     file = cache_folder() / "speed" / name
     found = [_read_timing(file)]
     broadcast_object_list(found)
     if found[0] is not None:
         return found[0]
-    # On all processes at once: they share the processor in training, too.
+    # All processes measure at once, because they share the processor in training, too.
     full, mixed = (replace(passes, precision=name) for name in ("fp32", "bf16"))
     with preserved_state(passes.model), training_mode(passes.model):
         timing = time_pairs(partial(full.step_seconds, batch), partial(mixed.step_seconds, batch))
     measured = [timing]
     broadcast_object_list(measured)
-    if measured[0].sure and PartialState().is_main_process:
-        # What cannot be kept is measured again.
+    if measured[0].is_sure and PartialState().is_main_process:
+        # If the file cannot be written, the next run measures again.
         with suppress(OSError):
             write_json(file, measured[0].pairs)
     return measured[0]
 
 
 def _read_timing(file: Path) -> PairedTiming | None:
-    """Read what an earlier run measured; None where there is nothing of the kind."""
+    """Read the timing of an earlier run; None where there is none that is complete and sure."""
     try:
         pairs = tuple((float(usual), float(new)) for usual, new in read_json(file, list))
-        found = PairedTiming(pairs, earlier=True)
-        return found if found.sure else None
+        found = PairedTiming(pairs, from_earlier_run=True)
+        return found if found.is_sure else None
     except (IndexError, TypeError, ValueError, ZeroDivisionError):
         return None
 
 
-def _subject(model: nn.Module, batch: Batch, processes: int) -> str:
-    """Name what a measurement is of: the model, what learns of it, the size of a batch, and the machine."""
-    # Without rows and steps: another text among the first few must not turn the answer.
+def _timing_key(model: nn.Module, batch: Batch, processes: int) -> str:
+    """Hash what a timing depends on: model, trainable weights, shape of a batch, and machine."""
+    # The number of rows and the length of texts are left out: other first rows must not give another key.
     shapes = {key: tuple(value.shape[2:]) for key, value in batch.items() if torch.is_tensor(value)}
     weights = [
         (name, tuple(weight.shape), weight.stride(), weight.requires_grad)
@@ -161,16 +162,16 @@ def _subject(model: nn.Module, batch: Batch, processes: int) -> str:
 
 
 def choose_compile(setting: bool | str, *, use_cpu: bool = False) -> Decision:
-    """Decide whether to compile the model, and say why.
+    """Choose whether to compile the model.
 
     Args:
         setting: `train.compile`.
-        use_cpu: whether the CPU trains even where there is an accelerator.
+        use_cpu: whether training runs on the CPU even if there is an accelerator.
     """
     if setting != "auto":
         return Decision("on" if setting else "off", "asked for by train.compile")
     if use_cpu or not torch.accelerator.is_available():
-        reason = "on a CPU it takes as long as some 40 steps, and made none faster where it was tried"
+        reason = "on a CPU compiling takes as long as about 40 steps, and made none faster where it was tried"
     else:
-        reason = "not known to pay within this run; for a long one with inputs of one shape, write true"
+        reason = "not measured here; for a long run with inputs of one shape, try train.compile: true"
     return Decision("off", reason)

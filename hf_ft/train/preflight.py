@@ -1,4 +1,4 @@
-"""Preflight: before training, is the loss the same for any division of a batch, and does anything learn?"""
+"""Preflight: before training, test the loss for any division of a batch, one training step, and metrics."""
 
 from __future__ import annotations
 
@@ -20,13 +20,15 @@ if TYPE_CHECKING:
     from hf_ft.task import Batch
     from hf_ft.train.trainer import FineTuner
 
+# Largest difference of the two losses, as a share of the loss (of 1 where the loss is smaller).
 TOLERANCE = 1e-4
+# Rows that the loss and the metrics are tried on.
 ROWS = 16
 
 
 @dataclass(frozen=True)
 class Preflight:
-    """What was tried before training.
+    """Results of the preflight.
 
     Args:
         self_test: the loss of a batch, whole and in parts.
@@ -38,15 +40,18 @@ class Preflight:
 
     @property
     def lines(self) -> list[str]:
-        """What to tell of it."""
+        """The results as text, one line each."""
         return [str(self.self_test), str(self.step)]
 
 
 def preflight(trainer: FineTuner) -> Preflight:
     """Try the loss, a training step and the metrics of a recipe on a few rows, before hours of training.
 
+    Args:
+        trainer: ready to train; its model and random state are restored.
+
     Raises:
-        TrainError: nothing that should learn received a gradient, or the Trainer scales gradients.
+        TrainError: no trainable tensor received a gradient, or the Trainer scales gradients.
         RecipeError: a metric that the recipe names cannot be measured.
     """
     self_test, step = check_loss_division(trainer), probe_step(trainer)
@@ -70,7 +75,7 @@ class SelfTest:
 
     @property
     def passed(self) -> bool:
-        """Whether the two agree."""
+        """Whether both losses agree within TOLERANCE."""
         return abs(self.whole - self.parts) <= TOLERANCE * max(1.0, abs(self.whole))
 
     def __str__(self) -> str:
@@ -80,10 +85,10 @@ class SelfTest:
 
 
 def check_loss_division(trainer: FineTuner) -> SelfTest:
-    """Compute the loss of up to 16 training rows whole and in parts, through the code that training runs.
+    """Compute the loss of up to 16 training rows whole and in parts, with the code that training runs.
 
-    In eval mode, where dropout and batch statistics cannot make a difference of their own. Augmentation can
-    stay: it depends on (seed, epoch, row) alone.
+    The model is in eval mode, so that dropout and batch statistics make no difference. Random augmentation
+    stays on: it depends on (seed, epoch, row) alone.
     """
     rows = np.arange(min(ROWS, len(trainer.train_dataset)))
     processes, rank = trainer.accelerator.num_processes, trainer.accelerator.process_index
@@ -91,8 +96,8 @@ def check_loss_division(trainer: FineTuner) -> SelfTest:
     was_training = trainer.model.training
     trainer.model.eval()
     with torch.no_grad():
-        # Every process holds the whole batch here, so the global count holds it once per process, as the
-        # loss does.
+        # Every process computes the whole batch here, so the global count has each row once per process, and
+        # so has the loss.
         whole = _loss(trainer, [_batch(trainer, rows)])
         divided = _loss(trainer, [_batch(trainer, part) for part in parts[rank::processes]]) / processes
         divided = trainer.accelerator.reduce(divided, "sum")
@@ -113,19 +118,19 @@ def _loss(trainer: FineTuner, batches: list[Batch]) -> torch.Tensor:
 
 
 def check_metrics(trainer: FineTuner) -> None:
-    """Measure a few validation rows where the recipe names metrics of its own, before hours of training.
+    """Compute the metrics of `evaluate.extra` on a few validation rows, before hours of training.
 
-    What a metric of `evaluate.extra` needs, and under which names it answers, shows only when it is computed.
+    Only computing such a metric shows what it needs and under which names it returns its values.
 
     Raises:
-        RecipeError: such a metric cannot be computed, or none gives the name of `evaluate.metric`.
+        RecipeError: a metric cannot be computed, or none returns a value with the name `evaluate.metric`.
     """
     task = trainer.task
     if not task.extra_metrics:
         return
-    task.metrics()  # refuses what it cannot measure at all
+    task.metrics()  # raises where the task cannot use such a metric at all
     rows = trainer.eval_dataset
-    # A metric may be undefined where a class is missing: some rows of the whole split, and one of each class.
+    # Rows spread over the split, and one of each class: a metric may be undefined where a class is missing.
     chosen = set(np.linspace(0, len(rows) - 1, ROWS, dtype=int).tolist())
     if task.class_role is not None:
         chosen |= set({label: row for row, label in enumerate(rows.rows.column(task.class_role))}.values())
@@ -145,12 +150,12 @@ def check_metrics(trainer: FineTuner) -> None:
 
 @dataclass(frozen=True)
 class Probe:
-    """What one training step on real rows showed.
+    """Measurements of one training step on real rows.
 
     Args:
         seconds: of one micro-batch, forward and backward.
-        micro_batches: in the whole run, on this process.
-        peak_bytes: most memory the process (or its device) has held so far.
+        micro_batches: number of them in the whole run, on this process.
+        peak_bytes: most memory that the process (or its device) has held so far.
     """
 
     seconds: float
@@ -165,19 +170,19 @@ class Probe:
 
 
 def probe_step(trainer: FineTuner) -> Probe:
-    """Run the smallest and a usual micro-batch as training does, and give everything back as it was.
+    """Run the first and the smallest micro-batch as training does, and restore the model's state.
 
-    The gradient of `training_step` must be that of the loss: if the Trainer divided it by the accumulation
-    steps once more, training would go on with other gradients than the recipe says (tf#47688).
+    The gradient of `training_step` must be the gradient of the loss. If the Trainer divided it by the
+    accumulation steps once more, training would silently use smaller gradients (tf#47688).
 
     Raises:
-        TrainError: nothing that should learn received a gradient (tf#21381), or the gradient is scaled.
+        TrainError: no trainable tensor received a gradient (tf#21381), or the gradient is scaled.
     """
     model = trainer.model
     loader = trainer.get_train_dataloader()
     first, *others = list(trainer.sampler)
     smallest = min([first, *others], key=len)
-    # Three steps of accumulation, so that a division by their number cannot stay hidden.
+    # Three steps of accumulation, so that a division by their number shows.
     with preserved_state(model), trainer.accumulating(3):
         model.train()
         expected = _gradient(
@@ -190,13 +195,14 @@ def probe_step(trainer: FineTuner) -> Probe:
     if not expected > 0:
         learning = sum(parameter.requires_grad for parameter in model.parameters())
         raise TrainError(
-            f"none of the {learning} trainable tensors received a gradient; see the section freeze:"
+            f"none of the {learning} trainable tensors received a gradient; check the section freeze:"
         )
-    # A GPU draws other dropout in the two passes and moves the norm a little; a division is threefold.
+    # On a GPU the two passes draw different dropout masks, so the norms differ a little; a division by the
+    # accumulation steps would make a factor of 3.
     if not 0.5 < found / expected < 2:
         raise TrainError(
-            f"the Trainer scales gradients ({found:.4g} in place of {expected:.4g}); this version of "
-            "transformers does not fit hf_ft; take one that pyproject.toml allows"
+            f"the Trainer scales gradients (norm {found:.4g}, expected {expected:.4g}): hf_ft does not "
+            "support this version of transformers; install one that pyproject.toml allows"
         )
     epochs = trainer.args.num_train_epochs
     steps = (
@@ -210,7 +216,7 @@ def probe_step(trainer: FineTuner) -> Probe:
 def _gradient(
     trainer: FineTuner, indices: Sequence[Any], step: Callable[[Batch, torch.Tensor], Any]
 ) -> float:
-    """Give the norm of the gradient that a step leaves, from the same random state each time; clear it."""
+    """Run a step and return the norm of its gradient; the random state is restored, the gradient deleted."""
     state = torch.get_rng_state()
     batch = trainer.train_dataset.collate(trainer.train_dataset.__getitems__(list(indices)))
     batch = to_device(trainer.task, batch, trainer.args.device)

@@ -1,4 +1,4 @@
-"""Where the time of training goes: wall clocks around the Trainer's own phases, for `hf-ft run --profile`."""
+"""Profile of training for `hf-ft run --profile`: wall-clock seconds of each phase of the Trainer."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from hf_ft.train.trainer import FineTuner
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-# What each phase holds, in the order of the table.
+# Phase -> what it includes, in the order of the table.
 PHASES = {
     "data": "waiting for batches, and moving them to the device",
     "forward": "model and loss",
     "backward": "gradients, and their exchange between processes",
-    "optimizer": "clipping and the step",
-    "evaluation": "validation, and the best checkpoint loaded",
+    "optimizer": "clipping of gradients, and the step",
+    "evaluation": "validation, and loading the best checkpoint",
     "saving": "checkpoints",
     "other": "the Trainer's loop, logging, callbacks",
 }
 
 
 class Profile:
-    """Adds up the seconds of each phase; a phase inside another counts for itself alone.
+    """Sums of the seconds of each phase; the seconds of an inner phase do not count for the outer one.
 
-    An accelerator works behind the program's back, so it is waited for wherever a phase changes: a profiled
-    run is a little slower than another, and its numbers are true.
+    An accelerator computes asynchronously, so the profile waits for it at every change of phase. A profiled
+    run is therefore a little slower than another.
     """
 
     def __init__(self) -> None:
@@ -41,20 +41,20 @@ class Profile:
         self._since = 0.0
 
     def begin(self, phase: str) -> None:
-        """Let the time from now on count for this phase; before training begins, for none."""
+        """Count the time from now on for this phase. Does nothing before training begins."""
         if self._running:
             self._count()
             self._running.append(phase)
 
     def end(self) -> None:
-        """Go back to the phase that this one lies in."""
+        """End the present phase; the time from now on counts for the phase around it."""
         if self._running:
             self._count()
             self._running.pop()
 
     @contextlib.contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Time what happens inside."""
+        """Count the time of the `with` block for this phase."""
         self.begin(name)
         try:
             yield
@@ -63,7 +63,7 @@ class Profile:
 
     @contextlib.contextmanager
     def whole(self) -> Iterator[None]:
-        """Time all of training; what belongs to no phase is `other`."""
+        """Count the time of the `with` block as all of training; what belongs to no phase is `other`."""
         self._running, self._since = ["other"], time.perf_counter()
         start = self._since
         try:
@@ -81,19 +81,19 @@ class Profile:
         self._since = now
 
     def to_json(self) -> dict[str, Any]:
-        """Give seconds by phase, which sum to the total."""
+        """Return the seconds of each phase, which sum to the total, as profile.json holds them."""
         return {"phases": dict(self.seconds), "total": self.total}
 
     @property
     def stages(self) -> dict[str, float]:
-        """Seconds by phase, named as parts of the room they lie in, for the report."""
+        """The seconds of each phase under the name `train: PHASE`, for the report."""
         return {f"train: {phase}": seconds for phase, seconds in self.seconds.items()}
 
     def table(self) -> RenderableType:
-        """Give the table for `rich` to print."""
+        """Return the table for `rich` to print."""
         from rich.table import Table
 
-        table = Table("phase", "seconds", "share", "what", box=None, padding=(0, 2))
+        table = Table("phase", "seconds", "share", "includes", box=None, padding=(0, 2))
         for phase, seconds in [*self.seconds.items(), ("total", self.total)]:
             share = seconds / self.total if self.total else 0.0
             table.add_row(phase, f"{seconds:.2f}", f"{share:.1%}", PHASES.get(phase, "training, wall clock"))
@@ -101,7 +101,7 @@ class Profile:
 
 
 class ProfiledTrainer(FineTuner):
-    """A FineTuner that says where its time goes, in `profile`; it trains exactly as its base does."""
+    """A FineTuner that times its phases in `profile`; it trains exactly as `FineTuner` does."""
 
     def __init__(self, *args: Any, **kwargs: Any):
         self.profile = Profile()
@@ -114,7 +114,7 @@ class ProfiledTrainer(FineTuner):
             return super().train(*args, **kwargs)
 
     def get_batch_samples(self, *args: Any, **kwargs: Any) -> Any:
-        """Wait for the batches of a step, and count what their rows weigh."""
+        """Wait for the batches of a step, and sum the counts of their rows."""
         with self.profile.phase("data"):
             return super().get_batch_samples(*args, **kwargs)
 
@@ -123,12 +123,12 @@ class ProfiledTrainer(FineTuner):
             return super()._prepare_inputs(*args, **kwargs)
 
     def training_step(self, *args: Any, **kwargs: Any) -> torch.Tensor:
-        """Forward and backward; what is not `compute_loss` is the backward pass."""
+        """Run forward and backward; all but `compute_loss` counts as the backward pass."""
         with self.profile.phase("backward"):
             return super().training_step(*args, **kwargs)
 
     def compute_loss(self, *args: Any, **kwargs: Any) -> Any:
-        """The forward pass and the loss."""
+        """Run the forward pass and compute the loss."""
         with self.profile.phase("forward"):
             return super().compute_loss(*args, **kwargs)
 
@@ -151,7 +151,7 @@ class ProfiledTrainer(FineTuner):
 
 
 class _StepClock(TrainerCallback):
-    """Times the optimizer's step, which the Trainer takes between these two events."""
+    """Time the optimizer's step, which the Trainer makes between these two events."""
 
     def __init__(self, profile: Profile):
         self.profile = profile

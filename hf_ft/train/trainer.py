@@ -1,8 +1,9 @@
-"""`FineTuner`: the Hugging Face Trainer, with the parts replaced that give silent wrong results.
+"""`FineTuner`: the Hugging Face Trainer, with those parts replaced that can give silently wrong results.
 
 Replaced are the loss (one definition for any accumulation and any number of processes, tf#47688), the order
-of the rows (tf#39215), evaluation (every row once), checkpoints (every tensor, tf#43701), and what happens on
-a NaN (trl#6702). Kept are the loop, the optimizers, the schedules, Accelerate, the callbacks, the trackers.
+of the rows (tf#39215), evaluation (every row once), checkpoints (every tensor, tf#43701), and the handling of
+NaN (trl#6702). The loop, the optimizers, the schedules, Accelerate, the callbacks and the trackers are the
+Trainer's own.
 """
 
 from __future__ import annotations
@@ -38,22 +39,23 @@ if TYPE_CHECKING:
 
 
 class FineTuner(Trainer):
-    """Train one task on one model; built by `assemble`, and not changed from outside afterwards.
+    """Trainer of one task on one model; built by `assemble`, and not changed from outside afterwards.
 
     Args:
         task: the fitted task.
-        model: frozen and adapted as it should be.
+        model: frozen and adapted, on its device.
         arguments: from `training_arguments`.
         plan: the division of the global batch.
-        recipe: with everything that was chosen written in.
-        rows: split -> encoded rows, cached where they are cached; trains on `train`, evaluates `validation`.
+        recipe: the resolved recipe, every `auto` replaced by what was chosen.
+        rows: split -> encoded rows, with cached activations where the cache is used; `train` is trained on,
+            `validation` is evaluated.
         groups: parameter groups for the optimizer.
-        asked: the recipe before anything was chosen, written into every checkpoint.
-        eval_fp32: whether evaluations compute in full precision also where training does not.
+        asked: the recipe as the user wrote it, `auto` included; written into every checkpoint.
+        eval_fp32: whether evaluations compute in full precision even if training is in mixed precision.
         callbacks: further callbacks.
     """
 
-    # The Trainer declares wider types: a model or None, data sets of many kinds.
+    # The Trainer declares these attributes with wider types (a model or None, data sets of many kinds).
     model: Any
     train_dataset: Any
     eval_dataset: Any
@@ -78,11 +80,11 @@ class FineTuner(Trainer):
         self.task, self.plan, self.recipe, self.groups = task, plan, recipe, groups
         self.last_evaluation: Evaluation | None = None
         self.rows, self.eval_fp32 = rows, eval_fp32
-        # The best evaluation, and the hash of the weights that it was measured on.
+        # Hash of the weights of the best checkpoint, and the evaluation that was measured with them.
         self.best: tuple[str, Evaluation] | None = None
         self.loaded_best = False
-        # The last checkpoint that this process has written.
-        self.written: Path | None = None
+        # The last checkpoint that this process wrote.
+        self.last_checkpoint: Path | None = None
         self.recipe_text = asked.to_yaml()
         patience = recipe.train.early_stopping_patience
         if patience is not None:
@@ -96,14 +98,14 @@ class FineTuner(Trainer):
             eval_dataset=rows["validation"],
             callbacks=list(callbacks),
         )
-        # `compute_loss` divides by the count of the whole accumulated batch; the Trainer must not do so too.
+        # `compute_loss` divides by the count of the global batch; the Trainer must not divide once more.
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = False
 
     # Rows
 
     def get_train_dataloader(self) -> DataLoader:
-        """Give this process its shares of the global batches; not sharded again by Accelerate."""
+        """Return the loader of this process's share of each global batch, not sharded again by Accelerate."""
         rows = self.train_dataset
         self.sampler = train_sampler(
             rows,
@@ -120,13 +122,13 @@ class FineTuner(Trainer):
             num_workers=workers,
             persistent_workers=workers > 0,
             pin_memory=self.args.dataloader_pin_memory and torch.accelerator.is_available(),
-            # Its own generator: the loader must not draw from the state that dropout draws from.
+            # A generator of its own: the loader must not change the random state that dropout uses.
             generator=torch.Generator().manual_seed(self.args.seed),
         )
 
     @contextlib.contextmanager
     def accumulating(self, steps: int) -> Iterator[None]:
-        """Let `training_step` believe that a step accumulates so many micro-batches, as the loop tells it."""
+        """Set the number of micro-batches per step that `training_step` sees, as the training loop does."""
         self.current_gradient_accumulation_steps = steps
         try:
             yield
@@ -144,7 +146,7 @@ class FineTuner(Trainer):
     # Loss
 
     def _get_num_items_in_batch(self, batch_samples: list[Batch], device: torch.device) -> torch.Tensor:
-        """Sum what the rows count, over the accumulated batch and all processes."""
+        """Sum the counts of the rows over the accumulated batch and all processes."""
         self.step_rows = [(batch["row"], batch["real"]) for batch in batch_samples]
         counts = [
             (self.task.count(batch).float() * batch["real"]).sum().to(device) for batch in batch_samples
@@ -152,7 +154,7 @@ class FineTuner(Trainer):
         return self.accelerator.reduce(torch.stack(counts).sum(), "sum")
 
     def _prepare_inputs(self, inputs: Batch) -> Batch:
-        """Send a batch to the device, and let the task finish it there."""
+        """Send a batch to the device, and finish it there (`Task.finish`)."""
         return self.task.finish(super()._prepare_inputs(inputs))
 
     def compute_loss(
@@ -162,12 +164,15 @@ class FineTuner(Trainer):
         return_outputs: bool = False,
         num_items_in_batch: Any = None,
     ) -> Any:
-        """Sum of row losses over the count of the whole global batch, times the processes."""
+        """Divide the sum of row losses by the count of the whole global batch.
+
+        The result is multiplied by the number of processes, because DDP averages gradients over them.
+        """
         if not bool(inputs["real"].any()):
-            # Rows that only keep the processes in step must not reach the statistics of batch norms.
+            # This batch only fills up the step of this process; batch norms must not learn from it.
             model.eval()
         outputs = self._forward(model, inputs)
-        # Not unwrapped again: looking for compiled parts walks through all modules, at each step.
+        # `self.model` and not `unwrap_model(model)`, which walks through all modules at each step.
         rows = self.task.loss(self.model, outputs, inputs)
         rows = torch.where(inputs["real"], rows, torch.zeros_like(rows))
         self._stop_on_nan(rows, inputs)
@@ -192,25 +197,25 @@ class FineTuner(Trainer):
         raise TrainError(
             f"the loss is {losses[bad][0].item()} at step {self.state.global_step + 1} (learning rate "
             f"{self._get_learning_rate():.3g}, dtype {losses.dtype}) for the row(s) "
-            f"{self._names(batch['row'][bad])}; nothing was saved from this step. Look at these rows, lower "
+            f"{self._ids_of(batch['row'][bad])}; nothing was saved from this step. Check these rows, lower "
             "train.learning_rate, or write train.precision: fp32"
         )
 
     def _clip_grad_norm(self, model: torch.nn.Module) -> Any:
-        # Over what learns alone: walking through a whole frozen body takes longer than a step of its head.
+        # Only over trainable parameters: walking through a frozen body takes longer than a step of its head.
         learning = [parameter for group in self.groups for parameter in group["params"]]
         norm = self.accelerator.clip_grad_norm_(learning, self.args.max_grad_norm)
-        # With fp16 a first overflow is part of loss scaling; elsewhere this step would take the weights.
+        # With fp16 an overflow is a normal part of loss scaling; else the step would make the weights NaN.
         if not self.args.fp16 and not math.isfinite(float(norm)):
-            rows = torch.cat([row[real] for row, real in self.step_rows])
+            ids = self._ids_of(torch.cat([row[real] for row, real in self.step_rows]))
             raise TrainError(
                 f"the gradient is {float(norm)} at step {self.state.global_step + 1} (learning rate "
-                f"{self._get_learning_rate():.3g}) for the rows {self._names(rows)}; the step was not taken. "
-                "Look at these rows, or lower train.learning_rate"
+                f"{self._get_learning_rate():.3g}) for the rows {ids}; the step was not taken. "
+                "Check these rows, or lower train.learning_rate"
             )
         return norm
 
-    def _names(self, rows: torch.Tensor) -> str:
+    def _ids_of(self, rows: torch.Tensor) -> str:
         return listing([self.train_dataset.ids[row] for row in rows.tolist()], 8)
 
     # Optimizer and schedule
@@ -223,7 +228,7 @@ class FineTuner(Trainer):
         return self.optimizer
 
     def create_scheduler(self, num_training_steps: int, optimizer: Any = None) -> Any:
-        """Add `exponential` to the Trainer's schedules: from the learning rate down to `final` times it."""
+        """Build a schedule of the Trainer, or `exponential`, which falls to `final` times the rate."""
         asked = self.recipe.train.arguments
         if asked.get("lr_scheduler_type") != "exponential" or self.lr_scheduler is not None:
             return super().create_scheduler(num_training_steps, optimizer)
@@ -247,7 +252,7 @@ class FineTuner(Trainer):
         ignore_keys: Any = None,
         metric_key_prefix: str = "eval",
     ) -> dict[str, float]:
-        """Evaluate every row once; log the numbers under `eval_`."""
+        """Evaluate every row once, and log the metrics as `eval_NAME`."""
         rows = eval_dataset or self.eval_dataset
         self._settle_batch_norms()
         evaluation = self.evaluate_rows(rows)
@@ -266,17 +271,17 @@ class FineTuner(Trainer):
 
     def _settle_batch_norms(self) -> None:
         count = self.recipe.train.batch_norm_rows
-        # In the precision that they are evaluated in.
+        # In the precision in which the model is evaluated.
         with full_precision(self.model) if self.eval_fp32 else contextlib.nullcontext():
             settle_batch_norms(self.model, self.task, self.train_dataset.plain(), count, self.args.seed)
 
     def evaluate_rows(self, rows: EncodedRows, *, fp32: bool = False) -> Evaluation:
-        """One pass over the rows with the model as it is.
+        """Evaluate the model as it is on encoded rows.
 
         Args:
             rows: of one split.
-            fp32: compute in full precision, as the saved model will be measured, whatever the run's other
-                evaluations compute in.
+            fp32: whether to compute in full precision, as the saved model does, even if the run's other
+                evaluations are in mixed precision.
         """
         with full_precision(self.model) if fp32 or self.eval_fp32 else contextlib.nullcontext():
             return evaluate_rows(
@@ -290,7 +295,7 @@ class FineTuner(Trainer):
             )
 
     def evaluate_finished(self, split: str) -> Evaluation:
-        """Evaluate the finished model in fp32, as it is saved; not again where that has just been done."""
+        """Evaluate the finished model in fp32, as it is saved, unless the last evaluation was just that."""
         last = self.last_evaluation
         if last is not None and last.split == split and self.loaded_best and self.eval_fp32:
             return last
@@ -299,13 +304,13 @@ class FineTuner(Trainer):
         return self.evaluate_rows(self.rows[split], fp32=True)
 
     def finished_model(self) -> torch.nn.Module:
-        """Give the trained model without what the Trainer wrapped around it, autocast included."""
+        """Return the trained model without what the Trainer wrapped around it, autocast included."""
         return self.accelerator.unwrap_model(self.model_wrapped, keep_fp32_wrapper=False)
 
     # Checkpoints
 
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Write best and last, each complete or absent."""
+        """Write a checkpoint, complete or absent; delete all others but the best."""
         root = Path(self.args.output_dir)
         name = f"checkpoint-{self.state.global_step}"
         temporary = root / f".writing-{name}"
@@ -313,25 +318,25 @@ class FineTuner(Trainer):
             shutil.rmtree(temporary, ignore_errors=True)
             temporary.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
-        checkpoints.save_random(temporary, self.accelerator.process_index)
+        checkpoints.save_random_state(temporary, self.accelerator.process_index)
         if self.last_evaluation is not None and self.state.best_global_step == self.state.global_step:
             self.best = self._fingerprint(), self.last_evaluation
         if self.state.best_global_step:
             self.state.best_model_checkpoint = str(root / f"checkpoint-{self.state.best_global_step}")
         if self.accelerator.is_main_process:
-            checkpoints.save_weights(self.model, temporary, self.written)
+            checkpoints.save_weights(self.model, temporary, self.last_checkpoint)
             checkpoints.save_optimizer(self.optimizer, self.lr_scheduler, temporary)
             self._save_state(temporary)
             (temporary / "recipe.yaml").write_text(self.recipe_text)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
-            checkpoints.seal(temporary, root / name, self.written)
-            self.written = root / name
+            checkpoints.complete(temporary, root / name, self.last_checkpoint)
+            self.last_checkpoint = root / name
             checkpoints.prune(root, {name, f"checkpoint-{self.state.best_global_step}"})
         self.accelerator.wait_for_everyone()
 
     def _save_state(self, folder: Path) -> None:
-        """Let callbacks and control put their state into trainer_state.json, as the Trainer does."""
+        """Write trainer_state.json with the states of callbacks and control, as the Trainer does."""
         for part in [*self.callback_handler.callbacks, self.control]:
             if isinstance(part, ExportableState):
                 self.state.stateful_callbacks[type(part).__name__] = part.state()
@@ -341,9 +346,10 @@ class FineTuner(Trainer):
         checkpoints.load_weights(self.model, Path(resume_from_checkpoint))
 
     def _load_best_model(self) -> None:
-        """Load the best checkpoint, and prove that it is the model that was measured (tf#48805).
+        """Load the best checkpoint, and check that it is the model that was measured (tf#48805).
 
-        By the hash of its weights; where it was measured before this run was resumed, by measuring it again.
+        The hash of its weights is compared. If the checkpoint was measured before this run was resumed, the
+        hash is not known, and the model is measured again.
         """
         folder = Path(self.state.best_model_checkpoint)
         checkpoints.load_weights(self.model, folder)
@@ -363,8 +369,8 @@ class FineTuner(Trainer):
             )
 
     def _fingerprint(self) -> str:
-        """Hash what moves, as the main process has it, which writes checkpoints; the gate hashes the rest."""
-        found = [fingerprint(checkpoints.moving_tensors(self.model).items())]
+        """Hash all tensors that training may change, on the main process; the gate hashes the frozen ones."""
+        found = [fingerprint(checkpoints.changing_tensors(self.model).items())]
         broadcast_object_list(found)
         return found[0]
 
@@ -374,7 +380,7 @@ class FineTuner(Trainer):
 
     def _load_rng_state(self, checkpoint: str | None) -> None:
         if checkpoint is not None:
-            checkpoints.load_random(Path(checkpoint), self.accelerator.process_index)
+            checkpoints.load_random_state(Path(checkpoint), self.accelerator.process_index)
 
     def _load_scaler(self, checkpoint: str | None) -> None:
-        """Start fp16 loss scaling anew: the scaler finds its scale again within a few steps."""
+        """Do not restore the scale of fp16 losses: the scaler finds it again within a few steps."""

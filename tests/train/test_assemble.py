@@ -1,4 +1,4 @@
-"""One assembly: what a check announces is what a run does, and the trainer is not changed afterwards."""
+"""`assemble`: `check` announces what `run` does, and the trainer is not changed afterwards."""
 
 import dataclasses
 import json
@@ -22,7 +22,7 @@ def cache(tmp_path, monkeypatch):
 
 @pytest.fixture
 def measured(monkeypatch):
-    """Give the measurements of a machine: bf16 pays, and so does one thread; notes what was measured."""
+    """Replace the measurements: bf16 and one thread are faster; return the list of what was measured."""
     seen = []
 
     def give(kind, pairs):
@@ -69,14 +69,14 @@ def recipe(tmp_path):
 
 
 @pytest.mark.parametrize("strategy", ["head", "full"])
-def test_a_check_decides_what_a_run_decides(recipe, measured, tmp_path, strategy):
-    """Under the same measurements every decision is the same, but for what is said of rows being computed."""
+def test_check_makes_the_decisions_of_run(recipe, measured, tmp_path, strategy):
+    """With the same measurements all decisions are equal, except for how many rows were computed now."""
     chosen = recipe(freeze={"strategy": strategy})
     findings = check(chosen, data=texts())
     by_check = list(measured)
     (tmp_path / "run").mkdir()
     setup = assemble(chosen, tmp_path / "run", data=texts())
-    # An answer about bf16 is kept for the second run; threads are measured under each run's own conditions.
+    # The answer about bf16 is stored for the second run; threads are measured in every run.
     assert by_check == ["precision", "threads"] and measured[2:] == ["threads"]
     announced = dict(line.split(": ", 1) for line in findings.notes if ": " in line)
     for subject, decision in setup.decisions.items():
@@ -99,8 +99,8 @@ def test_the_setup_is_frozen_and_its_trainer_was_built_last(recipe, measured, tm
     assert recorded["threads"]["value"] == 1 and recorded["precision"]["value"] == "bf16"
 
 
-class Told:
-    """What an assembly tells, and whether it is shown."""
+class FakeConsole:
+    """A console that stores the tables it is given."""
 
     def __init__(self, speaks):
         self.speaks, self.tables = speaks, []
@@ -109,16 +109,16 @@ class Told:
 
 
 @pytest.mark.parametrize(("speaks", "layers"), [(True, False), (False, True)])
-def test_what_is_shown_is_what_was_asked_for(recipe, tmp_path, speaks, layers):
-    """The table of the layers of a model that learns whole is asked for; a silent run has no lines either."""
-    told = Told(speaks)
-    setup = assemble(recipe(freeze="full"), tmp_path, data=texts(), layers=layers, console=told)
-    assert isinstance(told.tables[1], str) == (not layers)
+def test_layers_and_epoch_lines_are_shown_as_asked_for(recipe, tmp_path, speaks, layers):
+    """The table of a model of which all learns is shown only on request; a quiet run prints no lines."""
+    console = FakeConsole(speaks)
+    setup = assemble(recipe(freeze="full"), tmp_path, data=texts(), layers=layers, console=console)
+    assert isinstance(console.tables[1], str) == (not layers)
     shown = [type(one).__name__ for one in setup.trainer.callback_handler.callbacks]
     assert ("EpochLines" in shown) == speaks
 
 
-def test_rows_that_cannot_be_trained_on_stop_the_assembly_with_all_findings(recipe, tmp_path):
+def test_bad_rows_stop_the_assembly_with_all_findings(recipe, tmp_path):
     with pytest.raises(AuditError) as caught:
         assemble(recipe(), tmp_path, data=[*texts(), {"text": " ", "label": tiny.WORDS[0]}])
     assert len(caught.value.findings.bad) == 1 and "the text is empty" in str(caught.value)

@@ -1,4 +1,4 @@
-"""What is shown and written while training runs."""
+"""Callbacks: log.jsonl, progress bars, and the line of each evaluation."""
 
 import io
 import sys
@@ -18,7 +18,7 @@ class Screen(io.StringIO):
 
 
 def trained(metric, greater, values, best=None, bar=True):
-    """Go through the events of a training with one evaluation for each value."""
+    """Send the events of a training with one evaluation for each value."""
     lines, control = EpochLines(metric, greater, bar), TrainerControl()
     state = TrainerState(max_steps=10 * len(values), best_metric=best)
     lines.on_train_begin(None, state, control)
@@ -32,14 +32,14 @@ def trained(metric, greater, values, best=None, bar=True):
     lines.on_train_end(None, state, control)
 
 
-def test_each_epoch_ends_with_a_line_of_its_last_steps(tmp_path):
+def test_the_end_of_an_epoch_is_logged(tmp_path):
     """An epoch may be shorter than the steps between two log lines."""
     control = TrainerControl()
     LogFile(tmp_path / "log.jsonl").on_epoch_end(None, TrainerState(), control)
     assert control.should_log
 
 
-def test_without_a_terminal_there_are_lines_and_no_bars(capsys):
+def test_without_a_terminal_lines_are_printed_and_no_bars(capsys):
     trained("accuracy", True, [0.5, 0.4])
     list(_bar([1, 2], "evaluate", True))
     shown = capsys.readouterr()
@@ -50,13 +50,13 @@ def test_without_a_terminal_there_are_lines_and_no_bars(capsys):
     ]
 
 
-def test_lines_stay_where_no_bar_is_wanted(monkeypatch, capsys):
+def test_lines_are_printed_if_bars_are_off(monkeypatch, capsys):
     monkeypatch.setattr(sys, "stderr", Screen())
     trained("accuracy", True, [0.5], bar=False)
     assert sys.stderr.getvalue() == "" and "accuracy 0.5000" in capsys.readouterr().out
 
 
-def test_on_a_terminal_there_are_bars(monkeypatch):
+def test_bars_are_drawn_on_a_terminal(monkeypatch):
     monkeypatch.setattr(sys, "stderr", Screen())
     trained("accuracy", True, [0.5])
     assert "/10" in sys.stderr.getvalue()
@@ -66,7 +66,7 @@ def test_on_a_terminal_there_are_bars(monkeypatch):
 
 
 @pytest.mark.parametrize(("text", "show"), [(None, True), ("evaluate", False)])
-def test_no_bar_where_none_is_wanted(text, show, monkeypatch):
+def test_no_bar_is_drawn_without_text_or_on_other_processes(text, show, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Screen())
     list(_bar([1, 2], text, show))
     assert sys.stderr.getvalue() == ""
@@ -75,8 +75,8 @@ def test_no_bar_where_none_is_wanted(text, show, monkeypatch):
 @pytest.mark.parametrize(
     ("greater", "best", "marked"), [(True, None, [1, 3]), (False, None, [1, 2]), (True, 0.8, [3])]
 )
-def test_the_best_is_marked_in_the_metrics_direction(greater, best, marked, capsys):
-    """tf PR#31142; a run that goes on knows the best value of its first part."""
+def test_the_best_value_is_marked_by_the_direction_of_the_metric(greater, best, marked, capsys):
+    """tf PR#31142; a resumed run knows the best value so far."""
     trained("score", greater, [0.7, 0.6, 0.9], best)
     lines = capsys.readouterr().out.splitlines()
     assert [number for number, line in enumerate(lines, start=1) if "best so far" in line] == marked

@@ -34,12 +34,12 @@ def write(folder, step=1):
     temporary.mkdir(parents=True)
     checkpoints.save_weights(model, temporary)
     checkpoints.save_optimizer(optimizer, scheduler, temporary)
-    checkpoints.save_random(temporary, 0)
-    checkpoints.seal(temporary, folder / f"checkpoint-{step}")
+    checkpoints.save_random_state(temporary, 0)
+    checkpoints.complete(temporary, folder / f"checkpoint-{step}")
     return model, optimizer, scheduler
 
 
-def test_every_tensor_comes_back(tmp_path):
+def test_every_tensor_is_restored(tmp_path):
     """tf#43701: the Trainer's own loader leaves 16 of 24 tensors of a ViT where they were."""
     model, _, _ = write(tmp_path)
     other = net()
@@ -60,12 +60,12 @@ def test_frozen_weights_are_written_once_and_shared(tmp_path):
         temporary = tmp_path / ".writing"
         temporary.mkdir()
         checkpoints.save_weights(model, temporary, before)
-        checkpoints.seal(temporary, tmp_path / f"checkpoint-{step}", before)
+        checkpoints.complete(temporary, tmp_path / f"checkpoint-{step}", before)
         before = tmp_path / f"checkpoint-{step}"
         torch.nn.init.ones_(model[2].weight)
     assert sorted(load_file(tmp_path / "checkpoint-2" / checkpoints.FROZEN)) == ["0.bias", "0.weight"]
     assert (tmp_path / "checkpoint-1" / checkpoints.FROZEN).samefile(before / checkpoints.FROZEN)
-    # The later one is whole without the earlier.
+    # The later checkpoint is complete without the earlier one.
     checkpoints.prune(tmp_path, {"checkpoint-2"})
     assert checkpoints.newest(tmp_path) == (before, [])
     other = frozen_net()
@@ -90,7 +90,7 @@ def test_without_hard_links_frozen_weights_are_written_again(tmp_path, monkeypat
     assert not first.samefile(second) and first.read_bytes() == second.read_bytes()
 
 
-def test_what_learned_after_it_was_frozen_keeps_what_it_learned(tmp_path):
+def test_a_tensor_that_was_frozen_first_and_learned_later_is_restored_as_learned(tmp_path):
     model, other = frozen_net(), frozen_net()
     for name in ("one", "two"):
         (tmp_path / name).mkdir()
@@ -103,15 +103,15 @@ def test_what_learned_after_it_was_frozen_keeps_what_it_learned(tmp_path):
     assert torch.equal(other[0].weight, model[0].weight)
 
 
-def test_an_earlier_checkpoint_that_is_gone_does_not_end_a_run(tmp_path):
+def test_a_deleted_earlier_checkpoint_does_not_stop_a_run(tmp_path):
     (tmp_path / ".writing").mkdir()
     gone = tmp_path / "checkpoint-1"
     checkpoints.save_weights(frozen_net(), tmp_path / ".writing", gone)
-    checkpoints.seal(tmp_path / ".writing", tmp_path / "checkpoint-2", gone)
+    checkpoints.complete(tmp_path / ".writing", tmp_path / "checkpoint-2", gone)
     assert checkpoints.newest(tmp_path) == (tmp_path / "checkpoint-2", [])
 
 
-def test_a_tensor_with_two_names_comes_back(tmp_path):
+def test_a_tensor_with_two_names_is_restored(tmp_path):
     def tied():
         model = torch.nn.ModuleDict({"a": torch.nn.Linear(3, 3), "b": torch.nn.Linear(3, 3)})
         model["b"].weight = model["a"].weight
@@ -133,7 +133,7 @@ def test_a_checkpoint_of_another_model_is_refused(tmp_path):
 @pytest.mark.parametrize(
     ("optimizer_class", "options"), [(torch.optim.AdamW, {}), (torch.optim.SGD, {"momentum": 0.9})]
 )
-def test_optimizer_and_schedule_go_on_bit_for_bit(tmp_path, optimizer_class, options):
+def test_optimizer_and_schedule_are_restored_bit_for_bit(tmp_path, optimizer_class, options):
     torch.manual_seed(0)
     model, optimizer, scheduler = trained(optimizer_class, **options)
     checkpoints.save_optimizer(optimizer, scheduler, tmp_path)
@@ -151,21 +151,21 @@ def test_optimizer_and_schedule_go_on_bit_for_bit(tmp_path, optimizer_class, opt
     assert scheduler.get_last_lr() == schedule_again.get_last_lr()
 
 
-def test_random_state_comes_back(tmp_path):
-    checkpoints.save_random(tmp_path, 0)
+def test_the_random_state_is_restored(tmp_path):
+    checkpoints.save_random_state(tmp_path, 0)
     first = random.random(), np.random.rand(), torch.rand(1).item()
-    checkpoints.load_random(tmp_path, 0)
+    checkpoints.load_random_state(tmp_path, 0)
     assert (random.random(), np.random.rand(), torch.rand(1).item()) == first
 
 
 def test_random_state_of_another_process_count_is_refused(tmp_path):
-    checkpoints.save_random(tmp_path, 0)
+    checkpoints.save_random_state(tmp_path, 0)
     with pytest.raises(TrainError, match="number of processes"):
-        checkpoints.load_random(tmp_path, 1)
+        checkpoints.load_random_state(tmp_path, 1)
 
 
 def test_no_file_is_a_pickle(tmp_path):
-    """tf PR#43140 (CVE-2026-1839): rng_state.pth and optimizer.pt run whatever they hold."""
+    """tf PR#43140 (CVE-2026-1839): loading rng_state.pth or optimizer.pt can run any code."""
     write(tmp_path)
     for path in (tmp_path / "checkpoint-1").iterdir():
         assert path.suffix in {".safetensors", ".json"}
@@ -176,7 +176,7 @@ def test_no_file_is_a_pickle(tmp_path):
     "name", ["model.safetensors", "optimizer.json", "random-0.safetensors", "complete.json"]
 )
 def test_a_broken_checkpoint_is_passed_over(tmp_path, name):
-    """tf#35782: the newest folder is taken by its number, whole or not."""
+    """tf#35782: the Trainer takes the folder with the highest number, complete or not."""
     write(tmp_path, 1)
     write(tmp_path, 2)
     broken = tmp_path / "checkpoint-2" / name
@@ -192,7 +192,7 @@ def test_an_interrupted_write_leaves_no_checkpoint(tmp_path):
     assert checkpoints.newest(tmp_path) == (None, [])
 
 
-def test_prune_keeps_what_is_named(tmp_path):
+def test_prune_deletes_all_but_the_named_checkpoints(tmp_path):
     for step in (1, 2, 10):
         write(tmp_path, step)
     checkpoints.prune(tmp_path, {"checkpoint-2", "checkpoint-10"})

@@ -1,4 +1,4 @@
-"""Every launcher configuration is one that accelerate reads, and none shards the model unnoticed."""
+"""Configurations of the launcher: accelerate reads each, and those that shard the model are refused."""
 
 import os
 from pathlib import Path
@@ -24,7 +24,7 @@ SHARDED = ("fsdp2", "zero2", "zero3")
 
 
 def launcher_environment(name):
-    """Give the variables that `accelerate launch --config_file` sets for the processes of this file."""
+    """Return the variables that `accelerate launch --config_file` sets for its processes."""
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
     from accelerate.utils.launch import (
         prepare_deepspeed_cmd_env,
@@ -68,11 +68,11 @@ def test_the_configuration_says_what_it_is_for(name):
     assert ("multi_gpu.yaml" in header[0]) == (name in SHARDED)
 
 
-# Not while another test launches: accelerate looks whether its port is free.
+# Not at the same time as another test that launches: accelerate checks whether its port is free.
 @pytest.mark.multi_process
 @pytest.mark.parametrize("name", EXPECTED)
-def test_what_the_launcher_sets_is_refused_only_where_it_shards(name, monkeypatch):
-    """A checkpoint would hold one shard; and on the CPU accelerate runs FSDP as DDP, without a word."""
+def test_only_configurations_that_shard_are_refused(name, monkeypatch):
+    """A checkpoint would hold one shard; and on the CPU accelerate silently runs FSDP as DDP."""
     monkeypatch.setattr(os, "environ", dict(os.environ))  # the launcher's functions write there
     found = launcher_environment(name)
     for variable in SHARDING:
@@ -87,19 +87,21 @@ def test_what_the_launcher_sets_is_refused_only_where_it_shards(name, monkeypatc
 
 
 def test_another_number_of_processes_than_the_launcher_started_is_refused(monkeypatch):
-    """Each process would believe to be alone, and write over the others' results."""
+    """Each process would run alone and overwrite the results of the others."""
     start_processes()
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(TrainError, match="the launcher started 2 processes, but accelerate sees 1"):
         start_processes()
 
 
-@pytest.mark.parametrize(("devices", "processes", "said"), [(4, "1", True), (4, "4", False), (1, "1", False)])
-def test_devices_that_stay_idle_are_named(devices, processes, said, monkeypatch):
+@pytest.mark.parametrize(
+    ("devices", "processes", "named"), [(4, "1", True), (4, "4", False), (1, "1", False)]
+)
+def test_unused_devices_are_named(devices, processes, named, monkeypatch):
     """tf#24345: with several GPUs and one process the Trainer takes DataParallel, which changes the loss."""
     import torch
 
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
     monkeypatch.setattr(torch.accelerator, "device_count", lambda: devices)
     monkeypatch.setenv("WORLD_SIZE", processes)
-    assert bool(unused_devices()) == said
+    assert bool(unused_devices()) == named

@@ -1,4 +1,4 @@
-"""Two ways to compute, timed in pairs: no answer where the pairs do not agree."""
+"""Paired timing: an answer is sure only where most pairs agree."""
 
 import pytest
 
@@ -7,7 +7,7 @@ from hf_ft.train.paired_timing import MOST_PAIRS, USUAL_PAIRS, PairedTiming, tim
 
 
 @pytest.mark.parametrize(
-    ("gains", "pays", "sure"),
+    ("speedups", "is_faster", "is_sure"),
     [
         ((2.0,), True, True),
         ((1.2,), False, False),  # one pair that is not decisive
@@ -18,11 +18,11 @@ from hf_ft.train.paired_timing import MOST_PAIRS, USUAL_PAIRS, PairedTiming, tim
         ((0.4,), False, True),
     ],
 )
-def test_an_answer_is_given_only_where_most_pairs_agree(gains, pays, sure):
-    found = PairedTiming(tuple((gain, 1.0) for gain in gains))
-    assert (found.pays, found.sure) == (pays, sure)
-    assert ("not sure" in str(found)) == (not sure) and f"{min(gains):.2f}" in str(found)
-    assert found.fastest == (min(gains), 1.0)
+def test_an_answer_is_sure_only_where_most_pairs_agree(speedups, is_faster, is_sure):
+    found = PairedTiming(tuple((speedup, 1.0) for speedup in speedups))
+    assert (found.is_faster, found.is_sure) == (is_faster, is_sure)
+    assert ("not sure" in str(found)) == (not is_sure) and f"{min(speedups):.2f}" in str(found)
+    assert found.fastest_seconds == (min(speedups), 1.0)
 
 
 @pytest.mark.parametrize(

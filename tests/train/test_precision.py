@@ -1,4 +1,4 @@
-"""Precision and compilation: known or measured, never assumed, and always with a reason."""
+"""Precision and compilation: known or measured, never assumed, always with a reason."""
 
 from dataclasses import replace
 
@@ -20,7 +20,7 @@ from hf_ft.train.precision import choose_compile, choose_precision, measure_bf16
 
 @pytest.fixture
 def machine(monkeypatch):
-    """A machine with the given abilities, and the speeds of fp32 and bf16."""
+    """Replace the hardware: CUDA capability, CPU instructions, and the seconds of fp32 and bf16."""
 
     def make(capability=None, flags=(), fp32=1.0, bf16=1.0):
         monkeypatch.setattr(torch.cuda, "is_available", lambda: capability is not None)
@@ -47,12 +47,12 @@ def machine(monkeypatch):
         ({"capability": (7, 5), "flags": ["amx_bf16"]}, "fp32", "7.5 has no native bf16"),
     ],
 )
-def test_bf16_is_taken_only_where_it_is_faster(machine, abilities, expected, reason):
+def test_bf16_is_chosen_only_where_it_is_faster(machine, abilities, expected, reason):
     chosen = choose_precision("auto", machine(**abilities))
     assert chosen.value == expected and reason in chosen.reason
 
 
-def test_a_run_on_the_cpu_does_not_ask_the_gpu(machine):
+def test_a_run_on_the_cpu_ignores_the_gpu(machine):
     gain = machine(capability=(9, 0))
     assert choose_precision("auto", gain, use_cpu=True).value == "fp32"
     with pytest.raises(RecipeError, match=r"train\.precision: fp16 needs a CUDA device"):
@@ -68,7 +68,7 @@ def test_a_resumed_run_keeps_the_precision_it_began_with(machine):
     assert choose_precision("fp32", slow, use_cpu=True, recorded=began).value == "fp32"
 
 
-def test_a_measurement_that_is_not_sure_is_not_kept(monkeypatch, tmp_path):
+def test_only_sure_timings_are_stored(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_FT_CACHE", str(tmp_path))
     task = Anything(Anything.Options(family="resnet"))
     model, rows = task.load(None).model, anything.rows(6)
@@ -79,7 +79,7 @@ def test_a_measurement_that_is_not_sure_is_not_kept(monkeypatch, tmp_path):
     monkeypatch.setattr(precision, "time_pairs", lambda *_: answers.pop(0))
     passes = Passes(task, model, torch.device("cpu"), "fp32")
     found = [measure_bf16(passes, encoded) for _ in range(3)]
-    assert found == [unsure, sure, replace(sure, earlier=True)] and answers == [other]
+    assert found == [unsure, sure, replace(sure, from_earlier_run=True)] and answers == [other]
     assert str(found[2]) == f"{sure}, by an earlier run"
     (file,) = (tmp_path / "speed").iterdir()
     for content in ("5", "[]", "{}", "[null]", "[[1]]", "[[1, 0]]", "[[1, 2], [2, 1]]"):
@@ -88,35 +88,35 @@ def test_a_measurement_that_is_not_sure_is_not_kept(monkeypatch, tmp_path):
         assert measure_bf16(passes, encoded) == sure and not answers
 
 
-def test_of_unlike_machines_all_measure_or_none(machine, monkeypatch):
-    """Measuring is done together: a machine without bf16 must not leave the others waiting."""
+def test_processes_on_different_machines_all_measure_or_none(machine, monkeypatch):
+    """All processes measure together: one without bf16 would leave the others waiting."""
     machine(flags=["avx512_bf16"])
     other = Decision("fp32", "the processor has neither amx_bf16 nor avx512_bf16")
     monkeypatch.setattr(precision, "gather_object", lambda own: [*own, other])
     assert choose_precision("auto", lambda: pytest.fail("measured alone"), use_cpu=True) == other
 
 
-def test_a_step_is_measured_once_and_leaves_no_trace(monkeypatch, tmp_path):
+def test_a_step_is_timed_once_and_the_model_is_restored(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_FT_CACHE", str(tmp_path))
     task = Anything(Anything.Options(family="resnet"))
     model = task.load(None).model.train()
     rows = EncodedRows(task, anything.rows(6), split="train", seed=1, train=True)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     state = torch.get_rng_state()
-    monkeypatch.setattr(PairedTiming, "sure", True)  # tiny, and on a busy machine
+    monkeypatch.setattr(PairedTiming, "is_sure", True)  # tiny, and on a busy machine
     passes = Passes(task, model, torch.device("cpu"), "fp32")
     gain = measure_bf16(passes, rows)
-    assert min(gain.gains) > 0
+    assert min(gain.speedups) > 0
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert torch.equal(state, torch.get_rng_state()) and all(p.grad is None for p in model.parameters())
     monkeypatch.setattr(precision, "time_pairs", None)
     assert measure_bf16(passes, rows).pairs == gain.pairs
     model.classifier[1].weight.requires_grad = False
     with pytest.raises(TypeError):
-        measure_bf16(passes, rows)  # another subject, so measured anew
+        measure_bf16(passes, rows)  # another key, so it is measured again
 
 
-def test_compiling_is_asked_for_or_explained(machine):
+def test_compile_follows_the_recipe_or_says_why_it_is_off(machine):
     machine()
     assert (choose_compile(True).value, choose_compile(False).value) == ("on", "off")
     chosen = choose_compile("auto")
@@ -125,7 +125,7 @@ def test_compiling_is_asked_for_or_explained(machine):
     assert choose_compile("auto").value == "off"
 
 
-def test_bf16_ends_within_the_interval_of_fp32(tmp_path, monkeypatch):
+def test_the_metric_of_bf16_lies_in_the_interval_of_fp32(tmp_path, monkeypatch):
     """Equal quality: the final metric lies in the bootstrap interval of full precision."""
     monkeypatch.setenv("PYTHONPATH", points.__file__.removesuffix("points.py"))
     results = {}
@@ -153,8 +153,8 @@ def test_bf16_ends_within_the_interval_of_fp32(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_a_compiled_run_ends_where_a_plain_one_does(tmp_path, monkeypatch):
-    """Compiled on the CPU too: the weights, and the folder that the gate loads without compiling."""
+def test_a_compiled_run_ends_with_the_weights_of_a_plain_one(tmp_path, monkeypatch):
+    """On the CPU; the gate loads the saved folder without compiling."""
     monkeypatch.setenv("PYTHONPATH", points.__file__.removesuffix("points.py"))
     pretrained = points.saved(tmp_path / "pretrained")
     ended = {}

@@ -1,4 +1,4 @@
-"""The profile of a run: it names every second of training once, and changes nothing."""
+"""The profile of a run: every second of training counts for one phase, and the result does not change."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from hf_ft.train.profiler import PHASES, Profile
 
 @pytest.fixture
 def clock(monkeypatch):
-    """A clock that the test sets forward; gives the function that does."""
+    """Replace the clock; return a function that sets it forward."""
     now = [100.0]
 
     def advance(seconds):
@@ -24,9 +24,9 @@ def clock(monkeypatch):
     return advance
 
 
-def test_a_phase_inside_another_counts_for_itself_alone(clock):
+def test_an_inner_phase_does_not_count_for_the_outer_one(clock):
     profile = Profile()
-    with profile.phase("forward"):  # before training: for nothing
+    with profile.phase("forward"):  # before training: not counted
         clock(50)
     with profile.whole():
         clock(1)
@@ -46,7 +46,7 @@ def test_a_phase_inside_another_counts_for_itself_alone(clock):
     assert profile.total == 63.0 == sum(profile.seconds.values())
 
 
-def test_a_phase_that_fails_is_over(clock):
+def test_an_error_ends_its_phase(clock):
     profile = Profile()
     with profile.whole():
         with pytest.raises(ZeroDivisionError), profile.phase("forward"):
@@ -56,7 +56,7 @@ def test_a_phase_that_fails_is_over(clock):
     assert profile.seconds["forward"] == 2.0 and profile.seconds["other"] == 3.0
 
 
-def test_a_profiled_run_trains_as_another_does(tmp_path, monkeypatch):
+def test_a_profiled_run_gives_the_results_of_a_plain_one(tmp_path, monkeypatch):
     # The gate's fresh process must be able to import the task.
     monkeypatch.setenv("PYTHONPATH", str(Path(points.__file__).parent), prepend=os.pathsep)
     recipe = {

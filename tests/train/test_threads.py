@@ -1,4 +1,4 @@
-"""How many threads train: measured on a micro-batch, kept with the run, and never a change of its result."""
+"""The number of threads: measured on a micro-batch, recorded with the run, without effect on its result."""
 
 import itertools
 import json
@@ -18,7 +18,7 @@ from hf_ft.train.threads import choose_threads
 
 @pytest.fixture(autouse=True)
 def two_threads(monkeypatch):
-    """A machine of two threads whose user has said nothing; given back as it was."""
+    """Two threads and no OMP_NUM_THREADS; the number of threads is restored."""
     before = torch.get_num_threads()
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     torch.set_num_threads(2)
@@ -48,7 +48,7 @@ def setup(tmp_path):
 
 
 class FakePasses:
-    """A model whose steps take the given seconds on one thread and on two; notes threads and rows."""
+    """Passes that report the given seconds for one and for two threads, and record threads and rows."""
 
     model, device = torch.nn.Linear(1, 1), torch.device("cpu")
 
@@ -77,7 +77,7 @@ def chosen(setting, one=1.0, two=1.0, **how):
         (0.0100, 0.0095, 1, "takes 9.5 ms on all, 10.0 ms on one"),
     ],
 )
-def test_all_threads_are_taken_where_they_are_surely_faster(one, two, count, reason):
+def test_all_threads_are_used_where_they_are_surely_faster(one, two, count, reason):
     found, seen = chosen("auto", one, two)
     assert found.value == count and reason in found.reason
     assert torch.get_num_threads() == 2
@@ -86,31 +86,31 @@ def test_all_threads_are_taken_where_they_are_surely_faster(one, two, count, rea
     assert threads.count(1) == threads.count(2) > 2
 
 
-def test_where_the_pairs_do_not_agree_one_thread_is_taken(monkeypatch):
-    """A busy machine made a run crawl on two threads: 15 minutes in place of 98 seconds on one."""
+def test_one_thread_is_used_where_the_pairs_do_not_agree(monkeypatch):
+    """On a busy machine a run took 15 minutes with two threads, and 98 seconds with one."""
     unsure = PairedTiming(((1.0, 0.4), (1.0, 2.0), (1.0, 0.5), (1.0, 3.0)))
     monkeypatch.setattr(threads, "time_pairs", lambda *_: unsure)
     found, _ = chosen("auto")
     assert found.value == 1 and "not surely faster" in found.reason
 
 
-def test_of_a_large_micro_batch_a_few_rows_are_measured():
+def test_only_a_few_rows_of_a_large_micro_batch_are_measured():
     found, seen = chosen("auto", 9.0, 2.0)
     assert found.value == 2 and {rows for _, rows in seen} == {4}
 
 
-def test_what_the_user_said_is_not_measured(monkeypatch):
-    monkeypatch.setattr(threads, "_measured", lambda *_: pytest.fail("measured"))
+def test_nothing_is_measured_where_the_user_or_the_machine_decides(monkeypatch):
+    monkeypatch.setattr(threads, "_measure", lambda *_: pytest.fail("measured"))
     assert chosen(2)[0] == Decision(2, "asked for by train.threads")
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert chosen("auto")[0] == Decision(2, "OMP_NUM_THREADS says so")
+    assert chosen("auto")[0] == Decision(2, "set by OMP_NUM_THREADS")
     assert chosen(1)[0].value == 1
     monkeypatch.delenv("OMP_NUM_THREADS")
     torch.set_num_threads(1)
     assert chosen("auto")[0] == Decision(1, "the processor has one core")
 
 
-def test_a_resumed_run_takes_the_threads_it_began_with_unless_told_otherwise():
+def test_a_resumed_run_uses_its_recorded_threads_unless_the_recipe_sets_them():
     began = Decision(1, "measured")
     found, seen = chosen("auto", 2e-3, 1e-3, recorded=began)
     assert found == Decision(1, "as the run began") and not seen
@@ -131,8 +131,8 @@ def test_the_choice_is_recorded_with_the_run(setup, tmp_path, monkeypatch):
     assert setup().decisions["threads"].value == 2
 
 
-def test_measuring_leaves_no_trace(setup):
-    """The weights, the buffers, the random state and the losses are those of a run that was not measured."""
+def test_measuring_restores_model_and_random_state(setup):
+    """Weights, buffers, random state and losses equal those of a run without a measurement."""
     plain, made = setup("plain", train={"threads": 1}), setup("measured", train={"threads": 1})
     passes = Passes(made.task, made.frozen.model, torch.device("cpu"), "fp32")
     made.frozen.model.body.append(torch.nn.BatchNorm1d(8, affine=False))
@@ -155,7 +155,7 @@ def test_measuring_leaves_no_trace(setup):
     assert losses[0] == losses[1]
 
 
-def test_the_number_of_threads_does_not_move_the_result(setup):
+def test_the_number_of_threads_does_not_change_the_result(setup):
     ended = []
     for count in (1, 2):
         made = setup(f"threads-{count}", train={"threads": count})

@@ -1,4 +1,4 @@
-"""FineTuner: runs that must be equivalent are run and compared."""
+"""FineTuner: runs that must be equivalent are compared."""
 
 import itertools
 import json
@@ -36,7 +36,7 @@ def tuner(pretrained, tmp_path):
                     "learning_rate": 0.02,
                     "logging_steps": 1,
                     "disable_tqdm": True,
-                    # Equal to 1e-5 is a promise of full precision; auto takes bf16 where it is fast.
+                    # Results are equal to 1e-5 in full precision only; auto may choose bf16.
                     "precision": "fp32",
                     **train,
                 },
@@ -66,7 +66,7 @@ def no_dropout(tuner):
 
 @pytest.mark.parametrize("micro", [1, 3, 4])
 def test_accumulation_does_not_change_the_loss_or_the_weights(tuner, micro):
-    """tf#47688: logged losses are multiplied by the accumulation; 55 rows in batches of 8 leave a rest."""
+    """tf#47688: the Trainer multiplies logged losses by the accumulation; 55 rows leave a partial batch."""
     whole = no_dropout(tuner("whole"))
     parts = no_dropout(tuner("parts", per_device_train_batch_size=micro))
     assert parts.args.gradient_accumulation_steps > 1
@@ -85,8 +85,8 @@ class StopAt(TrainerCallback):
 
 
 @pytest.mark.parametrize("step", [3, 7, 10, 14])
-def test_a_resumed_run_is_the_same_run(tuner, tmp_path, step):
-    """tf#39215: with augmentation and dropout, in mid-epoch and at an epoch's end, in epoch 0 and 1."""
+def test_a_resumed_run_equals_an_uninterrupted_one(tuner, tmp_path, step):
+    """tf#39215: with augmentation and dropout; within an epoch, at its end, and in the second epoch."""
     straight = tuner("straight")
     straight.train()
     stopped = tuner("stopped", callbacks=[StopAt(step)])
@@ -99,8 +99,8 @@ def test_a_resumed_run_is_the_same_run(tuner, tmp_path, step):
     assert torch.equal(weights(resumed), weights(straight))
 
 
-def test_the_best_checkpoint_is_loaded_and_is_what_was_measured(tuner):
-    """tf#48805: what is loaded at the end must be what was measured."""
+def test_the_best_checkpoint_is_loaded_and_is_the_measured_model(tuner):
+    """tf#48805: the weights loaded at the end must be those that were measured."""
     trained = tuner(num_train_epochs=6, learning_rate=0.3)
     trained.train()
     again = trained.evaluate_rows(trained.eval_dataset).metrics
@@ -140,7 +140,7 @@ def test_the_best_checkpoint_of_a_resumed_run_is_measured_again(tuner, tmp_path,
     assert len(passes) == 1 and resumed.last_evaluation is not None
 
 
-def test_only_best_and_last_are_kept(tuner, tmp_path):
+def test_only_the_best_and_the_last_checkpoint_stay(tuner, tmp_path):
     """tf#35070."""
     trained = tuner(num_train_epochs=6, learning_rate=0.3)
     trained.train()
@@ -149,7 +149,7 @@ def test_only_best_and_last_are_kept(tuner, tmp_path):
 
 
 def test_a_nan_stops_the_run_before_its_step_and_names_the_row(tuner, tmp_path):
-    """trl#6702: the Trainer's log hides it, and the step is taken."""
+    """trl#6702: the Trainer's log hides the NaN, and the step is taken."""
     probe = tuner("probe")
     row = probe.train_dataset.ids[list(probe.get_train_dataloader())[2]["row"][0]]
     good = tuner("good", callbacks=[StopAt(2)])
@@ -163,13 +163,13 @@ def test_a_nan_stops_the_run_before_its_step_and_names_the_row(tuner, tmp_path):
 
 
 def test_a_nan_gradient_stops_the_run_and_names_the_rows(tuner, monkeypatch):
-    """A root at 0 has a loss and no gradient: the loss alone does not show it."""
+    """The square root has a value at 0 and no gradient: the loss alone does not show the NaN."""
     made = tuner()
-    honest = made.task.loss
+    plain_loss = made.task.loss
     second = list(made.get_train_dataloader())[1]["row"].tolist()
 
     def loss(model, outputs, batch):
-        losses = honest(model, outputs, batch)
+        losses = plain_loss(model, outputs, batch)
         root = (outputs.logits * 0).abs().sqrt().sum()
         return losses + root if second[0] in batch["row"].tolist() else losses
 
@@ -207,7 +207,7 @@ def test_sgd_with_momentum(tuner):
 
 
 def test_unknown_metric_is_refused_with_those_that_are_measured(tuner):
-    """tf PR#31142: the direction of a metric is declared, never guessed, and it is known before training."""
+    """tf PR#31142: the direction of a metric is declared, never guessed, and checked before training."""
     with pytest.raises(RecipeError, match=r"'surprise' is not a metric of points \(accuracy, "):
         tuner(sections={"evaluate": {"metric": "surprise", "mode": "max"}})
 
@@ -241,8 +241,8 @@ class Errors(evaluate.Metric):
     ],
     ids=["given", "own", "another name", "not computable", "name taken"],
 )
-def test_a_further_metric_is_measured_before_training(tuner, tmp_path, metric, module, message):
-    """tf PR#31142: one that answers under another name would show at the first evaluation, hours later."""
+def test_extra_metrics_are_tried_before_training(tuner, tmp_path, metric, module, message):
+    """tf PR#31142: a metric with another name would stop the run at the first evaluation, hours later."""
     file = tmp_path / "errors.py"
     file.write_text(module)
     mode = "max" if metric == "accuracy" else "min"
@@ -256,17 +256,17 @@ def test_a_further_metric_is_measured_before_training(tuner, tmp_path, metric, m
     assert torch.equal(weights(made), before) and made.state.global_step == 0
 
 
-def test_the_self_test_passes_and_notices_a_loss_that_depends_on_the_batch(tuner, monkeypatch):
+def test_the_self_test_detects_a_loss_that_depends_on_the_batch_division(tuner, monkeypatch):
     made = tuner()
     assert check_loss_division(made).passed
-    honest = points.Points.loss
+    plain_loss = points.Points.loss
     monkeypatch.setattr(
-        points.Points, "loss", lambda self, *given: honest(self, *given) / len(given[2]["labels"])
+        points.Points, "loss", lambda self, *given: plain_loss(self, *given) / len(given[2]["labels"])
     )
     assert not check_loss_division(made).passed
 
 
-def test_the_probe_gives_everything_back(tuner):
+def test_the_probe_restores_model_and_random_state(tuner):
     made = tuner()
     before, state = weights(made).clone(), torch.get_rng_state()
     probe = probe_step(made)
@@ -275,7 +275,7 @@ def test_the_probe_gives_everything_back(tuner):
     assert all(parameter.grad is None for parameter in made.model.parameters())
 
 
-def test_nothing_to_learn_is_refused(tuner):
+def test_a_model_without_gradients_is_refused(tuner):
     """tf#21381."""
     made = tuner()
     for parameter in made.model.parameters():
@@ -286,7 +286,7 @@ def test_nothing_to_learn_is_refused(tuner):
         probe_step(made)
 
 
-def test_log_holds_every_step(tuner, tmp_path):
+def test_the_log_holds_every_step(tuner, tmp_path):
     tuner().train()
     lines = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines if "loss" in line] == list(range(1, 22))
@@ -322,8 +322,8 @@ def test_without_evaluations_the_last_model_is_the_result(tuner, tmp_path):
     assert found.metrics["accuracy"] == (logits.argmax(-1) == batch["labels"]).double().mean()
 
 
-def test_gradients_that_the_trainer_scales_are_noticed(tuner):
-    """tf#47688: should a release divide by the accumulation steps once more, no run may start."""
+def test_gradients_scaled_by_the_trainer_are_detected(tuner):
+    """tf#47688: if a release divides by the accumulation steps once more, no run may start."""
     made = tuner()
     made.loss_is_scaled_for_ga = False
     with pytest.raises(TrainError, match="scales gradients"):

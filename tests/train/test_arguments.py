@@ -1,4 +1,4 @@
-"""How a global batch is divided, and what the Trainer is told about devices."""
+"""The division of a global batch, and the TrainingArguments for devices, bars and workers."""
 
 from types import SimpleNamespace
 
@@ -13,7 +13,7 @@ from hf_ft.train.decisions import Decision
 @pytest.mark.parametrize("processes", [1, 2, 3, 8])
 @pytest.mark.parametrize("largest", [None, 1, 5, 64])
 @pytest.mark.parametrize("batch", [1, 5, 8, 129])
-def test_every_row_of_a_global_batch_has_a_place(batch, processes, largest):
+def test_a_plan_has_a_place_for_every_row_of_a_global_batch(batch, processes, largest):
     plan = plan_batches(batch, processes, largest)
     places = plan.processes * plan.accumulation * plan.micro_batch
     assert plan.global_batch == batch and batch <= places
@@ -23,8 +23,8 @@ def test_every_row_of_a_global_batch_has_a_place(batch, processes, largest):
 
 
 @pytest.mark.parametrize("present", [True, False])
-def test_without_an_accelerator_the_trainer_is_told_to_stay_on_the_cpu(present, tmp_path, monkeypatch):
-    """Else accelerate's configuration for two processes on the CPU makes two runs of one process each."""
+def test_without_an_accelerator_use_cpu_is_set(present, tmp_path, monkeypatch):
+    """Otherwise accelerate's configuration for two CPU processes makes two runs of one process each."""
     import torch
 
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: present)
@@ -46,7 +46,7 @@ def test_without_an_accelerator_the_trainer_is_told_to_stay_on_the_cpu(present, 
     ("own", "bars", "disabled"), [({}, True, False), ({}, False, True), ({"disable_tqdm": True}, True, True)]
 )
 def test_bars_do_not_follow_the_log_level_of_transformers(own, bars, disabled, tmp_path):
-    """With TRANSFORMERS_VERBOSITY=error the lines of the epochs went, while all else was printed."""
+    """With TRANSFORMERS_VERBOSITY=error the lines of the epochs were not printed."""
     from transformers.utils import logging
 
     recipe = load_recipe(
