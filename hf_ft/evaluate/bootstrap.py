@@ -1,4 +1,4 @@
-"""How sure a metric is, and how sure its difference from another model's: the percentile bootstrap."""
+"""Percentile bootstrap: confidence intervals of a metric, and of its difference from a baseline's."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ Interval = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Rival:
-    """What a model is compared with, row by row.
+class PairedBaseline:
+    """A baseline that a model is compared with row by row.
 
     Args:
-        metrics: what has seen the rival's results of M rows.
-        rows: which rows of the split these are, ascending, int [M]; None: all of them.
+        metrics: metrics that were updated with the baseline's results of M rows.
+        rows: positions of these rows in the split, ascending, int [M]; None: all rows.
     """
 
     metrics: Metrics
@@ -38,23 +38,24 @@ def bootstrap_interval(
 ) -> Interval:
     """Return the percentile bootstrap interval of a metric.
 
-    Rows are drawn with replacement, as many as there are, and the metric is taken of each such resample
-    (Efron 1979, "Bootstrap methods: another look at the jackknife"). The interval tells how much the figure
-    would move with another test set of this size; it says nothing of another training run.
+    A resample draws N rows with replacement, and the metric is computed on each resample (Efron 1979,
+    "Bootstrap methods: another look at the jackknife"). The interval shows how much the metric would vary
+    with another test set of this size; it does not show how much it would vary with another training run.
 
-    With groups, whole groups are drawn (the cluster bootstrap; Davison and Hinkley 1997, section 3.8): frames
-    of one track, scans of one patient are not independent, and an interval over rows would be too narrow.
+    With groups, whole groups are drawn (the cluster bootstrap; Davison and Hinkley 1997, "Bootstrap methods
+    and their application", section 3.8): frames of one track or scans of one patient are not independent, and
+    an interval over rows would be too narrow.
 
     A resample on which the metric is undefined (ROC-AUC without a positive row) is drawn again.
 
     Args:
-        metrics: what has seen all N rows.
+        metrics: metrics that were updated with all N rows.
         name: the metric.
         rows: N.
-        resamples: how many resamples.
-        confidence: the interval's nominal coverage, such as 0.95.
-        seed: of the draws; the same seed gives the same interval.
-        groups: N group keys, or None.
+        resamples: number of resamples.
+        confidence: nominal coverage of the interval, such as 0.95.
+        seed: of the random draws; the same seed gives the same interval.
+        groups: group of each row, N keys, or None.
 
     Returns:
         (low, high).
@@ -70,7 +71,7 @@ def bootstrap_interval(
 
 def paired_intervals(
     metrics: Metrics,
-    rivals: Sequence[Rival],
+    baselines: Sequence[PairedBaseline],
     name: str,
     rows: int,
     *,
@@ -79,40 +80,40 @@ def paired_intervals(
     seed: int,
     groups: Sequence[Hashable] | None = None,
 ) -> tuple[Interval, list[Interval | None]]:
-    """Return the interval of a metric, and those of its differences from the rivals'.
+    """Return the interval of a metric, and the intervals of its differences from the baselines.
 
-    The bootstrap is paired: model and rival are measured on the same resampled rows, so what makes a resample
-    easy or hard for both falls out of the difference (Efron and Tibshirani 1993, "An introduction to the
-    bootstrap", chapter 8). All rivals share the draws of `bootstrap_interval`.
+    The bootstrap is paired: model and baseline are measured on the same resampled rows, so that a resample
+    which is easy or hard for both hardly changes the difference (Efron and Tibshirani 1993, "An introduction
+    to the bootstrap", chapter 8). All baselines use the resamples of `bootstrap_interval`.
 
     Args:
-        metrics: what has seen the model's results of all N rows.
-        rivals: what the model is compared with, each on the rows that it has a result for.
+        metrics: metrics that were updated with the model's results of all N rows.
+        baselines: baselines, each with the rows that it has a result for.
         name: the metric.
         rows: N.
-        resamples: how many resamples.
-        confidence: the intervals' nominal coverage.
-        seed: of the draws.
-        groups: N group keys, or None.
+        resamples: number of resamples.
+        confidence: nominal coverage of the intervals.
+        seed: of the random draws.
+        groups: group of each row, N keys, or None.
 
     Returns:
-        (low, high) of the metric; and for each rival (low, high) of the model's value minus the rival's, None
-        where that is undefined on most resamples.
+        (low, high) of the metric; and for each baseline (low, high) of the model's value minus the baseline's
+        value, or None where that is undefined on most resamples.
 
     Raises:
         DataError: as `bootstrap_interval`.
     """
-    positions = [_positions(rival, rows) for rival in rivals]
+    positions = [_positions(baseline, rows) for baseline in baselines]
     own: list[float] = []
-    differences: list[list[float]] = [[] for _ in rivals]
+    differences: list[list[float]] = [[] for _ in baselines]
     for drawn in _draws(rows, groups, seed, 2 * resamples):
         value = metrics.value(name, drawn)
         if np.isnan(value):
             continue
         own.append(value)
-        for rival, place, found in zip(rivals, positions, differences, strict=True):
+        for baseline, place, found in zip(baselines, positions, differences, strict=True):
             if len(found) < resamples:
-                difference = _difference(metrics, rival, place, name, drawn, value)
+                difference = _difference(metrics, baseline, place, name, drawn, value)
                 found += [] if np.isnan(difference) else [difference]
         if min(map(len, [own, *differences])) >= resamples:
             break
@@ -127,37 +128,42 @@ def paired_intervals(
 
 
 def _draws(rows: int, groups: Sequence[Hashable] | None, seed: int, most: int) -> Iterator[np.ndarray]:
-    """Draw rows, or whole groups of them, with replacement."""
+    """Draw resamples of row positions: rows, or whole groups of rows, with replacement."""
     members = _members(rows, groups)
     count = rows if members is None else len(members)
     if count < 2:
         kind = "row" if members is None else "group"
-        raise DataError(f"an interval needs at least 2 {kind}s to draw from, and there are {count}")
+        raise DataError(f"an interval needs at least 2 {kind}s, found {count}")
     rng = np.random.default_rng(seed)
     for _ in range(most):
         drawn = rng.integers(count, size=count)
         yield drawn if members is None else np.concatenate([members[group] for group in drawn])
 
 
-def _positions(rival: Rival, rows: int) -> np.ndarray | None:
-    """Return where the rival's metrics have each row, -1 for nowhere, int [N]; None: each at its own place."""
-    if rival.rows is None:
+def _positions(baseline: PairedBaseline, rows: int) -> np.ndarray | None:
+    """Return the position of each row among the baseline's rows, int [N], -1 for none; None: all rows are."""
+    if baseline.rows is None:
         return None
     positions = np.full(rows, -1)
-    positions[rival.rows] = np.arange(len(rival.rows))
+    positions[baseline.rows] = np.arange(len(baseline.rows))
     return positions
 
 
 def _difference(
-    metrics: Metrics, rival: Rival, positions: np.ndarray | None, name: str, drawn: np.ndarray, value: float
+    metrics: Metrics,
+    baseline: PairedBaseline,
+    positions: np.ndarray | None,
+    name: str,
+    drawn: np.ndarray,
+    value: float,
 ) -> float:
-    """Return the model's value minus the rival's on the drawn rows that the rival has a result for."""
+    """Return the model's value minus the baseline's, on the drawn rows that the baseline has a result for."""
     if positions is None:
-        return value - rival.metrics.value(name, drawn)
+        return value - baseline.metrics.value(name, drawn)
     known = drawn[positions[drawn] >= 0]
     if not len(known):
         return float("nan")
-    return metrics.value(name, known) - rival.metrics.value(name, positions[known])
+    return metrics.value(name, known) - baseline.metrics.value(name, positions[known])
 
 
 def _interval(values: Sequence[float], tail: float) -> Interval:
@@ -166,11 +172,11 @@ def _interval(values: Sequence[float], tail: float) -> Interval:
 
 
 def _members(rows: int, groups: Sequence[Hashable] | None) -> list[np.ndarray] | None:
-    """Return the row indices of each group, in the order the groups first appear."""
+    """Return the row positions of each group, in the order in which the groups first appear."""
     if groups is None:
         return None
     if len(groups) != rows:
-        raise DataError(f"{len(groups)} groups came with {rows} rows; expected one for each")
+        raise DataError(f"{len(groups)} groups came with {rows} rows; expected one group for each row")
     found: dict[Hashable, list[int]] = {}
     for row, group in enumerate(groups):
         found.setdefault(group, []).append(row)

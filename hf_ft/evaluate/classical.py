@@ -1,4 +1,4 @@
-"""Classical models that a result is compared with, on features that need no pretrained network."""
+"""Classical models as baselines: linear models and boosted trees on features that need no neural network."""
 
 from __future__ import annotations
 
@@ -9,21 +9,29 @@ import numpy as np
 
 from hf_ft.task import SimpleFeatures
 
-# Training rows that such a model sees at most, and rows times classes: its cost stays at a few seconds.
+# Most training rows of a classical model, and most rows times classes, so that fitting takes a few seconds.
 MOST_ROWS = 10_000
 MOST_ROWS_TIMES_CLASSES = 1_000_000
-# Inverse strength of the penalty of logistic regression; scikit-learn's default of 1 underfits TF-IDF, and
-# overfits standardised features of which there are as many as rows.
+# Inverse regularization strength of logistic regression; scikit-learn's default of 1 underfits TF-IDF, and
+# overfits standardised features if there are as many of them as rows.
 _INVERSE_PENALTY = {"sparse linear": 10.0, "dense linear": 0.01}
-# Training rows in a leaf of a boosted tree: scikit-learn's default from 400 rows on, fewer below, where trees
-# could otherwise not split at all.
+# Fewest training rows in a leaf of a boosted tree. It is scikit-learn's default; with less than 400 rows the
+# number is smaller, because trees could otherwise not split at all.
 _LEAF = 20
-# Iterations of the solver; standardised features need a few dozen.
+# Most iterations of the solver; standardised features need a few dozen.
 _MOST_ITERATIONS = 200
 
 
 def sample_rows(count: int, classes: int = 1) -> np.ndarray:
-    """Choose the training rows that a classical model sees: all, or a fixed sample of many, int [M]."""
+    """Choose the training rows for a classical model: all of them, or a fixed random sample.
+
+    Args:
+        count: number of training rows.
+        classes: number of classes; the sample is smaller with many classes.
+
+    Returns:
+        Positions of the rows, ascending, int [M].
+    """
     most = max(1, min(MOST_ROWS, MOST_ROWS_TIMES_CLASSES // classes))
     if count <= most:
         return np.arange(count)
@@ -32,7 +40,7 @@ def sample_rows(count: int, classes: int = 1) -> np.ndarray:
 
 
 def fit_classes(features: SimpleFeatures, truth: np.ndarray, classes: int) -> Callable[[Any], np.ndarray]:
-    """Fit logistic regression, one class against the rest, or boosted trees.
+    """Fit logistic regression (one class against the rest) or boosted trees.
 
     Args:
         features: of the training rows.
@@ -40,7 +48,8 @@ def fit_classes(features: SimpleFeatures, truth: np.ndarray, classes: int) -> Ca
         classes: K.
 
     Returns:
-        From N rows to probabilities, float32 [N, K]; that of a class without a training row is 0.
+        A function from N rows to probabilities, float32 [N, K]; the probability of a class without a training
+        row is 0.
     """
     import warnings
 
@@ -56,10 +65,10 @@ def fit_classes(features: SimpleFeatures, truth: np.ndarray, classes: int) -> Ca
         model = LogisticRegression(
             C=_INVERSE_PENALTY[features.model], solver=solver, max_iter=_MOST_ITERATIONS
         )
-        # The solver of sparse features knows two classes alone.
+        # The solver for sparse features supports only two classes.
         model = OneVsRestClassifier(model) if truth.ndim == 2 or solver == "liblinear" else model
     with warnings.catch_warnings():
-        # A label that all training rows have, or none, is predicted as such.
+        # For a label that all training rows have, or none, scikit-learn predicts just that and warns.
         warnings.filterwarnings("ignore", "Label .* is present in all", UserWarning)
         model.fit(features.train, truth.astype(int))
 
@@ -72,14 +81,14 @@ def fit_classes(features: SimpleFeatures, truth: np.ndarray, classes: int) -> Ca
 
 
 def fit_numbers(features: SimpleFeatures, truth: np.ndarray) -> Callable[[Any], np.ndarray]:
-    """Fit ridge regression or boosted trees, one model a number.
+    """Fit ridge regression or boosted trees, one model for each target.
 
     Args:
         features: of the training rows.
         truth: float [M, T].
 
     Returns:
-        From N rows to predictions, float64 [N, T].
+        A function from N rows to predictions, float64 [N, T].
     """
     from sklearn.ensemble import HistGradientBoostingRegressor
     from sklearn.linear_model import Ridge
@@ -103,11 +112,11 @@ def _leaf(rows: int) -> int:
 
 
 def model_name(features: SimpleFeatures, *, classes: bool) -> str:
-    """Name a classical model in words.
+    """Return the name of a classical model in words.
 
     Args:
-        features: what it is fitted on.
-        classes: whether it predicts classes, and not numbers.
+        features: that the model is fitted on.
+        classes: whether it predicts classes; otherwise numbers.
     """
     if features.model == "trees":
         return f"boosted trees on {features.name}"

@@ -1,4 +1,4 @@
-"""The further metrics that a recipe names in `evaluate.extra`: modules of the package `evaluate`."""
+"""Extra metrics that a recipe names in `evaluate.extra`: modules of the package `evaluate`."""
 
 from __future__ import annotations
 
@@ -14,22 +14,21 @@ from hf_ft.errors import RecipeError
 def _load(path: str) -> Any:
     import evaluate
 
-    # In memory and under a name of its own, so that processes on one host never meet in evaluate's cache
-    # files.
+    # In memory and with a unique id, so that processes on one host do not share evaluate's cache files.
     return evaluate.load(path, keep_in_memory=True, experiment_id=uuid.uuid4().hex)
 
 
 class ExtraMetric:
-    """A metric named in a recipe: a canonical one of the Hub (`f1`), or the path of a local module.
+    """A metric named in a recipe: a canonical metric of the Hub (`f1`), or the path of a local module.
 
-    Loading a module runs its code. Hub names are therefore only those of the `evaluate-metric` organisation;
-    a community module is to be downloaded, read, and named by its path.
+    Loading a module runs its code. Of the Hub, only metrics of the organisation `evaluate-metric` can
+    therefore be named; download a community module, read it, and name its path.
 
     Args:
         name: a Hub name without a slash, a file ending in `.py`, or a folder holding a file of the same name.
 
     Raises:
-        RecipeError: the module cannot be reached, or wants inputs that no task of hf_ft has.
+        RecipeError: the module cannot be loaded, or needs inputs that hf_ft does not have.
     """
 
     def __init__(self, name: str):
@@ -37,7 +36,7 @@ class ExtraMetric:
         if not local and "/" in name:
             raise RecipeError(
                 f"evaluate.extra: {name!r} would run code from somebody's Space. Download the module, "
-                f"read it, and name its path; or name one of the Hub's own metrics, such as 'f1'"
+                f"read it, and name its path; or name a canonical metric of the Hub, such as 'f1'"
             )
         try:
             self.module = _load(name)
@@ -54,7 +53,7 @@ class ExtraMetric:
         self.inputs = self._inputs()
 
     def _inputs(self) -> dict[str, str]:
-        """Say which of classes, values and scores fills each input of the module."""
+        """Return which array (predictions, references or scores) each input of the module takes."""
         import datasets
 
         features = self.module.features
@@ -63,10 +62,10 @@ class ExtraMetric:
         unknown = sorted(set(first) - set(filled))
         if unknown:
             raise RecipeError(
-                f"evaluate.extra: {self.name!r} wants the input(s) {', '.join(unknown)}; only metrics over "
-                f"{', '.join(filled)} can be named here"
+                f"evaluate.extra: {self.name!r} needs the input(s) {', '.join(unknown)}; expected a metric "
+                f"with no inputs but {', '.join(filled)}"
             )
-        # A module that takes a list per row as its prediction wants the scores of all classes.
+        # A module whose prediction is a list per row takes the scores of all classes.
         prediction = first.get("predictions")
         if isinstance(prediction, datasets.List | datasets.LargeList):
             filled["predictions"] = "scores"
@@ -83,13 +82,13 @@ class ExtraMetric:
             scores: probabilities [N, K], or None in regression.
 
         Returns:
-            The scalars of the module's answer, by the module's own names.
+            The scalars that the module returns, by the module's own names.
 
         Raises:
-            RecipeError: the module refuses these inputs.
+            RecipeError: the module raises an error with these inputs.
         """
         if scores is None and "scores" in self.inputs.values():
-            raise RecipeError(f"evaluate.extra: {self.name!r} wants class scores; a regression has none")
+            raise RecipeError(f"evaluate.extra: {self.name!r} needs class scores; a regression has none")
         if scores is not None and scores.shape[1] == 2 and "prediction_scores" in self.inputs:
             scores = scores[:, 1]
         given = {"predictions": predictions, "references": references, "scores": scores}

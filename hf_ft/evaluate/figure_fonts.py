@@ -1,4 +1,4 @@
-"""Class names in any script on a figure: fonts that have the glyphs, or a readable spelling and a note."""
+"""Fonts for names in any script on a figure; a character without a glyph is shown as its code point."""
 
 from __future__ import annotations
 
@@ -10,21 +10,22 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+# Characters of a name that are shown at most.
 _LONGEST = 28
-# Ships with matplotlib, so it is always there.
+# This font ships with matplotlib, so it is always installed.
 _DEFAULT = "DejaVu Sans"
 # Control characters, private and unassigned code points, line separators.
 _INVISIBLE = ("Cc", "Cn", "Co", "Cs", "Zl", "Zp")
 
 
 @dataclass(frozen=True)
-class Lettering:
-    """How a set of texts is drawn.
+class NameFonts:
+    """Fonts for a set of names.
 
     Args:
-        families: font families, tried in this order for each glyph.
-        note: a sentence for the caption where characters are spelled out, or "".
-        missing: characters that cannot be drawn.
+        families: font families; matplotlib takes each glyph from the first that has it.
+        note: a sentence for the caption if characters are shown as code points, else "".
+        missing: characters that no installed font can draw.
     """
 
     families: tuple[str, ...]
@@ -32,7 +33,7 @@ class Lettering:
     missing: frozenset[str]
 
     def spell(self, text: str, longest: int = _LONGEST) -> str:
-        """Return the text as it is drawn: missing characters as `U+4E2D`, long texts without their middle."""
+        """Return the text to draw: missing characters as `U+4E2D`, long texts without their middle."""
         drawn = "".join(_code(letter) if letter in self.missing else letter for letter in text)
         drawn = " ".join(drawn.split())
         half = longest // 2
@@ -40,29 +41,29 @@ class Lettering:
 
     @property
     def style(self) -> dict[str, Any]:
-        """Keywords for every matplotlib text that shows a name; a name is never read as a formula."""
+        """Keywords for a matplotlib text that shows a name; a name is never parsed as a formula."""
         return {"fontfamily": list(self.families), "parse_math": False}
 
 
-def lettering(texts: Iterable[str]) -> Lettering:
+def choose_fonts(texts: Iterable[str]) -> NameFonts:
     """Choose installed fonts that together have every character of these texts.
 
-    matplotlib looks in them one after the other for each glyph. It is not given all installed fonts, since it
-    opens every one that it is given: with 28 of them, a figure took half as long again.
+    matplotlib opens every font that it is given: with all 28 fonts of a test machine, a figure took 1.5 times
+    as long. So only the fonts that are needed are chosen.
     """
-    # The ellipsis is what `spell` puts in.
+    # `spell` puts the ellipsis in.
     wanted = {letter for text in texts for letter in text} | {"…"}
     invisible = {letter for letter in wanted if unicodedata.category(letter) in _INVISIBLE}
     needed = {ord(letter) for letter in wanted - invisible}
-    families, missing = _covering(needed, _families())
+    families, missing = _cover(needed, _families())
     if missing:
-        # matplotlib remembers its list of fonts, and does not notice one that was installed since.
-        families, missing = _covering(needed, _families_found_again())
-    return Lettering(tuple(families), _note(missing), frozenset(invisible | {chr(code) for code in missing}))
+        # matplotlib stores its list of fonts in a file, which lacks fonts that were installed later.
+        families, missing = _cover(needed, _search_families())
+    return NameFonts(tuple(families), _note(missing), frozenset(invisible | {chr(code) for code in missing}))
 
 
-def _covering(needed: set[int], families: Mapping[str, str]) -> tuple[list[str], set[int]]:
-    """Return the families that have some of these code points, and the code points that none has."""
+def _cover(needed: set[int], families: Mapping[str, str]) -> tuple[list[str], set[int]]:
+    """Choose families that cover these code points; return them, and the code points that none covers."""
     chosen, missing = [], set(needed)
     for family, path in families.items():
         found = missing & _glyphs(path) if missing else set()
@@ -72,13 +73,13 @@ def _covering(needed: set[int], families: Mapping[str, str]) -> tuple[list[str],
     return chosen, missing
 
 
-def _note(without: set[int]) -> str:
-    if not without:
+def _note(missing: set[int]) -> str:
+    if not missing:
         return ""
     return (
-        f"No installed font has {len(without)} of the characters in these names; they are spelled as code "
-        f"points, like {_code(chr(min(without))).strip()}. Fonts of their scripts (fonts-noto-cjk, "
-        f"fonts-noto-core) would draw them."
+        f"No installed font has {len(missing)} of the characters in these names; they are shown as code "
+        f"points, like {_code(chr(min(missing))).strip()}. Install fonts of their scripts (fonts-noto-cjk, "
+        f"fonts-noto-core) to see them."
     )
 
 
@@ -87,10 +88,10 @@ def _code(letter: str) -> str:
 
 
 def _families() -> dict[str, str]:
-    """Installed families and a file of each; Noto and plain sans-serif first, as they read best."""
+    """Return the installed families and a file of each: the default first, then Noto, then sans-serif."""
     from matplotlib.font_manager import fontManager
 
-    # Last Resort draws every character as a box, and colour bitmaps cannot be drawn as outlines.
+    # The font Last Resort draws every character as a box; colour bitmaps (Emoji) have no outlines to draw.
     fonts = [font for font in fontManager.ttflist if not re.search("Last ?Resort|Emoji", font.name)]
     files = {font.name: font.fname for font in fonts}
     order = sorted((name != _DEFAULT, "Noto Sans" not in name, "Sans" not in name, name) for name in files)
@@ -98,12 +99,12 @@ def _families() -> dict[str, str]:
 
 
 @functools.cache
-def _families_found_again() -> dict[str, str]:
-    """The same after a search of the system's font folders, which takes a third of a second: once."""
+def _search_families() -> dict[str, str]:
+    """Return `_families` after a search of the system's font folders: 0.3 seconds, so once per process."""
     from matplotlib.font_manager import findSystemFonts, fontManager
 
     for path in sorted(set(findSystemFonts()) - {font.fname for font in fontManager.ttflist}):
-        # A font that is broken or a bitmap is no use here, and no reason to stop.
+        # A damaged font or a bitmap font cannot be used; the others can.
         with contextlib.suppress(OSError, RuntimeError, NotImplementedError):
             fontManager.addfont(path)
     return _families()
@@ -111,7 +112,7 @@ def _families_found_again() -> dict[str, str]:
 
 @functools.cache
 def _glyphs(path: str) -> frozenset[int]:
-    """Code points for which the font has a glyph."""
+    """Return the code points for which the font has a glyph."""
     from matplotlib.ft2font import FT2Font
 
     return frozenset(FT2Font(path).get_charmap())

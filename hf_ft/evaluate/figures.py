@@ -1,7 +1,7 @@
-"""Figures about an evaluation and a training run, drawn with matplotlib and without its global state.
+"""Figures of an evaluation and of a training run, drawn with matplotlib without its global state.
 
-All ink is `INK` on a transparent ground, so that a page can recolour it for a dark screen; the other colours
-stand out on light and on dark. Names go through `lettering`: any script, never read as a formula.
+Text and axes have the colour `INK` on a transparent background, so that a page can recolour them for a dark
+screen; the other colours are visible on light and on dark. `choose_fonts` finds fonts for any script.
 """
 
 from __future__ import annotations
@@ -11,41 +11,41 @@ from typing import Any
 
 import numpy as np
 
-from hf_ft.evaluate.figure_fonts import lettering
+from hf_ft.evaluate.figure_fonts import choose_fonts
 from hf_ft.task import Figure
 
 INK = "#1b1d21"
 GOOD = "#3b7dd8"
 BAD = "#e0683c"
-# More classes than this are not readable side by side: the ones with most mistakes are shown.
+# More classes than this cannot be read in one figure; then those with the most mistakes are shown.
 _MOST_CLASSES = 48
 
 
 def confusion_figure(
     confusion: Sequence[Sequence[int]], labels: Sequence[str], name: str = "confusion"
 ) -> Figure:
-    """Draw a confusion matrix; a cell is as strong as its share of the true class.
+    """Draw a confusion matrix; the colour of a cell is as strong as its share of the true class.
 
     Args:
-        confusion: K x K counts; rows are the truth.
+        confusion: K x K counts; rows are the true classes.
         labels: K class names.
         name: name of the figure.
     """
     counts = np.asarray(confusion)
     mistakes = counts.sum(axis=0) + counts.sum(axis=1) - 2 * np.diag(counts)
     shown = np.sort(np.argsort(-mistakes, kind="stable")[:_MOST_CLASSES])
-    letters = lettering([labels[index] for index in shown])
-    names = [letters.spell(labels[index]) for index in shown]
+    fonts = choose_fonts([labels[index] for index in shown])
+    names = [fonts.spell(labels[index]) for index in shown]
     share = (counts / np.maximum(counts.sum(axis=1, keepdims=True), 1))[np.ix_(shown, shown)]
     counts, size = counts[np.ix_(shown, shown)], len(shown)
 
     cell = 0.62 if size <= 6 else 0.42 if size <= 16 else 0.24
     margin = 0.45 + 0.085 * max(map(len, names))
-    figure, axes = _figure(max(size * cell, 2.2) + margin, max(size * cell, 2.2) + margin)
-    axes.imshow(_two_tone(share), aspect="equal", interpolation="nearest")
+    figure, axes = _new_figure(max(size * cell, 2.2) + margin, max(size * cell, 2.2) + margin)
+    axes.imshow(_confusion_colours(share), aspect="equal", interpolation="nearest")
     small = 9 if size <= 16 else 6.5
-    axes.set_xticks(range(size), labels=names, rotation=90, fontsize=small, **letters.style)
-    axes.set_yticks(range(size), labels=names, fontsize=small, **letters.style)
+    axes.set_xticks(range(size), labels=names, rotation=90, fontsize=small, **fonts.style)
+    axes.set_yticks(range(size), labels=names, fontsize=small, **fonts.style)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     axes.tick_params(length=0)
@@ -56,16 +56,16 @@ def confusion_figure(
             axes.text(
                 column, row, text, ha="center", va="center", fontsize=small - len(text) // 4, color=colour
             )
-    _frame(axes)
+    _style_axes(axes)
     left_out = f" The {size} of {len(labels)} classes with most mistakes." if size < len(labels) else ""
-    caption = f"Rows are the truth, columns the prediction; {_tones()}.{left_out} {letters.note}"
+    caption = f"Rows are the truth, columns the prediction; {_colour_legend()}.{left_out} {fonts.note}"
     return Figure(name, figure, caption.strip())
 
 
 def per_class_figure(
     per_class: Sequence[Mapping[str, Any]], metric: str = "f1", name: str = "per_class"
 ) -> Figure:
-    """Draw one bar a class, the worst on top.
+    """Draw one bar per class, the worst on top.
 
     Args:
         per_class: rows with `label`, `support` and the metric.
@@ -74,13 +74,13 @@ def per_class_figure(
     """
     counted = [row for row in per_class if row["support"]]
     rows = sorted(counted, key=lambda row: row[metric])[:_MOST_CLASSES]
-    letters = lettering([row["label"] for row in rows])
-    figure, axes = _figure(6.6, 0.7 + 0.24 * len(rows))
+    fonts = choose_fonts([row["label"] for row in rows])
+    figure, axes = _new_figure(6.6, 0.7 + 0.24 * len(rows))
     values = [row[metric] for row in rows]
     axes.barh(range(len(rows)), [1] * len(rows), height=0.62, color=INK, alpha=0.06)
     axes.barh(range(len(rows)), values, height=0.62, color=GOOD)
-    names = [letters.spell(row["label"]) for row in rows]
-    axes.set_yticks(range(len(rows)), labels=names, fontsize=8, **letters.style)
+    names = [fonts.spell(row["label"]) for row in rows]
+    axes.set_yticks(range(len(rows)), labels=names, fontsize=8, **fonts.style)
     axes.set_ylim(len(rows) - 0.4, -0.6)
     axes.set_xlim(0, 1)
     for index, row in enumerate(rows):
@@ -89,15 +89,15 @@ def per_class_figure(
         )
     axes.tick_params(length=0)
     axes.set_xticks([0, 0.5, 1])
-    _bare(axes)
+    _hide_frame(axes)
     worst = f"The {len(rows)} worst of {len(counted)} classes" if len(rows) < len(counted) else "Every class"
     return Figure(
-        name, figure, f"{worst} by {metric}, worst first; n is its number of rows. {letters.note}".strip()
+        name, figure, f"{worst} by {metric}, worst first; n is its number of rows. {fonts.note}".strip()
     )
 
 
 def reliability_figure(scores: np.ndarray, references: Sequence[int], name: str = "reliability") -> Figure:
-    """Draw how often the model is right against how sure it is, and how sure it is how often.
+    """Draw the calibration of a classifier (accuracy against score) and the histogram of its scores.
 
     The expected calibration error is that of Guo et al. 2017, "On calibration of modern neural networks",
     over 15 bins of equal width.
@@ -107,25 +107,25 @@ def reliability_figure(scores: np.ndarray, references: Sequence[int], name: str 
         references: class ids, int [N].
         name: name of the figure.
     """
-    sure, right = scores.max(axis=1), scores.argmax(axis=1) == np.asarray(references)
+    confidence, right = scores.max(axis=1), scores.argmax(axis=1) == np.asarray(references)
     edges = np.linspace(0, 1, 16)
-    bins = np.clip(np.digitize(sure, edges[1:-1]), 0, 14)
+    bins = np.clip(np.digitize(confidence, edges[1:-1]), 0, 14)
     count = np.bincount(bins, minlength=15)
     filled = count > 0
-    mean_sure = np.bincount(bins, weights=sure, minlength=15)[filled] / count[filled]
+    mean_confidence = np.bincount(bins, weights=confidence, minlength=15)[filled] / count[filled]
     mean_right = np.bincount(bins, weights=right, minlength=15)[filled] / count[filled]
-    error = float(np.abs(mean_sure - mean_right) @ count[filled] / len(sure))
+    error = float(np.abs(mean_confidence - mean_right) @ count[filled] / len(confidence))
 
-    figure, (left, counted) = _figure(6.8, 3.0, columns=2)
+    figure, (left, counted) = _new_figure(6.8, 3.0, columns=2)
     left.plot([0, 1], [0, 1], color=INK, alpha=0.35, linewidth=1, linestyle=(0, (4, 3)))
-    left.plot(mean_sure, mean_right, color=GOOD, linewidth=1.6, marker="o", markersize=4)
+    left.plot(mean_confidence, mean_right, color=GOOD, linewidth=1.6, marker="o", markersize=4)
     left.set(xlim=(0, 1.01), ylim=(0, 1.03), xlabel="score of the predicted class", ylabel="share right")
-    parts = [sure[right], sure[~right]]
+    parts = [confidence[right], confidence[~right]]
     counted.hist(parts, bins=edges, stacked=True, color=[GOOD, BAD], label=["right", "wrong"], rwidth=0.9)
     counted.set(xlim=(0, 1.01), xlabel="score of the predicted class", ylabel="rows")
     counted.legend(frameon=False, fontsize=8, labelcolor=INK, loc="best")
-    _bare(left)
-    _bare(counted)
+    _hide_frame(left)
+    _hide_frame(counted)
     caption = (
         f"A calibrated model follows the dashed line. Expected calibration error {error:.3f} over 15 bins."
     )
@@ -138,29 +138,29 @@ def learning_curve_figure(
     best_step: int | None = None,
     name: str = "learning",
 ) -> Figure:
-    """Draw training and validation loss over the steps, and below them the validation metric.
+    """Draw training and validation loss by step, and below them the validation metric.
 
     Args:
-        log: logged rows with `step` and any of `loss`, `eval_loss`, `eval_<metric>`.
-        metric: the metric below, without `eval_`; None: the losses alone.
-        best_step: step of the chosen checkpoint, marked.
+        log: log entries with `step` and any of `loss`, `eval_loss`, `eval_<metric>`.
+        metric: the metric below, without `eval_`; None: only the losses.
+        best_step: step of the best checkpoint, which is marked; None: no mark.
         name: name of the figure.
     """
     wanted = None if metric in (None, "loss") else f"eval_{metric}"
-    figure, axes = _figure(6.6, 4.4, rows=2, heights=(1.5, 1)) if wanted else _figure(6.6, 2.9)
+    figure, axes = _new_figure(6.6, 4.4, rows=2, heights=(1.5, 1)) if wanted else _new_figure(6.6, 2.9)
     panels = list(axes) if wanted else [axes]
     for key, colour, text in (("loss", GOOD, "training"), ("eval_loss", BAD, "validation")):
-        _line(panels[0], log, key, colour, text)
+        _plot_line(panels[0], log, key, colour, text)
     panels[0].set_ylabel("loss")
     if panels[0].lines:
         panels[0].legend(frameon=False, fontsize=8, labelcolor=INK)
     if wanted:
-        _line(panels[1], log, wanted, BAD, "validation")
+        _plot_line(panels[1], log, wanted, BAD, "validation")
         panels[1].set_ylabel(str(metric).replace("_", " "))
     for panel in panels:
         if best_step is not None:
             panel.axvline(best_step, color=INK, alpha=0.4, linewidth=1, linestyle=(0, (2, 2)))
-        _bare(panel)
+        _hide_frame(panel)
         panel.grid(axis="y", color=INK, alpha=0.1, linewidth=0.7)
     panels[-1].set_xlabel("step")
     chosen = (
@@ -177,21 +177,21 @@ def worst_mistakes_figure(
     """Draw a grid of the rows with the highest loss.
 
     Args:
-        mistakes: (picture, truth, prediction, loss), worst first; a picture is whatever imshow takes.
-        columns: pictures in a line.
+        mistakes: (picture, truth, prediction, loss), highest loss first; a picture is anything imshow takes.
+        columns: pictures per line.
         name: name of the figure.
     """
     columns = min(columns, len(mistakes))
     lines = -(-len(mistakes) // columns)
-    letters = lettering(text for _, truth, prediction, _ in mistakes for text in (truth, prediction))
-    figure, _ = _figure(1.75 * columns, 2.25 * lines, rows=0)
+    fonts = choose_fonts(text for _, truth, prediction, _ in mistakes for text in (truth, prediction))
+    figure, _ = _new_figure(1.75 * columns, 2.25 * lines, rows=0)
     for index, (picture, truth, prediction, loss) in enumerate(mistakes):
         axes = figure.add_subplot(lines, columns, index + 1)
         axes.imshow(np.asarray(picture), cmap="gray", interpolation="nearest")
         axes.set_axis_off()
-        title = f"{letters.spell(truth, 20)}\n→ {letters.spell(prediction, 20)}\nloss {loss:.2f}"
-        axes.set_title(title, fontsize=7.5, loc="left", color=INK, **letters.style)
-    caption = f"The rows with the highest loss: the truth, then the prediction. {letters.note}"
+        title = f"{fonts.spell(truth, 20)}\n→ {fonts.spell(prediction, 20)}\nloss {loss:.2f}"
+        axes.set_title(title, fontsize=7.5, loc="left", color=INK, **fonts.style)
+    caption = f"The rows with the highest loss: the truth, then the prediction. {fonts.note}"
     return Figure(name, figure, caption.strip())
 
 
@@ -207,8 +207,8 @@ def scatter_figure(
         unit: its unit.
         name: name of the figure.
     """
-    letters = lettering([target, unit])
-    figure, axes = _figure(4.8, 4.8)
+    fonts = choose_fonts([target, unit])
+    figure, axes = _new_figure(4.8, 4.8)
     low = float(min(predicted.min(), references.min()))
     high = float(max(predicted.max(), references.max()))
     axes.plot([low, high], [low, high], color=INK, alpha=0.35, linewidth=1, linestyle=(0, (4, 3)))
@@ -216,17 +216,17 @@ def scatter_figure(
     axes.scatter(
         references, predicted, s=9, color=GOOD, alpha=faint, linewidths=0, rasterized=len(predicted) > 2000
     )
-    text = f"{letters.spell(target)} [{letters.spell(unit)}]" if unit else letters.spell(target)
-    axes.set_xlabel(f"true {text}", **letters.style)
-    axes.set_ylabel(f"predicted {text}", **letters.style)
-    _bare(axes)
-    return Figure(name, figure, f"A right prediction lies on the dashed line. {letters.note}".strip())
+    text = f"{fonts.spell(target)} [{fonts.spell(unit)}]" if unit else fonts.spell(target)
+    axes.set_xlabel(f"true {text}", **fonts.style)
+    axes.set_ylabel(f"predicted {text}", **fonts.style)
+    _hide_frame(axes)
+    return Figure(name, figure, f"A right prediction lies on the dashed line. {fonts.note}".strip())
 
 
-def _figure(
+def _new_figure(
     width: float, height: float, rows: int = 1, columns: int = 1, heights: Sequence[float] | None = None
 ) -> tuple[Any, Any]:
-    """Return a figure on a transparent ground and its axes (one, or an array of them; none for no rows)."""
+    """Return a figure with a transparent background, and its axes: one, an array, or None without rows."""
     from matplotlib.figure import Figure as Canvas
 
     figure = Canvas(figsize=(width, height), layout="constrained", facecolor="none", dpi=110)
@@ -235,13 +235,13 @@ def _figure(
     return figure, figure.subplots(rows, columns, sharex=rows > 1, height_ratios=heights)
 
 
-def _bare(axes: Any) -> None:
-    """Leave only what carries information: no frame above and on the right, ink for the rest."""
+def _hide_frame(axes: Any) -> None:
+    """Hide the frame above and on the right, and style the rest."""
     axes.spines[["top", "right"]].set_visible(False)
-    _frame(axes)
+    _style_axes(axes)
 
 
-def _frame(axes: Any) -> None:
+def _style_axes(axes: Any) -> None:
     axes.set_facecolor("none")
     axes.tick_params(colors=INK, labelsize=None)
     for spine in axes.spines.values():
@@ -251,7 +251,7 @@ def _frame(axes: Any) -> None:
     axes.yaxis.label.set_color(INK)
 
 
-def _line(axes: Any, log: Sequence[Mapping[str, Any]], key: str, colour: str, text: str) -> None:
+def _plot_line(axes: Any, log: Sequence[Mapping[str, Any]], key: str, colour: str, text: str) -> None:
     points = [(row["step"], row[key]) for row in log if key in row]
     if points:
         steps, values = zip(*points, strict=True)
@@ -266,17 +266,24 @@ def _line(axes: Any, log: Sequence[Mapping[str, Any]], key: str, colour: str, te
         )
 
 
-def _two_tone(share: np.ndarray) -> np.ndarray:
-    """Colour shares [K, K]: the diagonal in GOOD, mistakes in BAD, both transparent at 0. RGBA [K, K, 4]."""
+def _confusion_colours(share: np.ndarray) -> np.ndarray:
+    """Return the colours of a confusion matrix: the diagonal in GOOD, mistakes in BAD, transparent at 0.
+
+    Args:
+        share: share of each cell in its true class, float [K, K].
+
+    Returns:
+        RGBA, float [K, K, 4].
+    """
     from matplotlib.colors import to_rgb
 
     pixels = np.empty((*share.shape, 4))
     pixels[..., :3] = to_rgb(BAD)
     pixels[np.eye(len(share), dtype=bool), :3] = to_rgb(GOOD)
-    # The square root lifts the few mistakes of a good model out of the ground.
+    # The square root makes the few mistakes of a good model visible.
     pixels[..., 3] = np.sqrt(share)
     return pixels
 
 
-def _tones() -> str:
+def _colour_legend() -> str:
     return "blue is right, orange is wrong, and the stronger, the larger the share of the true class"

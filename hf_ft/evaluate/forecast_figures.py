@@ -1,4 +1,4 @@
-"""Figures about forecasts: beside the truth and the last value, by step, by hour of day, beside baselines."""
+"""Figures of forecasts: examples beside the truth, errors by step ahead and by hour, errors of baselines."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from typing import Any
 
 import numpy as np
 
-from hf_ft.evaluate.figure_fonts import lettering
-from hf_ft.evaluate.figures import BAD, GOOD, INK, _bare, _figure
+from hf_ft.evaluate.figure_fonts import choose_fonts
+from hf_ft.evaluate.figures import BAD, GOOD, INK, _hide_frame, _new_figure
 from hf_ft.task import Evaluation, Figure
 
-# One-step forecasts are drawn as one line over so many windows, longer ones as so many windows side by side.
+# Windows in the one line of one-step forecasts; windows that are drawn below each other for longer forecasts.
 _POINTS = 288
 _EXAMPLES = 4
 
 
 def forecast_figures(evaluation: Evaluation, targets: Sequence[str], metric: str) -> list[Figure]:
-    """Draw everything worth seeing about an evaluation of forecasts.
+    """Draw all figures of an evaluation of forecasts.
 
     Args:
         evaluation: results and references of `time-series-forecasting`.
         targets: names of the T targets.
-        metric: what the baselines are compared by.
+        metric: by which the baselines are compared.
     """
     found = [truth_figure(evaluation, targets)]
     if len(evaluation.metrics["per_horizon"]) > 1:
@@ -33,9 +33,9 @@ def forecast_figures(evaluation: Evaluation, targets: Sequence[str], metric: str
 
 
 def truth_figure(evaluation: Evaluation, targets: Sequence[str], name: str = "forecast") -> Figure:
-    """Draw the truth, the forecast and the last value, of the first target."""
+    """Draw the truth, the forecast and the last known value of the first target."""
     horizon = len(evaluation.results[0]["value"])
-    letters = lettering([targets[0]])
+    fonts = choose_fonts([targets[0]])
     if horizon == 1:
         shown = np.arange(min(len(evaluation.ids), _POINTS))
         spans = [(shown, np.zeros_like(shown))]
@@ -44,7 +44,7 @@ def truth_figure(evaluation: Evaluation, targets: Sequence[str], name: str = "fo
         picked = np.unique(np.linspace(0, len(evaluation.ids) - 1, _EXAMPLES).round().astype(int))
         spans = [(np.full(horizon, index), np.arange(horizon)) for index in picked]
         text = f"{len(picked)} windows, from the first to the last of the split"
-    figure, axes = _figure(7.2, 2.0 * len(spans) + 0.4, rows=len(spans), heights=[1] * len(spans))
+    figure, axes = _new_figure(7.2, 2.0 * len(spans) + 0.4, rows=len(spans), heights=[1] * len(spans))
     for panel, (windows, steps) in zip(np.atleast_1d(axes), spans, strict=True):
         pairs = list(zip(windows, steps, strict=True))
         known = {window: evaluation.references[int(window)] for window in np.unique(windows)}
@@ -54,52 +54,50 @@ def truth_figure(evaluation: Evaluation, targets: Sequence[str], name: str = "fo
         panel.plot(naive, color=INK, alpha=0.35, linewidth=1, linestyle=(0, (3, 2)), label="last value")
         panel.plot(truth, color=INK, linewidth=1.3, label="truth")
         panel.plot(forecast, color=GOOD, linewidth=1.5, label="forecast")
-        panel.set_ylabel(letters.spell(targets[0]), **letters.style)
-        _bare(panel)
+        panel.set_ylabel(fonts.spell(targets[0]), **fonts.style)
+        _hide_frame(panel)
     first = np.atleast_1d(axes)[0]
     first.legend(frameon=False, fontsize=8, labelcolor=INK, ncols=3, loc="upper right")
     np.atleast_1d(axes)[-1].set_xlabel("step")
-    return Figure(
-        name, figure, f"{text}, beside the truth and the last value that was known. {letters.note}".strip()
-    )
+    return Figure(name, figure, f"{text}, beside the truth and the last known value. {fonts.note}".strip())
 
 
 def horizon_figure(per_horizon: Sequence[Mapping[str, Any]], name: str = "error_by_step") -> Figure:
-    """Draw the mean absolute error of each step ahead, and that of the last value."""
-    figure, axes = _figure(6.6, 2.8)
+    """Draw the mean absolute error by step ahead, of the forecast and of the last value."""
+    figure, axes = _new_figure(6.6, 2.8)
     steps = [row["step"] for row in per_horizon]
-    _two_lines(axes, steps, per_horizon)
+    _plot_beside_last_value(axes, steps, per_horizon)
     axes.set_xlabel("steps ahead")
-    return Figure(name, figure, f"Mean absolute error by step ahead{_scaled(per_horizon)}.")
+    return Figure(name, figure, f"Mean absolute error by step ahead{_unit_note(per_horizon)}.")
 
 
 def hour_figure(per_hour: Sequence[Mapping[str, Any]], name: str = "error_by_hour") -> Figure:
-    """Draw the mean absolute error by hour of the day of the step that is forecast."""
-    figure, axes = _figure(6.6, 2.8)
-    _two_lines(axes, [row["hour"] for row in per_hour], per_hour)
+    """Draw the mean absolute error by the hour of day of the forecast step."""
+    figure, axes = _new_figure(6.6, 2.8)
+    _plot_beside_last_value(axes, [row["hour"] for row in per_hour], per_hour)
     axes.set_xlabel("hour of day")
     axes.set_xticks(range(0, 24, 3))
     return Figure(
-        name, figure, f"Mean absolute error by hour of the day that is forecast{_scaled(per_hour)}."
+        name, figure, f"Mean absolute error by the hour of day of the forecast step{_unit_note(per_hour)}."
     )
 
 
-def _two_lines(axes: Any, places: Sequence[int], rows: Sequence[Mapping[str, Any]]) -> None:
+def _plot_beside_last_value(axes: Any, places: Sequence[int], rows: Sequence[Mapping[str, Any]]) -> None:
     axes.plot(places, [row["last_value_mae"] for row in rows], color=BAD, linewidth=1.3, label="last value")
     axes.plot(places, [row["mae"] for row in rows], color=GOOD, linewidth=1.6, label="forecast")
     axes.set_ylim(bottom=0)
     axes.set_ylabel("mean absolute error")
     axes.legend(frameon=False, fontsize=8, labelcolor=INK)
     axes.grid(axis="y", color=INK, alpha=0.1, linewidth=0.7)
-    _bare(axes)
+    _hide_frame(axes)
 
 
-def _scaled(rows: Sequence[Mapping[str, Any]]) -> str:
+def _unit_note(rows: Sequence[Mapping[str, Any]]) -> str:
     return ", of values standardised with the training rows" if rows[0]["scaled"] else ""
 
 
 def baseline_figure(evaluation: Evaluation, metric: str, name: str = "baselines") -> Figure:
-    """Draw the model's error beside the baselines'; one that has no forecast of some windows says so."""
+    """Draw the errors of model and baselines; the caption names baselines that miss some windows."""
     bars = [("this model", evaluation.metrics[metric], GOOD)]
     bars += [
         (title.partition(",")[0], scores[metric], INK)
@@ -111,7 +109,7 @@ def baseline_figure(evaluation: Evaluation, metric: str, name: str = "baselines"
         answered = sum(result is not None for result in results)
         if answered < len(results):
             notes.append(f"{title}: scored on {answered:,} of {len(results):,} windows.")
-    figure, axes = _figure(6.6, 0.7 + 0.34 * len(bars))
+    figure, axes = _new_figure(6.6, 0.7 + 0.34 * len(bars))
     axes.barh(
         range(len(bars)), [value for _, value, _ in bars], height=0.6, color=[colour for *_, colour in bars]
     )
@@ -123,5 +121,5 @@ def baseline_figure(evaluation: Evaluation, metric: str, name: str = "baselines"
         axes.text(value, index, f" {value:.4g}", va="center", fontsize=8, color=INK)
     axes.tick_params(length=0)
     axes.set_xlabel(metric)
-    _bare(axes)
+    _hide_frame(axes)
     return Figure(name, figure, " ".join([f"{metric} on {evaluation.split}, lower is better.", *notes]))

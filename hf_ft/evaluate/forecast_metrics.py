@@ -1,4 +1,4 @@
-"""Metrics of forecasts, in original units and in the standard protocol's; by step ahead and hour of day."""
+"""Metrics of forecasts, in original and in standardised units, by step ahead and by hour of day."""
 
 from __future__ import annotations
 
@@ -22,22 +22,21 @@ FORECASTING_DIRECTIONS = {
     "mae_scaled": False,
 }
 
-
-# What is kept of each window: sums over its steps, and the mean and the squared deviations of its truth.
+# Values stored of each window: sums over its steps, and the mean and the squared deviations of its truth.
 _SUMS = ("absolute", "squared", "error", "relative", "counted", "truth_mean", "truth_spread")
 
 
 class ForecastMetrics(RowMetrics):
     """Metrics over N windows of H steps and T targets.
 
-    Of each window a few sums [T] are kept, and neither the forecast nor the truth.
+    A few sums [T] of each window are stored, and neither the forecast nor the truth.
 
     A result is `{"value": float [H, T]}`; a reference is `{"value", "last": [T], "hour": [H]}`. Every metric
-    is taken of all windows and steps of one target, in its original unit, and then averaged over the targets:
-    RMSE is the square root of the mean over windows and steps, as scikit-learn has it, not a mean of the
-    windows' own roots. `mse_scaled` and `mae_scaled` are of values standardised with the training rows: the
-    figures of published benchmarks (Zhou et al. 2021). MAPE leaves out references that are 0. Where targets
-    have different units, `mae` and `rmse` have no meaningful mean and exist per target only.
+    is computed over all windows and steps of one target, in its original unit, and then averaged over the
+    targets. RMSE is the square root of the mean over windows and steps, as in scikit-learn, and not the mean
+    of one root per window. `mse_scaled` and `mae_scaled` are of values standardised with the training rows,
+    as in published benchmarks (Zhou et al. 2021, "Informer"). MAPE leaves out references that are 0. Where
+    the targets have different units, a mean of `mae` or `rmse` has no meaning: they exist per target only.
 
     Args:
         targets: the T names.
@@ -45,7 +44,7 @@ class ForecastMetrics(RowMetrics):
         units: the T units ("" for none).
         naive: mean absolute error of the seasonal naive forecast over the training rows, float [T], for MASE
             (Hyndman and Koehler 2006); None: no MASE.
-        extra: must be empty; metrics of the Hub do not know horizons.
+        extra: must be empty; metrics of the Hub have no steps ahead.
 
     Raises:
         RecipeError: extra metrics are named.
@@ -61,7 +60,8 @@ class ForecastMetrics(RowMetrics):
     ):
         if extra:
             raise RecipeError(
-                f"evaluate.extra: {extra[0]!r} cannot be used, forecasts have metrics of their own only"
+                f"evaluate.extra: {extra[0]!r} cannot be measured on forecasts; remove it and use one of "
+                f"{', '.join(FORECASTING_DIRECTIONS)}"
             )
         self.targets, self.std, self.naive = list(targets), np.asarray(std), naive
         self.units = list(units or [""] * len(self.targets))
@@ -84,7 +84,7 @@ class ForecastMetrics(RowMetrics):
             "error": error.sum(axis=1),
             "relative": np.where(counted, relative, 0).sum(axis=1),
             "counted": counted.sum(axis=1),
-            # Around the mean, so that the variance of a large level does not vanish in rounding.
+            # Around the mean, so that rounding does not lose a small variance at a large level.
             "truth_mean": mean,
             "truth_spread": ((truth - mean[:, None]) ** 2).sum(axis=1),
         }
@@ -102,9 +102,9 @@ class ForecastMetrics(RowMetrics):
         """Return every metric over all rows seen.
 
         Returns:
-            The scalars of FORECASTING_DIRECTIONS but for `loss`, each where it is defined; the tables
-            `per_target`, `per_horizon` (step, mae, rmse and the last value's mae) and `per_hour`; `notes` on
-            what was left out.
+            The scalars of FORECASTING_DIRECTIONS without `loss`, each where it is defined; the tables
+            `per_target`, `per_horizon` (step, mae, rmse and the mae of the last value) and `per_hour`;
+            `notes` on what was left out.
 
         Raises:
             DataError: there are no rows.
@@ -157,13 +157,13 @@ class ForecastMetrics(RowMetrics):
         return int(self.columns["by_step"].summands[0].shape[1])
 
     def _arrays(self, rows: np.ndarray | None) -> dict[str, np.ndarray]:
-        """Return what is kept of the windows, float64 [N, T], by name."""
+        """Return the stored sums of the windows, float64 [N, T], by name."""
         arrays = {name: self.columns[name].array() for name in _SUMS}
         check_finite(self.columns["absolute"], "forecasts")
         return arrays if rows is None else {name: array[rows] for name, array in arrays.items()}
 
     def _metric(self, name: str, sums: dict[str, np.ndarray]) -> Any:
-        """Return one metric of each target [T] from what is kept of windows; NaN where it is undefined."""
+        """Compute one metric of each target [T] from the sums of windows; NaN where it is undefined."""
         total = {key: array.sum(axis=0) for key, array in sums.items()}
         count = len(sums["absolute"]) * self._steps
         if name in ("mae", "mae_scaled", "mase"):
@@ -177,12 +177,12 @@ class ForecastMetrics(RowMetrics):
         if name == "mape":
             counted = total["counted"]
             return np.divide(total["relative"], counted, out=undefined, where=counted > 0)
-        # Within the windows and between them (Chan, Golub and LeVeque 1983).
+        # The variance within the windows plus that between them (Chan, Golub and LeVeque 1983).
         variance = total["truth_spread"] / count + sums["truth_mean"].var(axis=0)
         rest = total["squared"] / count
         if name == "explained_variance":
             rest = rest - (total["error"] / count) ** 2
-        # A constant truth has the variance of its rounding.
+        # The variance of a constant truth is not 0 but that of its rounding errors.
         level = np.abs(sums["truth_mean"]).max(axis=0)
         return 1 - np.divide(rest, variance, out=undefined, where=variance > (1e-13 * level) ** 2)
 
@@ -197,7 +197,7 @@ class ForecastMetrics(RowMetrics):
         ]
 
     def _per_horizon(self) -> list[dict[str, Any]]:
-        """Errors by step ahead; standardised where there are several targets."""
+        """Return the errors by step ahead; standardised where there are several targets."""
         windows = len(self.columns["absolute"].array())
         own, squared, naive = self.columns["by_step"].total() / windows
         own, rmse, naive = (values / self._unit for values in (own, np.sqrt(squared), naive))
@@ -213,7 +213,7 @@ class ForecastMetrics(RowMetrics):
         ]
 
     def _per_hour(self) -> list[dict[str, Any]]:
-        """Errors by hour of the day; standardised where there are several targets."""
+        """Return the errors by hour of day; standardised where there are several targets."""
         count, own, naive = self.columns["by_hour"].total()
         return [
             {

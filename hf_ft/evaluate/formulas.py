@@ -1,4 +1,4 @@
-"""Metrics from counts and arrays alone, fast enough for the bootstrap; equal to scikit-learn's by test."""
+"""Fast formulas of the metrics for the bootstrap; tests compare them with scikit-learn."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 
 
 def roc_area(ranks: np.ndarray, positive: np.ndarray, weight: np.ndarray) -> float:
-    """Area under the ROC curve as the Mann-Whitney statistic (Hanley and McNeil 1982).
+    """Compute the area under the ROC curve as the Mann-Whitney statistic (Hanley and McNeil 1982).
 
-    That is the share of (positive, negative) pairs that the scores put in the right order, ties counting one
+    It is the share of (positive, negative) pairs that the scores put in the right order; a tie counts one
     half.
 
     Args:
-        ranks: rank of each row's score, equal scores sharing one, int [N].
+        ranks: rank of each row's score, equal for equal scores, int [N].
         positive: whether the row is of the class, bool [N].
         weight: how often the row counts, [N].
     """
@@ -26,24 +26,24 @@ def roc_area(ranks: np.ndarray, positive: np.ndarray, weight: np.ndarray) -> flo
 
 
 def roc_area_of_all(scores: np.ndarray, positive: np.ndarray) -> float:
-    """Return what `roc_area` gives where every row counts once, several times faster where positives are few.
+    """Compute `roc_area` with every row counted once, several times faster where positives are few.
 
     Args:
         scores: of each row, float [N].
         positive: whether the row is of the class, bool [N].
     """
     ordered, own = np.sort(scores), scores[positive]
-    # Twice the rows that each positive one is above, ties counting one half; then without the positive ones.
+    # Twice the number of rows below each positive row, a tie counting one half; positive rows are subtracted.
     twice = np.searchsorted(ordered, own, "left") + np.searchsorted(ordered, own, "right")
     count = len(own)
     return float((twice.sum() - count**2) / 2 / (count * (len(scores) - count)))
 
 
 def average_precision(ranks: np.ndarray, positive: np.ndarray, weight: np.ndarray) -> float:
-    """Average precision: the sum of precisions, each times the recall that its score adds.
+    """Compute average precision: the sum of the precisions at each score times the recall that it adds.
 
     Args:
-        ranks: rank of each row's score, equal scores sharing one, int [N].
+        ranks: rank of each row's score, equal for equal scores, int [N].
         positive: whether the row has the label, bool [N].
         weight: how often the row counts, [N].
     """
@@ -58,15 +58,15 @@ def ratio(part: np.ndarray, whole: np.ndarray) -> np.ndarray:
     return quotient
 
 
-# Classification: every metric but the ranking ones follows from three counts a class.
+# Classification: all metrics except those of rankings follow from three counts per class.
 
 
 @dataclass(frozen=True)
 class ClassCounts:
-    """How many rows of each class there are.
+    """Counts of rows by class.
 
     Args:
-        hits: rows of the class that are predicted as it, int [K].
+        hits: rows of the class that are predicted as the class, int [K].
         support: rows whose reference is the class, int [K].
         predicted: rows that are predicted as the class, int [K].
     """
@@ -77,7 +77,7 @@ class ClassCounts:
 
     @classmethod
     def of(cls, predicted: np.ndarray, truth: np.ndarray, classes: int) -> ClassCounts:
-        """Count class ids against class ids, int [N] each."""
+        """Count predicted against true class ids, int [N] each."""
         hits = truth[predicted == truth]
         return cls(*(np.bincount(ids, minlength=classes) for ids in (hits, truth, predicted)))
 
@@ -98,7 +98,7 @@ class ClassCounts:
 
 
 def per_class(counts: ClassCounts, labels: Sequence[str]) -> list[dict[str, Any]]:
-    """Tabulate label, support, precision, recall and f1 of each class.
+    """Return a table with label, support, precision, recall and f1 of each class.
 
     Args:
         counts: of the K classes.
@@ -133,7 +133,8 @@ FROM_COUNTS: dict[str, Callable[[ClassCounts], float]] = {
 }
 
 
-# Regression from predictions and truth, float [N, T]; NaN where a target leaves the value undefined
+# Regression: from predictions and truth, float [N, T], to the mean over targets; NaN where a target makes it
+# undefined.
 
 
 def _mape(predicted: np.ndarray, truth: np.ndarray) -> float:

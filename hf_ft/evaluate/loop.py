@@ -1,4 +1,4 @@
-"""One pass over a split: every row once, checked by id, on one process or several."""
+"""The evaluation loop: every row of a split exactly once, on one process or several."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ if TYPE_CHECKING:
 
     from hf_ft.data.dataset import EncodedRows
 
-# Rows whose references are read at once where one goes through all of them.
+# Rows whose references are read in one call when all references are read.
 AT_ONCE = 256
 
 
 class References(Sequence[Any]):
-    """The references of a split, read from its rows when they are asked for: none is held in memory.
+    """The references of a split, read from its rows on access; none is held in memory.
 
     Args:
-        task: reads them.
+        task: reads the references (`Task.references`).
         rows: N raw rows.
     """
 
@@ -50,14 +50,14 @@ class References(Sequence[Any]):
 
 
 @dataclass
-class _Seen:
-    """What a process has evaluated, in the order in which it saw the rows.
+class _Evaluated:
+    """What one process has evaluated, in the order in which it saw the rows.
 
     Args:
         rows: positions in the split.
-        results: one a row, summarized.
-        losses: summed over what the row counts.
-        counts: how much that is.
+        results: one summarized result per row.
+        losses: loss of each row, summed over what the row counts.
+        counts: count of each row.
     """
 
     rows: list[int] = field(default_factory=list)
@@ -65,18 +65,18 @@ class _Seen:
     losses: list[float] = field(default_factory=list)
     counts: list[float] = field(default_factory=list)
 
-    def in_order(self) -> _Seen:
-        """Return the same rows in the order of the split."""
+    def in_order(self) -> _Evaluated:
+        """Return the same rows, sorted by their position in the split."""
         order = np.argsort(self.rows).tolist()
 
         def sort(part: list[Any]) -> list[Any]:
             return [part[place] for place in order] if part else []
 
-        return _Seen(sort(self.rows), sort(self.results), sort(self.losses), sort(self.counts))
+        return _Evaluated(sort(self.rows), sort(self.results), sort(self.losses), sort(self.counts))
 
     @classmethod
-    def joined(cls, parts: Sequence[_Seen]) -> _Seen:
-        """Join what several processes have seen."""
+    def joined(cls, parts: Sequence[_Evaluated]) -> _Evaluated:
+        """Join what several processes have evaluated."""
         if len(parts) == 1:
             return parts[0]
         names = ("rows", "results", "losses", "counts")
@@ -95,22 +95,22 @@ def evaluate_rows(
 ) -> Evaluation:
     """Evaluate a model on all rows of a split.
 
-    Works on the model itself, not on a DDP wrapper: a forward pass needs no synchronisation, so processes may
-    hold different rows. The metrics see results and references batch by batch; what is kept of a row is what
-    `Task.summarize` leaves of its result.
+    The model itself is called and not a DDP wrapper: a forward pass needs no synchronisation, so processes
+    may have different numbers of rows. The metrics are updated batch by batch; of each row only the
+    summarized result (`Task.summarize`) is stored.
 
     Args:
-        task: the fitted task; says whether the split has a loss.
-        model: called in eval mode, under inference mode; its mode is given back.
+        task: the fitted task.
+        model: called in eval mode, without gradients; its mode is restored.
         rows: N encoded rows, without random augmentation.
-        batch_size: rows per batch and process; None: as many as the device is fast with, or a number of
-            tokens where rows have lengths.
-        workers: processes that encode rows.
-        device: where the batches go; default: where the model is.
+        batch_size: rows per batch and process; None: as many as the device is fast with, or as many tokens
+            where rows have lengths.
+        workers: number of worker processes that encode rows.
+        device: of the batches; default: the device of the model.
         progress: text of the progress bar; None: no bar.
 
     Raises:
-        DataError: a row was missed or counted twice.
+        DataError: a row was missed, or counted more than once.
     """
     import torch
     from accelerate import PartialState
@@ -120,34 +120,34 @@ def evaluate_rows(
 
     device = device or next(model.parameters()).device
     loader = _loader(rows, batch_size, workers, device)
-    metrics, seen = task.metrics(), _Seen()
+    metrics, evaluated = task.metrics(), _Evaluated()
     was_training = model.training
     model.eval()
     with torch.inference_mode():
-        for batch in _bar(loader, progress, PartialState().is_main_process):
-            _take_in(task, model, to_device(task, batch, device), rows, seen, metrics)
+        for batch in _progress_bar(loader, progress, PartialState().is_main_process):
+            _evaluate_batch(task, model, to_device(task, batch, device), rows, evaluated, metrics)
     model.train(was_training)
-    own = np.array(seen.rows, dtype=np.int64)
-    seen = _Seen.joined(gather_object([seen]))
-    _check_once(seen.rows, rows.ids, rows.split)
+    own = np.array(evaluated.rows, dtype=np.int64)
+    evaluated = _Evaluated.joined(gather_object([evaluated]))
+    _check_once(evaluated.rows, rows.ids, rows.split)
     metrics.merge(own, gather_object)
-    seen = seen.in_order()
+    evaluated = evaluated.in_order()
     values = metrics.compute()
     losses = None
     if task.has_loss(rows.split):
-        values["loss"] = sum(seen.losses) / sum(seen.counts)
-        pairs = zip(seen.losses, seen.counts, strict=True)
+        values["loss"] = sum(evaluated.losses) / sum(evaluated.counts)
+        pairs = zip(evaluated.losses, evaluated.counts, strict=True)
         losses = [loss / count if count else 0.0 for loss, count in pairs]
-    return Evaluation(rows.split, rows.ids, seen.results, References(task, rows.rows), losses, values)
+    return Evaluation(rows.split, rows.ids, evaluated.results, References(task, rows.rows), losses, values)
 
 
 def measure(task: Task, results: Sequence[Any], references: Sequence[Any]) -> Metrics:
-    """Let fresh metrics of the task see results, a few at a time.
+    """Update fresh metrics of the task with results, a few at a time.
 
     Args:
         task: the fitted task.
         results: N results, as `Task.summarize` leaves them.
-        references: their references.
+        references: N references.
     """
     metrics = task.metrics()
     for start in range(0, len(results), AT_ONCE):
@@ -156,7 +156,7 @@ def measure(task: Task, results: Sequence[Any], references: Sequence[Any]) -> Me
 
 
 def _loader(rows: EncodedRows, batch_size: int | None, workers: int, device: torch.device) -> Any:
-    """Return the batches of this process."""
+    """Return the loader of this process's batches."""
     import torch
     from accelerate import PartialState
     from torch.utils.data import DataLoader
@@ -164,7 +164,7 @@ def _loader(rows: EncodedRows, batch_size: int | None, workers: int, device: tor
     from hf_ft.data.samplers import EvalBatchSampler, forward_batch, numbers_in
 
     state = PartialState()
-    # Before any row is encoded: a task that counts tokens keeps them, and need not make them again.
+    # Asked for before any row is encoded: a task that counts tokens stores them, and encoding reads them.
     lengths, tokens = rows.lengths, None
     if batch_size is None:
         one = rows.collate(rows.__getitems__([(0, 0, True)]))
@@ -177,7 +177,7 @@ def _loader(rows: EncodedRows, batch_size: int | None, workers: int, device: tor
         lengths=lengths,
         tokens=tokens,
     )
-    # Its own generator: evaluating must not move the random state that training draws dropout from.
+    # A generator of its own: evaluation must not change the random state that dropout uses in training.
     return DataLoader(
         rows,  # type: ignore[arg-type]
         batch_sampler=sampler,
@@ -187,8 +187,13 @@ def _loader(rows: EncodedRows, batch_size: int | None, workers: int, device: tor
     )
 
 
-def _take_in(
-    task: Task, model: torch.nn.Module, batch: Batch, rows: EncodedRows, seen: _Seen, metrics: Metrics
+def _evaluate_batch(
+    task: Task,
+    model: torch.nn.Module,
+    batch: Batch,
+    rows: EncodedRows,
+    evaluated: _Evaluated,
+    metrics: Metrics,
 ) -> None:
     """Evaluate one batch; rows that only fill it up are left out."""
     from hf_ft.model.forward import forward
@@ -202,22 +207,22 @@ def _take_in(
     references = task.references(rows.rows, numbers)
     results = task.summarize([found[place] for place in real], references)
     metrics.update(results, references)
-    seen.rows += numbers
-    seen.results += results
+    evaluated.rows += numbers
+    evaluated.results += results
     if task.has_loss(rows.split):
-        seen.losses += task.loss(model, outputs, batch).float().cpu().numpy()[real].tolist()
-        seen.counts += task.count(batch).float().cpu().numpy()[real].tolist()
+        evaluated.losses += task.loss(model, outputs, batch).float().cpu().numpy()[real].tolist()
+        evaluated.counts += task.count(batch).float().cpu().numpy()[real].tolist()
 
 
-def _bar(loader: Any, text: str | None, show: bool) -> Any:
+def _progress_bar(loader: Any, text: str | None, show: bool) -> Any:
     from tqdm.auto import tqdm
 
-    # None: off where standard error is not a terminal.
+    # None: tqdm shows no bar where standard error is not a terminal.
     return tqdm(loader, desc=text, leave=False, disable=None if text is not None and show else True)
 
 
 def _check_once(found: Sequence[int], ids: Sequence[str], split: str) -> None:
-    """Every row exactly once: accelerate repeats rows to fill batches, gathering can lose them (tf#25939)."""
+    """Check that every row was counted once: accelerate can repeat rows, gathering lose some (tf#25939)."""
     counts = Counter(found)
     wrong = [f"{ids[row]} x{counts[row]}" for row in range(len(ids)) if counts[row] != 1]
     if wrong:

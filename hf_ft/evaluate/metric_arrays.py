@@ -1,4 +1,4 @@
-"""What a metric keeps of each row, in arrays that grow batch by batch and that processes merge."""
+"""Values that metrics store for each row: arrays that grow batch by batch and are merged over processes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from hf_ft.errors import DataError, TrainError
 
 
 class Column:
-    """One small value of each row: batches of one dtype and shape come in, one array [N, ...] is read.
+    """One small value for each row: batches are added, one array [N, ...] is read.
 
     Args:
-        dtype: of the values; `object` for what is no number.
+        dtype: of the values; `object` for values that are not numbers.
         shape: of one row's value.
     """
 
@@ -24,7 +24,11 @@ class Column:
         self.not_finite = 0
 
     def add(self, values: Any) -> None:
-        """Take in a batch; DataError where its rows have another shape."""
+        """Add the values of a batch.
+
+        Raises:
+            DataError: its rows have another shape.
+        """
         chunk: np.ndarray = np.asarray(values, dtype=self.dtype)
         if chunk.shape[1:] != self.shape:
             raise DataError(f"a row of results has shape {chunk.shape[1:]}; expected {self.shape}")
@@ -33,18 +37,22 @@ class Column:
         self.chunks.append(chunk)
 
     def array(self) -> np.ndarray:
-        """Return all rows; DataError where there are none."""
+        """Return the values of all rows, [N, ...].
+
+        Raises:
+            DataError: there are no rows.
+        """
         if not self.chunks:
-            raise DataError("there are no rows to measure: update() was never called with any")
+            raise DataError("there are no rows to measure: update() was never called with a row")
         if len(self.chunks) > 1:
             self.chunks = [np.concatenate(self.chunks)]
         return self.chunks[0]
 
     def merge(self, parts: Sequence[Column], rows: np.ndarray) -> None:
-        """Become the columns of all processes in one, in the order of the rows.
+        """Take over the values of the columns of all processes, sorted by row.
 
         Args:
-            parts: the columns, this one among them; their chunks are taken out of them.
+            parts: the columns, this one among them; they are emptied.
             rows: the row of each value, part after part, int [N]; no row twice.
         """
         self.not_finite = sum(part.not_finite for part in parts)
@@ -57,7 +65,7 @@ class Column:
         places = np.argsort(np.argsort(rows))
         merged: np.ndarray = np.empty((len(rows), *self.shape), dtype=self.dtype)
         start = 0
-        # A chunk is given up as soon as it is copied: two copies of all rows are never held.
+        # Each chunk is freed as soon as it is copied, so that memory never holds two copies of all rows.
         while chunks:
             chunk = chunks.pop(0)
             merged[places[start : start + len(chunk)]] = chunk
@@ -66,7 +74,7 @@ class Column:
 
 
 class Scores(Column):
-    """Scores of K classes or labels, float32 [N, K], with what depends on their order alone.
+    """Scores of K classes or labels, float32 [N, K], with their ranks.
 
     Args:
         classes: K.
@@ -77,37 +85,41 @@ class Scores(Column):
         self._ranks: list[np.ndarray] = []
 
     def add(self, values: Any) -> None:
-        """Take in a batch."""
+        """Add the scores of a batch."""
         self._ranks = []
         super().add(values)
 
     def ranks(self) -> list[np.ndarray]:
-        """Return the rank of each row's score, int32 [N], for each of the K: found once, for resampling."""
+        """Return the ranks of the scores, int32 [N] for each of the K; computed once for all resamples."""
         if not self._ranks:
             found = (np.unique(column, return_inverse=True)[1] for column in self.array().T)
             self._ranks = [ranks.astype(np.int32) for ranks in found]
         return self._ranks
 
-    def drawn(self, rows: np.ndarray | None) -> np.ndarray:
-        """Return how often each row is among those selected [N]; None: every row once."""
+    def selection_counts(self, rows: np.ndarray | None) -> np.ndarray:
+        """Count how often each row occurs in a selection, int [N].
+
+        Args:
+            rows: selected positions, repeats allowed; None: every row once.
+        """
         count = len(self.array())
         return np.bincount(np.arange(count) if rows is None else rows, minlength=count)
 
 
 class BatchSums:
-    """Sums over all rows that no selection of rows is asked for: one summand of each batch is kept.
+    """Sums over all rows, for values that are never measured on a selection of rows: one summand per batch.
 
-    The batches of an evaluation are the same for any number of processes, so that their sums, added in the
-    order of the batches, are the same to the bit.
+    The batches of an evaluation are the same for any number of processes. Their summands are added in the
+    order of the batches, so that the sums are equal to the last bit.
     """
 
     def __init__(self) -> None:
         self.summands: list[np.ndarray] = []
-        # Rows of each batch.
+        # Number of rows of each batch.
         self.sizes: list[int] = []
 
     def add(self, summand: np.ndarray, size: int) -> None:
-        """Take in the sum over a batch of `size` rows."""
+        """Add the sum over a batch of `size` rows."""
         self.summands.append(summand)
         self.sizes.append(size)
 
@@ -117,10 +129,10 @@ class BatchSums:
         return total
 
     def merge(self, parts: Sequence[BatchSums], rows: np.ndarray) -> None:
-        """Become the batches of all processes, in the order of their first rows.
+        """Take over the summands of all processes, sorted by the first row of each batch.
 
         Args:
-            parts: this one among them.
+            parts: the sums of all processes, these among them.
             rows: the row of each value, part after part, int [N].
         """
         sizes = [size for part in parts for size in part.sizes]
@@ -132,27 +144,27 @@ class BatchSums:
 
 
 class RowMetrics:
-    """Base of metrics that keep a few numbers of each row, and so can be merged and measured on any rows.
+    """Base class of metrics that store a few numbers of each row; it brings `merge`.
 
-    A subclass names its columns here, fills them in `update`, and computes from their arrays: the methods of
-    `hf_ft.task.Metrics`.
+    A subclass passes its columns to `__init__`, fills them in `update`, and computes from their arrays in
+    `compute` and `value`: the methods of `hf_ft.task.Metrics`.
 
     Args:
-        columns: what is kept, by name.
+        columns: name -> column or batch sums.
     """
 
     def __init__(self, **columns: Column | BatchSums):
         self.columns: dict[str, Any] = columns
 
     def merge(self, rows: np.ndarray, gather: Callable[[list[Any]], list[Any]]) -> None:
-        """Take in what all processes have seen, in the order of the rows.
+        """Take over the values of all processes, sorted by row.
 
-        Every process then holds the same arrays, which do not depend on the number of processes. A process
-        that is alone and has seen its rows in order copies nothing.
+        Every process then holds the same arrays, which do not depend on the number of processes. A single
+        process that has seen its rows in order copies nothing.
 
         Args:
             rows: the row of each result given to `update` here, in that order, int [n].
-            gather: gives the lists of all processes joined, as `accelerate.utils.gather_object` does.
+            gather: returns the joined lists of all processes, as `accelerate.utils.gather_object` does.
         """
         parts = gather([(rows, self.columns)])
         everywhere = np.concatenate([seen for seen, _ in parts])
@@ -161,19 +173,27 @@ class RowMetrics:
 
 
 def same_length(results: Sequence[Any], references: Sequence[Any]) -> None:
-    """Refuse results without a reference each."""
+    """Check that there is one reference for each result.
+
+    Raises:
+        DataError: the numbers differ.
+    """
     if len(results) != len(references):
         raise DataError(f"{len(results)} results came with {len(references)} references; expected one each")
 
 
 def check_finite(column: Column, what: str = "results") -> None:
-    """Refuse results that are NaN or infinite, and say how many.
+    """Check that no result is NaN or infinite.
+
+    Args:
+        column: of the results.
+        what: what the rows are called in the message.
 
     Raises:
-        TrainError: names how many rows there are of them.
+        TrainError: some are; the message says how many rows.
     """
     if column.not_finite:
         raise TrainError(
             f"{column.not_finite} of {len(column.array())} {what} are not finite (NaN or infinite): the "
-            f"model has diverged, or its weights are broken; try a smaller train.learning_rate"
+            f"model has diverged, or its weights are damaged; try a smaller train.learning_rate"
         )

@@ -1,4 +1,4 @@
-"""Metrics as a person reads them: names, values, intervals and differences, rounded to what is known."""
+"""Text of metrics: names, values, intervals and differences, rounded to the digits that are certain."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ _ABBREVIATIONS = r"\b(f1|mcc|mae|mse|rmse|mape|mase|r2|map)\b"
 
 
 def is_share(name: str) -> bool:
-    """Tell whether a metric is a share of rows, which is shown in percent."""
+    """Tell whether a metric is a share between 0 and 1, which is shown in percent."""
     return name.endswith(_SHARES)
 
 
 def show_name(name: str) -> str:
-    """Return a metric's name as a person reads it: `macro_f1` is macro F1, `roc_auc` is ROC-AUC."""
+    """Return the name of a metric for a reader: `macro_f1` becomes "macro F1", `roc_auc` "ROC-AUC"."""
     plain = re.sub(_ABBREVIATIONS, lambda found: found[0].upper(), name.replace("_", " "))
     return plain.replace("roc auc", "ROC-AUC")
 
 
 def show_metric(name: str, value: float, interval: Sequence[float] | None = None, unit: str = "") -> str:
-    """Return a metric's value: in percent, or as a number with its unit.
+    """Format the value of a metric: in percent, or as a number with its unit.
 
     Args:
         name: of the metric.
         value: in the metric's own unit; a share lies between 0 and 1.
-        interval: (low, high); the value is rounded to what such an interval leaves of it. None: to one
-            decimal of a percentage, or three significant digits.
+        interval: (low, high); the value is rounded to the digits that the width of the interval leaves
+            certain. None: to one decimal of a percentage, or to three significant digits.
         unit: of the value.
     """
     if math.isnan(value):
@@ -42,14 +42,14 @@ def show_metric(name: str, value: float, interval: Sequence[float] | None = None
 
 
 def show_interval(name: str, interval: Sequence[float], unit: str = "") -> str:
-    """Return an interval of a metric: `83.8 to 90.3 %`, `6.90 to 7.50 °C`."""
+    """Format an interval of a metric: `83.8 to 90.3 %`, `6.90 to 7.50 °C`."""
     decimals = _decimals(name, max(map(abs, interval)), interval)
     low, high = (_number(_scaled(name, value), decimals) for value in interval)
     return f"{low} to {high}{_unit(name, unit)}"
 
 
 def show_difference(name: str, difference: float, interval: Sequence[float] | None, unit: str = "") -> str:
-    """Return the size of a difference between two values of a metric: `9.2 points`, `1.3 °C`."""
+    """Format the size of a difference between two values of a metric: `9.2 points`, `1.3 °C`."""
     decimals = _decimals(name, difference, interval)
     number = _number(abs(_scaled(name, difference)), decimals)
     points = " point" if number == "1" else " points"
@@ -59,7 +59,7 @@ def show_difference(name: str, difference: float, interval: Sequence[float] | No
 def show_difference_interval(
     name: str, interval: Sequence[float], higher: str = "higher", lower: str = "lower", unit: str = ""
 ) -> str:
-    """Return the interval of a difference: `7.9 to 10.4 points`, `from 1.2 points lower to 2 points higher`.
+    """Format the interval of a difference: `7.9 to 10.4 points`, `from 1.2 points lower to 2 points higher`.
 
     Args:
         name: of the metric.
@@ -82,7 +82,7 @@ def unit_of(name: str, metrics: Mapping[str, Any]) -> str:
 
     Args:
         name: of the metric.
-        metrics: what `Metrics.compute` gave; `per_target` knows the unit of a single target.
+        metrics: what `Metrics.compute` returned; its table `per_target` has the unit of a single target.
     """
     targets = metrics.get("per_target", [])
     return targets[0].get("unit", "") if name in _IN_UNITS and len(targets) == 1 else ""
@@ -97,7 +97,7 @@ def _unit(name: str, unit: str) -> str:
 
 
 def _decimals(name: str, value: float, interval: Sequence[float] | None) -> int:
-    """Return the decimals of a value: two significant digits of its interval's width, else three of its own."""
+    """Choose the decimals: two significant digits of the interval's width, else three of the value."""
     width = abs(interval[1] - interval[0]) if interval else 0.0
     known = _scaled(name, width or value)
     if known == 0 or not math.isfinite(known):
@@ -113,5 +113,5 @@ def _magnitude(value: float) -> int:
 
 def _number(value: float, decimals: int) -> str:
     text = f"{value:,.{decimals}f}"
-    # A value that rounds to nothing has no sign.
+    # A value that rounds to 0 has no sign.
     return text.removeprefix("-") if not re.search("[1-9]", text) else text

@@ -1,7 +1,7 @@
-"""Accumulators that turn a stream of results into numbers: the `Metrics` protocol of hf_ft/task.py.
+"""Metrics of classification and regression: accumulators that implement the protocol `hf_ft.task.Metrics`.
 
-`compute` goes through scikit-learn. `value` gives the same numbers from counts alone, fast enough to be asked
-a thousand times by the bootstrap; a test holds the two together.
+`compute` uses scikit-learn. `value` computes the same numbers from counts, fast enough for a thousand
+resamples of the bootstrap; a test compares the two.
 """
 
 from __future__ import annotations
@@ -52,9 +52,9 @@ REGRESSION_DIRECTIONS = {
 class ClassificationMetrics(RowMetrics):
     """Metrics of single-label classification.
 
-    A result is `{"class": int, "scores": float32 [K]}` with probabilities, a reference an int class id.
-    Averages follow scikit-learn: macro means run over the classes among references or predictions, balanced
-    accuracy over those among the references, and a class never predicted has precision 0.
+    A result is `{"class": int, "scores": float32 [K]}` with probabilities; a reference is an int class id.
+    Averages follow scikit-learn: macro means are over the classes among references or predictions, balanced
+    accuracy is over those among the references, and a class that is never predicted has precision 0.
 
     Args:
         labels: the K class names, in id order.
@@ -72,7 +72,7 @@ class ClassificationMetrics(RowMetrics):
         )
 
     def update(self, results: Sequence[Any], references: Sequence[Any]) -> None:
-        """Take in B results and their B references."""
+        """Add B results and their B references."""
         same_length(results, references)
         if not len(results):
             return
@@ -89,7 +89,7 @@ class ClassificationMetrics(RowMetrics):
         """Return every metric over all rows seen.
 
         Returns:
-            The scalars of CLASSIFICATION_DIRECTIONS but for `loss` (`roc_auc` only where it is defined) and
+            The scalars of CLASSIFICATION_DIRECTIONS without `loss` (`roc_auc` only where it is defined) and
             those of the extra metrics; the table `per_class` (label, support, precision, recall, f1);
             `confusion` (K lists of K counts; rows are the truth) and `notes` (what was left out).
 
@@ -142,7 +142,7 @@ class ClassificationMetrics(RowMetrics):
 
     def _roc_auc(self, rows: np.ndarray | None) -> float:
         _, truth, scores = self._arrays()
-        weight, count = self.columns["scores"].drawn(rows), len(self.labels)
+        weight, count = self.columns["scores"].selection_counts(rows), len(self.labels)
         present = np.flatnonzero(np.bincount(truth, weights=weight, minlength=count))
         if len(present) < 2:
             return float("nan")
@@ -169,8 +169,9 @@ class ClassificationMetrics(RowMetrics):
 class RegressionMetrics(RowMetrics):
     """Metrics of regression, in the original units.
 
-    A result is `{"value": float [T]}`, a reference float [T]. With several targets a metric is the mean over
-    targets; where their units differ, MAE and RMSE have no meaningful mean and exist per target only.
+    A result is `{"value": float [T]}`, a reference is float [T]. With several targets a metric is the mean
+    over the targets; where their units differ, a mean of MAE or RMSE has no meaning: they exist per target
+    only.
 
     Args:
         targets: the T names.
@@ -200,13 +201,15 @@ class RegressionMetrics(RowMetrics):
                 f"above 0 (a target that never changes cannot be scaled)"
             )
         if extra and len(self.targets) > 1:
-            raise RecipeError(f"evaluate.extra: works with one target, and there are {len(self.targets)}")
+            raise RecipeError(
+                f"evaluate.extra: needs a single target, found {len(self.targets)}; remove the key"
+            )
         self.extra = [ExtraMetric(name) for name in extra]
         shape = (len(self.targets),)
         super().__init__(values=Column(np.float64, shape), references=Column(np.float64, shape))
 
     def update(self, results: Sequence[Any], references: Sequence[Any]) -> None:
-        """Take in B results and their B references."""
+        """Add B results and their B references."""
         same_length(results, references)
         if len(results):
             self.columns["values"].add([result["value"] for result in results])
@@ -216,7 +219,7 @@ class RegressionMetrics(RowMetrics):
         """Return every metric over all rows seen.
 
         Returns:
-            The scalars of REGRESSION_DIRECTIONS but for `loss`, each only where it is defined; those of the
+            The scalars of REGRESSION_DIRECTIONS without `loss`, each only where it is defined; those of the
             extra metrics; the table `per_target` (target, unit and its own metrics) and `notes` (sentences on
             what was left out).
 
@@ -243,7 +246,7 @@ class RegressionMetrics(RowMetrics):
         return {**metrics, "per_target": rows, "tables": {"per_target": "by target"}, "notes": notes}
 
     def _target_metrics(self, index: int, predicted: np.ndarray, truth: np.ndarray) -> dict[str, Any]:
-        """Measure one target, by scikit-learn."""
+        """Compute the metrics of one target with scikit-learn."""
         found = sklearn_metrics.regression(predicted[:, index], truth[:, index])
         row = {"target": self.targets[index], "unit": self.units[index], **found}
         row["zeros"] = int((truth[:, index] == 0).sum())

@@ -1,4 +1,4 @@
-"""Multi-label classification: metrics, and thresholds chosen on validation rows."""
+"""Multi-label classification: metrics, and thresholds that are chosen on validation rows."""
 
 from __future__ import annotations
 
@@ -27,37 +27,38 @@ MULTILABEL_DIRECTIONS = {
     "map": True,
     "roc_auc": True,
 }
-# Below this many rows with a label, its own best threshold is chance: it shares one with other rare labels.
+# With fewer positive rows than this, the best threshold of a label is chance; rare labels share a threshold.
 FEWEST_POSITIVES = 10
 
 
 class MultilabelMetrics(RowMetrics):
     """Metrics of multi-label classification.
 
-    A result is `{"scores": float32 [K]}` with a probability for each label, a reference the list of the ids
-    of the row's labels, which may be empty. A label is given to a row whose score reaches its threshold.
+    A result is `{"scores": float32 [K]}` with a probability for each label; a reference is the list of the
+    ids of the row's labels, which may be empty. A row gets a label if its score reaches the label's
+    threshold.
 
     Args:
         labels: the K label names, in id order.
         thresholds: float [K].
-        extra: further metrics; refused, since those of the Hub take one class a row.
+        extra: must be empty; metrics of the Hub take one class per row.
 
     Raises:
-        RecipeError: a further metric is asked for.
+        RecipeError: extra metrics are named.
     """
 
     def __init__(self, labels: Sequence[str], thresholds: Sequence[float], extra: Sequence[str] = ()):
         if extra:
             raise RecipeError(
-                f"evaluate.extra: {extra[0]!r} cannot be measured on several labels a row; there are "
-                f"{', '.join(MULTILABEL_DIRECTIONS)}"
+                f"evaluate.extra: {extra[0]!r} cannot be measured on several labels per row; remove it and "
+                f"use one of {', '.join(MULTILABEL_DIRECTIONS)}"
             )
         self.labels = list(labels)
         self.thresholds = np.asarray(thresholds, dtype=np.float32)
         super().__init__(references=Column(np.bool_, (len(self.labels),)), scores=Scores(len(self.labels)))
 
     def update(self, results: Sequence[Any], references: Sequence[Any]) -> None:
-        """Take in B results and their B references."""
+        """Add B results and their B references."""
         same_length(results, references)
         if not len(results):
             return
@@ -68,7 +69,7 @@ class MultilabelMetrics(RowMetrics):
         """Return every metric over all rows seen.
 
         Returns:
-            The scalars of MULTILABEL_DIRECTIONS but for `loss` (`map` and `roc_auc` only where they are
+            The scalars of MULTILABEL_DIRECTIONS without `loss` (`map` and `roc_auc` only where they are
             defined), the table `per_class` (label, support, threshold, precision, recall, f1), and `notes`.
 
         Raises:
@@ -125,8 +126,8 @@ class MultilabelMetrics(RowMetrics):
         return scores >= self.thresholds, truth, scores
 
     def _ranking(self, name: str, rows: np.ndarray | None) -> float:
-        """Mean over labels of what depends on the order of the scores alone."""
-        truth, weight = self.columns["references"].array(), self.columns["scores"].drawn(rows)
+        """Compute `map` or `roc_auc`: the mean over labels of a metric of the ranking."""
+        truth, weight = self.columns["references"].array(), self.columns["scores"].selection_counts(rows)
         support = weight @ truth
         counted = np.flatnonzero((support > 0) & (support < weight.sum()))
         if not len(counted):
@@ -158,13 +159,13 @@ class MultilabelMetrics(RowMetrics):
             return []
         named = listing([self.labels[label] for label in absent], 5)
         return [
-            f"map and roc_auc leave out {len(absent)} of {len(self.labels)} labels, true of none or all: "
-            f"{named}"
+            f"map and roc_auc leave out {len(absent)} of {len(self.labels)} labels, which none or all of the "
+            f"rows have: {named}"
         ]
 
 
 def indicator(ids: Sequence[int], labels: int) -> np.ndarray:
-    """Turn label ids into a bool [K] that is True at each of them.
+    """Turn label ids into an indicator, bool [K], that is True at each of them.
 
     Raises:
         DataError: an id is out of range.
@@ -180,15 +181,15 @@ def indicator(ids: Sequence[int], labels: int) -> np.ndarray:
 def tune_thresholds(scores: np.ndarray, truth: np.ndarray, rarest: int = FEWEST_POSITIVES) -> list[float]:
     """Choose for each label the threshold with the best F1 on these rows.
 
-    The per-label search is the SCut of Yang (2001), "A study of thresholding strategies for text
-    categorization", which warns of rare labels: a few rows decide. Labels with fewer than `rarest` positive
-    rows therefore share the one threshold that gives all of them together the best micro-F1. A threshold lies
-    half-way between two scores; of equally good ones, the one nearest to 0.5 is taken.
+    The search per label is the SCut of Yang (2001), "A study of thresholding strategies for text
+    categorization". It overfits on rare labels, where a few rows decide. Labels with fewer than `rarest`
+    positive rows therefore share one threshold: that with their best micro-F1. A threshold lies half-way
+    between two scores; of equally good thresholds, the one nearest to 0.5 is taken.
 
     Args:
         scores: probabilities, float [N, K].
         truth: bool [N, K].
-        rarest: positive rows below which a label is rare.
+        rarest: a label with fewer positive rows is rare.
 
     Returns:
         K thresholds.
@@ -203,12 +204,12 @@ def tune_thresholds(scores: np.ndarray, truth: np.ndarray, rarest: int = FEWEST_
 
 
 def _best_threshold(scores: np.ndarray, truth: np.ndarray) -> float:
-    """Return the cut between two different scores that has the best F1; 0.5 where nothing is true."""
+    """Return the cut between two different scores that has the best F1; 0.5 where no row is positive."""
     if not truth.any():
         return 0.5
     order = np.argsort(-scores, kind="stable")
     ordered = scores[order].astype(np.float64)
-    last = np.append(ordered[:-1] > ordered[1:], True)  # a cut must not part equal scores
+    last = np.append(ordered[:-1] > ordered[1:], True)  # a cut must not separate equal scores
     hits = np.cumsum(truth[order])[last]
     given = np.flatnonzero(last) + 1
     f1 = 2 * hits / (given + truth.sum())

@@ -1,4 +1,4 @@
-"""Every metric over all rows, as scikit-learn and scipy compute it; `formulas.py` gives the fast values."""
+"""Metrics over all rows, computed by scikit-learn and scipy; `formulas.py` has the fast formulas."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import numpy as np
 
 
 def classification(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]:
-    """Measure class ids against class ids, int [N] each.
+    """Compute the metrics of single-label classification from class ids, int [N] each.
 
     Returns:
         accuracy, balanced_accuracy (mean recall over the classes among the references), macro_f1,
@@ -35,19 +35,19 @@ def classification(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float]
 
 
 def multilabel(given: np.ndarray, truth: np.ndarray, scores: np.ndarray) -> dict[str, float]:
-    """Measure sets of labels against sets of labels.
+    """Compute the metrics of multi-label classification.
 
     Args:
-        given: whether a label is given to a row, bool [N, K].
-        truth: whether it is true of the row, bool [N, K].
+        given: whether a label is predicted for a row, bool [N, K].
+        truth: whether the row has the label, bool [N, K].
         scores: probabilities, float [N, K].
 
     Returns:
-        micro_f1, macro_f1 (mean over all K labels; 0 for a label neither true nor given), weighted_f1
+        micro_f1, macro_f1 (mean over all K labels; 0 for a label that no row has or gets), weighted_f1
         (weighted by the label's references), samples_f1 (mean over rows), macro_precision, macro_recall,
-        subset_accuracy (rows whose labels are all right), hamming_loss (share of wrong answers, of N x K);
-        and, over the labels that are true of some rows and not of all, where there are any: map (mean of the
-        average precisions), roc_auc (mean area under the ROC curve).
+        subset_accuracy (share of rows whose labels are all right), hamming_loss (share of wrong decisions
+        among N x K); and, if any label is true of some rows and not of all, over these labels: map (mean of
+        the average precisions), roc_auc (mean area under the ROC curve).
     """
     from sklearn import metrics
 
@@ -67,7 +67,7 @@ def multilabel(given: np.ndarray, truth: np.ndarray, scores: np.ndarray) -> dict
 
 
 def regression(predicted: np.ndarray, truth: np.ndarray) -> dict[str, float | None]:
-    """Measure numbers against numbers, float [N] each, in the unit of the target.
+    """Compute the metrics of regression from numbers in the unit of the target, float [N] each.
 
     Returns:
         mae and rmse; mape, a fraction, over the rows whose reference is not 0 (None where all are 0); r2 and

@@ -1,6 +1,6 @@
-"""The verdict of a run: is the model better than what would have been tried first, and by how much?
+"""The verdict of a run: is the model better than the baselines, and by how much?
 
-"Better" and "worse" are said only where the paired bootstrap interval of the difference excludes 0.
+A verdict is "better" or "worse" only where the paired bootstrap interval of the difference excludes 0.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from hf_ft.errors import VerdictError
-from hf_ft.evaluate.bootstrap import Interval, Rival, paired_intervals
+from hf_ft.evaluate.bootstrap import Interval, PairedBaseline, paired_intervals
 from hf_ft.evaluate.metric_format import (
     show_difference,
     show_difference_interval,
@@ -24,19 +24,19 @@ from hf_ft.task import Evaluation, Metrics
 
 Measure = Callable[[Sequence[Any], Sequence[Any]], Metrics]
 Outcome = Literal["better", "not better", "worse", "not compared"]
-# What is bad is said first.
+# Order of the comparisons: bad outcomes first.
 _ORDER: tuple[Outcome, ...] = ("worse", "not better", "not compared", "better")
 
 
 @dataclass(frozen=True)
 class Bootstrap:
-    """How intervals are made.
+    """Settings of the bootstrap.
 
     Args:
-        resamples: how often the rows are drawn again; 0: there are no intervals.
+        resamples: number of resamples; 0: there are no intervals.
         confidence: nominal coverage of the intervals.
-        seed: of the draws.
-        groups: group key of each row where rows of a group are not independent, or None.
+        seed: of the random draws.
+        groups: group of each row where rows of a group are not independent, or None.
     """
 
     resamples: int = 1000
@@ -47,15 +47,15 @@ class Bootstrap:
 
 @dataclass(frozen=True)
 class Comparison:
-    """The model beside one baseline, by the main metric.
+    """The model compared with one baseline, by the main metric.
 
     Args:
         name: of the baseline, in words.
-        outcome: `better` and `worse` only where the interval excludes 0; `not compared` where there is none.
+        outcome: `better` or `worse` only where the interval excludes 0; `not compared` without an interval.
         value: the baseline's metric.
         model_value: the model's metric on the same rows.
-        interval: (low, high) of the difference, model minus baseline; None: the two were not paired.
-        rows: how many rows the baseline answers.
+        interval: (low, high) of the difference, model minus baseline; None: not compared row by row.
+        rows: number of rows that the baseline answers.
         metrics: every metric of the baseline.
     """
 
@@ -75,21 +75,21 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What an evaluation comes to.
+    """The result of comparing a model with the baselines on a split.
 
     Args:
-        metric: what is compared.
+        metric: the metric that is compared.
         greater: whether a greater value of it is better.
         unit: its unit, "" for none.
         split: name of the split.
-        rows: how many rows it has.
+        rows: number of its rows.
         selected: whether these rows also chose the checkpoint.
         value: the model's metric on all of them.
-        interval: (low, high) of it, or None.
+        interval: (low, high) of that value, or None.
         confidence: nominal coverage of all intervals.
-        comparisons: one for each baseline: losses first, and the baseline that is hardest to beat before
-            those that are easier.
-        undefined: names of baselines that the metric is not defined for.
+        comparisons: one for each baseline: first those that beat the model, and harder baselines before
+            easier ones.
+        undefined: names of baselines for which the metric is not defined.
     """
 
     metric: str
@@ -116,7 +116,7 @@ class Verdict:
 
     @property
     def alarming(self) -> bool:
-        """Whether a baseline is ahead of the model: surely, or by figures that could not be paired."""
+        """Whether a baseline is better than the model: surely, or by metrics that could not be paired."""
         return any(
             one.outcome == "worse"
             or (one.outcome == "not compared" and _gain(one.difference, self.greater) < 0)
@@ -134,18 +134,18 @@ class Verdict:
         return f"{self.describe(self.first)}, {where}."
 
     def show(self, value: float) -> str:
-        """Return a value of the metric as a person reads it, rounded as the model's own."""
+        """Format a value of the metric, rounded like the model's own value."""
         return show_metric(self.metric, value, self.interval, self.unit)
 
     def describe(self, comparison: Comparison) -> str:
-        """Return one comparison as a clause: outcome, baseline, both values, and their difference."""
+        """Describe one comparison in a clause: outcome, baseline, both values, and their difference."""
         one = comparison
         start = "not compared row by row with" if one.interval is None else f"{one.outcome} than"
         values = f"{show_name(self.metric)} {self.show(one.model_value)} against {self.show(one.value)}"
         return f"{start[0].upper()}{start[1:]} {one.name}: {values}, {self.describe_difference(one)}"
 
     def describe_difference(self, comparison: Comparison) -> str:
-        """Return the difference from a baseline with its interval: `9.2 points higher (95 % interval: ...)`."""
+        """Describe the difference from a baseline: `9.2 points higher (95 % interval: ...)`."""
         one = comparison
         size = show_difference(self.metric, one.difference, one.interval, self.unit)
         text = f"{size} {'higher' if one.difference > 0 else 'lower'}" if one.difference else "no difference"
@@ -155,7 +155,7 @@ class Verdict:
         return text + (f", on the {one.rows:,} rows that it answers" if one.rows < self.rows else "")
 
     def to_json(self) -> dict[str, Any]:
-        """Return the verdict as results.json holds it; differences are model minus baseline."""
+        """Return the verdict as plain values for results.json; differences are model minus baseline."""
         return {
             "outcome": self.outcome,
             "text": self.text,
@@ -181,22 +181,23 @@ class Verdict:
         }
 
     def require(self, must_beat: str | None) -> None:
-        """Refuse a model that is not what `evaluate.must_beat` asks for.
+        """Raise an error if the model does not meet `evaluate.must_beat`.
 
         Args:
-            must_beat: `baseline`: it must be better than every baseline; None: nothing is asked.
+            must_beat: `baseline`: the model must be better than every baseline; None: no requirement.
 
         Raises:
-            VerdictError: it is not; the message names the baselines.
+            VerdictError: the model is not better than every baseline; the message names those that it does
+                not beat.
         """
         failed = [f"{self.describe(one)}" for one in self.comparisons if one.outcome != "better"]
         if must_beat is None or (self.comparisons and not failed):
             return
         reasons = "".join(f"\n  {text}" for text in failed or [self.text])
         raise VerdictError(
-            f"evaluate.must_beat: {must_beat}, and on {self.split} the model is not shown to be better than "
-            f"every baseline:{reasons}\nThe files of the run are kept. Change data, model or settings, "
-            "measure on more rows, or write evaluate.must_beat: null"
+            f"evaluate.must_beat: {must_beat}: on {self.split} the model was not shown to be better than "
+            f"every baseline:{reasons}\nThe files of the run are kept. Change data, model or "
+            "settings, evaluate on more rows, or write evaluate.must_beat: null"
         )
 
 
@@ -211,35 +212,35 @@ def judge(
     greater: bool,
     selected: bool,
 ) -> Verdict:
-    """Compare a model with baselines, on the same rows.
+    """Compare a model with baselines on the same rows.
 
     Args:
         evaluation: of the model, on N rows.
-        measure: from results and their references to metrics, for model and baselines alike.
-        answers: baseline, in words -> N results in the form of the model's; None for a row without an answer.
-        scores: baseline, in words -> metrics; of baselines whose results are not known, too.
-        bootstrap: how intervals are made.
-        metric: what is compared.
+        measure: makes metrics of results and references, both of the model and of the baselines.
+        answers: name of a baseline -> N results in the form of the model's; None for a row without an answer.
+        scores: name of a baseline -> metrics; also for baselines whose results are not known.
+        bootstrap: settings of the intervals.
+        metric: the metric that is compared.
         greater: whether a greater value of it is better.
-        selected: whether these rows also chose the checkpoint, which the sentence then says.
+        selected: whether these rows also chose the checkpoint; the text of the verdict then says so.
 
     Raises:
         DataError: there are too few rows for an interval, or the metric is undefined on most resamples.
     """
     model, rows = measure(evaluation.results, evaluation.references), len(evaluation.ids)
-    rivals = _rivals(measure, answers, evaluation, metric)
-    own, intervals = _intervals(model, list(rivals.values()), metric, rows, bootstrap)
+    baselines = _paired_baselines(measure, answers, evaluation, metric)
+    own, intervals = _intervals(model, list(baselines.values()), metric, rows, bootstrap)
     comparisons = [
         Comparison(
             name,
             _outcome(interval, greater),
-            rival.metrics.value(metric),
-            model.value(metric, rival.rows),
+            baseline.metrics.value(metric),
+            model.value(metric, baseline.rows),
             interval,
-            rows if rival.rows is None else len(rival.rows),
-            scores.get(name) or _numbers(rival.metrics),
+            rows if baseline.rows is None else len(baseline.rows),
+            scores.get(name) or _numbers(baseline.metrics),
         )
-        for (name, rival), interval in zip(rivals.items(), intervals, strict=True)
+        for (name, baseline), interval in zip(baselines.items(), intervals, strict=True)
     ]
     comparisons += [
         Comparison(name, "not compared", known[metric], model.value(metric), None, rows, known)
@@ -264,14 +265,14 @@ def judge(
     )
 
 
-def _rivals(
+def _paired_baselines(
     measure: Measure,
     answers: Mapping[str, Sequence[Any]],
     evaluation: Evaluation,
     metric: str,
-) -> dict[str, Rival]:
-    """Measure the baselines, each on the rows that it answers; leave out where the metric is undefined."""
-    rivals = {}
+) -> dict[str, PairedBaseline]:
+    """Measure each baseline on the rows that it answers; leave out those with an undefined metric."""
+    baselines = {}
     for name, results in answers.items():
         answered = [row for row, result in enumerate(results) if result is not None]
         if not answered:
@@ -282,19 +283,19 @@ def _rivals(
             evaluation.references if whole else [evaluation.references[row] for row in answered],
         )
         if not np.isnan(metrics.value(metric)):
-            rivals[name] = Rival(metrics, None if whole else np.asarray(answered))
-    return rivals
+            baselines[name] = PairedBaseline(metrics, None if whole else np.asarray(answered))
+    return baselines
 
 
 def _intervals(
-    model: Metrics, rivals: Sequence[Rival], metric: str, rows: int, bootstrap: Bootstrap
+    model: Metrics, baselines: Sequence[PairedBaseline], metric: str, rows: int, bootstrap: Bootstrap
 ) -> tuple[Interval | None, Sequence[Interval | None]]:
-    """Return the interval of the model's metric, and that of its difference from each rival's."""
+    """Return the interval of the model's metric, and of its difference from each baseline."""
     if not bootstrap.resamples:
-        return None, [None] * len(rivals)
+        return None, [None] * len(baselines)
     own, paired = paired_intervals(
         model,
-        rivals,
+        baselines,
         metric,
         rows,
         resamples=bootstrap.resamples,
@@ -309,7 +310,10 @@ def _intervals(
 
 
 def _wilson(share: float, rows: int, confidence: float) -> Interval:
-    """Return Wilson's score interval (1927); where all rows are right, the bootstrap has no width."""
+    """Return Wilson's score interval (1927), for accuracies whose bootstrap interval has no width.
+
+    The bootstrap interval has no width if all rows are right, or all are wrong.
+    """
     from scipy.stats import binomtest
 
     interval = binomtest(round(share * rows), rows).proportion_ci(confidence, method="wilson")
@@ -317,7 +321,7 @@ def _wilson(share: float, rows: int, confidence: float) -> Interval:
 
 
 def _widened(difference: Interval, rows: int, confidence: float) -> Interval:
-    """Widen the interval of a difference between accuracies where one is right and one wrong on every row."""
+    """Widen the interval of a difference of accuracies that is 1 or -1 on every resample."""
     if abs(difference[0]) != 1 or difference[0] != difference[1]:
         return difference
     low = 2 * _wilson(1.0, rows, confidence)[0] - 1
@@ -325,7 +329,7 @@ def _widened(difference: Interval, rows: int, confidence: float) -> Interval:
 
 
 def _outcome(interval: Interval | None, greater: bool) -> Outcome:
-    """Return the outcome of the interval of a difference, model minus baseline."""
+    """Return the outcome that follows from the interval of a difference, model minus baseline."""
     if interval is None:
         return "not compared"
     low, high = sorted(_gain(value, greater) for value in interval)
@@ -337,5 +341,5 @@ def _numbers(metrics: Metrics) -> dict[str, float]:
 
 
 def _gain(difference: float, greater: bool) -> float:
-    """Return by how much the model is better; below 0 where it is worse."""
+    """Return how much better the model is; negative if it is worse."""
     return difference if greater else -difference

@@ -1,4 +1,4 @@
-"""Trivial answers and classical models, in the form of a model's own results."""
+"""Trivial baselines and classical models: their results have the form of a model's results."""
 
 import numpy as np
 import pytest
@@ -23,14 +23,14 @@ def scored(metrics, result, references):
     return metrics.compute()
 
 
-def test_the_most_frequent_class():
+def test_majority_class():
     found = scored(ClassificationMetrics(["a", "b", "c"]), majority_class([1, 1, 2, 0], 3), [0, 1, 1, 2])
     assert found["accuracy"] == 0.5 and found["balanced_accuracy"] == pytest.approx(1 / 3)
     assert found["roc_auc"] == 0.5 and found["mcc"] == 0
 
 
 @pytest.mark.parametrize("threshold", [0.01, 0.5, 1.0])
-def test_the_most_frequent_labels_whatever_the_thresholds(threshold):
+def test_frequent_labels_do_not_depend_on_the_threshold(threshold):
     result = frequent_labels([[0], [0, 1], [1], [0], []], 3)
     found = scored(MultilabelMetrics(["a", "b", "c"], [threshold] * 3), result, [[0], [1], [0, 1], []])
     given, truth = np.tile([1, 0, 0], (4, 1)), [[1, 0, 0], [0, 1, 0], [1, 1, 0], [0, 0, 0]]
@@ -39,7 +39,7 @@ def test_the_most_frequent_labels_whatever_the_thresholds(threshold):
     assert frequent_labels([[0, 2], [0, 2], [0], [1, 2]], 3)["scores"].tolist() == [1, 0, 1]
 
 
-def test_the_mean():
+def test_mean_value():
     result = mean_value(np.array([[1.0], [3.0]]))
     found = scored(RegressionMetrics(["flow"]), result, [np.array([0.0]), np.array([4.0])])
     assert found["mae"] == 2 and found["r2"] == 0
@@ -52,7 +52,7 @@ def features(model, count=80):
 
 
 @pytest.mark.parametrize("model", ["sparse linear", "dense linear", "trees"])
-def test_classical_models_find_classes_labels_and_numbers(model):
+def test_classical_models_learn_classes_labels_and_numbers(model):
     values, given = features(model)
     classes = np.where(values[:, 0] > 0.4, 2, np.where(values[:, 1] > 0, 1, 0))
     scores = fit_classes(given, classes[:80], 3)(values[80:])
@@ -67,13 +67,13 @@ def test_classical_models_find_classes_labels_and_numbers(model):
     assert np.corrcoef(found[:, 0], numbers[80:, 0])[0, 1] > 0.9 and found.shape == (80, 2)
 
 
-def test_a_class_that_the_sample_lacks_scores_nothing():
+def test_a_class_without_training_rows_has_score_zero():
     values, given = features("sparse linear")
     scores = fit_classes(given, np.arange(80) % 2 * 3, 5)(values[80:])
     assert scores.shape == (80, 5) and not scores[:, [1, 2, 4]].any() and scores[:, [0, 3]].all()
 
 
-def test_rows_are_sampled_by_number_and_by_classes():
+def test_the_sample_depends_on_rows_and_classes():
     assert sample_rows(300).tolist() == list(range(300))
     few = sample_rows(10 * MOST_ROWS)
     assert (
@@ -84,7 +84,7 @@ def test_rows_are_sampled_by_number_and_by_classes():
     assert len(sample_rows(MOST_ROWS, classes=1000)) == 1000
 
 
-def test_names_say_features_and_model():
+def test_names_of_classical_models():
     _, trees = features("trees")
     _, linear = features("sparse linear")
     assert model_name(trees, classes=True) == "boosted trees on numbers"

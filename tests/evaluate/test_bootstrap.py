@@ -1,4 +1,4 @@
-"""The bootstrap: seeded, covering, wider over groups than over rows where rows of a group are alike."""
+"""The bootstrap: seeded, with its nominal coverage, wider over groups of similar rows than over rows."""
 
 import numpy as np
 import pytest
@@ -10,8 +10,8 @@ from hf_ft.evaluate.metrics import ClassificationMetrics
 LABELS = ["no", "yes"]
 
 
-def judged(right):
-    """Metrics over rows of which these are right."""
+def metrics_of(right):
+    """Return metrics over rows; `right` says which of them are predicted right."""
     metrics = ClassificationMetrics(LABELS)
     truth = np.arange(len(right)) % 2
     predicted = np.where(right, truth, 1 - truth)
@@ -25,22 +25,22 @@ def interval(metrics, rows, name="accuracy", **options):
     )
 
 
-def test_seeded():
-    metrics = judged(np.random.default_rng(0).random(200) < 0.9)
+def test_the_seed_decides_the_interval():
+    metrics = metrics_of(np.random.default_rng(0).random(200) < 0.9)
     assert interval(metrics, 200) == interval(metrics, 200)
     assert interval(metrics, 200) != interval(metrics, 200, seed=4)
 
 
-def test_width_is_that_of_a_binomial():
+def test_the_width_is_that_of_a_binomial():
     right = np.arange(1000) < 900
-    low, high = interval(judged(right), 1000, resamples=2000)
+    low, high = interval(metrics_of(right), 1000, resamples=2000)
     half = 1.96 * np.sqrt(0.9 * 0.1 / 1000)
     assert low == pytest.approx(0.9 - half, abs=0.004)
     assert high == pytest.approx(0.9 + half, abs=0.004)
 
 
-def test_more_confidence_is_wider():
-    metrics = judged(np.random.default_rng(0).random(200) < 0.8)
+def test_more_confidence_is_a_wider_interval():
+    metrics = metrics_of(np.random.default_rng(0).random(200) < 0.8)
     (low, high), (lower, higher) = (
         interval(metrics, 200, confidence=0.8),
         interval(metrics, 200, confidence=0.99),
@@ -50,27 +50,27 @@ def test_more_confidence_is_wider():
 
 def test_coverage():
     rng = np.random.default_rng(0)
-    held = 0
+    covered = 0
     for seed in range(100):
-        low, high = interval(judged(rng.random(100) < 0.8), 100, resamples=200, seed=seed)
-        held += low <= 0.8 <= high
-    assert held >= 85
+        low, high = interval(metrics_of(rng.random(100) < 0.8), 100, resamples=200, seed=seed)
+        covered += low <= 0.8 <= high
+    assert covered >= 85
 
 
 def test_groups_widen_the_interval():
     right = np.repeat(np.random.default_rng(0).random(40) < 0.8, 25)
-    metrics = judged(right)
+    metrics = metrics_of(right)
     low, high = interval(metrics, 1000)
     group_low, group_high = interval(metrics, 1000, groups=np.repeat(np.arange(40), 25).tolist())
     assert group_high - group_low > 3 * (high - low)
 
 
 def test_groups_of_one_row_are_rows():
-    metrics = judged(np.random.default_rng(0).random(100) < 0.8)
+    metrics = metrics_of(np.random.default_rng(0).random(100) < 0.8)
     assert interval(metrics, 100, groups=list(range(100))) == interval(metrics, 100)
 
 
-def test_undefined_resamples_are_drawn_again_and_then_refused():
+def test_undefined_resamples_are_drawn_again_and_too_many_are_an_error():
     metrics = ClassificationMetrics(LABELS)
     metrics.update([{"class": 0, "scores": [0.6, 0.4]}] * 20, [0] * 18 + [1] * 2)
     low, high = interval(metrics, 20, name="roc_auc")
@@ -81,10 +81,10 @@ def test_undefined_resamples_are_drawn_again_and_then_refused():
         interval(metrics, 20, name="roc_auc")
 
 
-def test_too_little_to_draw_from():
+def test_too_few_rows_or_groups_are_an_error():
     with pytest.raises(DataError, match="at least 2 rows"):
-        interval(judged([True]), 1)
+        interval(metrics_of([True]), 1)
     with pytest.raises(DataError, match="at least 2 groups"):
-        interval(judged([True, True]), 2, groups=["a", "a"])
+        interval(metrics_of([True, True]), 2, groups=["a", "a"])
     with pytest.raises(DataError, match="1 groups came with 2 rows"):
-        interval(judged([True, True]), 2, groups=["a"])
+        interval(metrics_of([True, True]), 2, groups=["a"])

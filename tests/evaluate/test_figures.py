@@ -1,12 +1,12 @@
-"""Figures: any size draws without a warning, any name as text; missing glyphs are spelled, and it is said."""
+"""Figures: of any size and with any names; a character without a glyph is shown as its code point."""
 
 import io
 
 import numpy as np
 import pytest
 
-from hf_ft.evaluate import figure_fonts as lettering_module
-from hf_ft.evaluate.figure_fonts import lettering
+from hf_ft.evaluate import figure_fonts
+from hf_ft.evaluate.figure_fonts import choose_fonts
 from hf_ft.evaluate.figures import (
     confusion_figure,
     learning_curve_figure,
@@ -16,21 +16,21 @@ from hf_ft.evaluate.figures import (
     worst_mistakes_figure,
 )
 
-# A formula that cannot be parsed, markup, right-to-left letters, a line break, a symbol, a very long name.
+# A formula that cannot be parsed, markup, right-to-left fonts, a line break, a symbol, a very long name.
 NAMES = ["$\\frac{1}", "<script>", "قف", "a\nb", "Überholverbot ☠", "long " * 30]
-# From a private use area: no installed font can be expected to have it.
+# A private-use character, which no font has.
 NOWHERE = "\U000f1234"
 
 
 def draw(figure):
-    """Render, as a missing glyph or an unparsable text shows only then."""
+    """Render: only then matplotlib notices a missing glyph or a text that it cannot parse."""
     buffer = io.BytesIO()
     figure.figure.savefig(buffer, format="png", dpi=50)
     return buffer.getvalue()
 
 
 def texts(figure):
-    """Every text that a figure shows."""
+    """Return every text of a figure."""
     found = []
     for axes in figure.figure.axes:
         labels = [*axes.get_xticklabels(), *axes.get_yticklabels(), *axes.texts, axes.title]
@@ -53,7 +53,7 @@ def test_confusion_of_any_size(classes):
     assert set(labels) <= set(texts(figure))
 
 
-def test_confusion_of_many_classes_keeps_the_worst():
+def test_confusion_of_many_classes_shows_the_worst():
     confusion = np.diag(np.full(200, 5))
     confusion[150, 7] = 4
     labels = [f"class {index}" for index in range(200)]
@@ -79,11 +79,11 @@ def test_any_name_can_be_drawn():
     assert "<script>\n→ $\\frac{1}\nloss 1.00" in texts(figure)
 
 
-def test_missing_glyphs_are_spelled_and_said(monkeypatch):
-    """No box is ever drawn for a Chinese name, whatever fonts there are."""
-    only = {"DejaVu Sans": lettering_module._families()["DejaVu Sans"]}
-    for name in ("_families", "_families_found_again"):
-        monkeypatch.setattr(lettering_module, name, lambda: only)
+def test_missing_glyphs_are_spelled_and_the_caption_says_so(monkeypatch):
+    """A Chinese name is never drawn as boxes, whatever fonts are installed."""
+    only = {"DejaVu Sans": figure_fonts._families()["DejaVu Sans"]}
+    for name in ("_families", "_search_families"):
+        monkeypatch.setattr(figure_fonts, name, lambda: only)
     figure = confusion_figure(counts(2), ["停 stop", "go"])
     assert "U+505C stop" in texts(figure)
     assert "No installed font has 1 of the characters" in figure.caption
@@ -91,46 +91,44 @@ def test_missing_glyphs_are_spelled_and_said(monkeypatch):
     assert "No installed font" not in confusion_figure(counts(2), ["stop", "go"]).caption
 
 
-def test_a_font_that_was_installed_since_is_found_where_it_is_needed(monkeypatch):
-    """matplotlib keeps its list of fonts in a file, and a search of all folders takes a third of a second."""
-    every, searched = lettering_module._families(), []
+def test_a_font_installed_after_the_list_was_written_is_found(monkeypatch):
+    """matplotlib stores its list of fonts in a file; searching all folders takes 0.3 seconds."""
+    every, searched = figure_fonts._families(), []
     only = {name: every[name] for name in ("STIXSizeOneSym",)}
-    monkeypatch.setattr(lettering_module, "_families", lambda: only)
-    monkeypatch.setattr(
-        lettering_module, "_families_found_again", lambda: searched.append(1) or {**only, **every}
-    )
-    letters = lettering(["stop"])
-    assert searched == [1] and letters.families[-1] == "DejaVu Sans" and not letters.missing
-    monkeypatch.setattr(lettering_module, "_families", lambda: every)
-    assert lettering(["stop", "Überholverbot"]).families == ("DejaVu Sans",) and searched == [1]
+    monkeypatch.setattr(figure_fonts, "_families", lambda: only)
+    monkeypatch.setattr(figure_fonts, "_search_families", lambda: searched.append(1) or {**only, **every})
+    fonts = choose_fonts(["stop"])
+    assert searched == [1] and fonts.families[-1] == "DejaVu Sans" and not fonts.missing
+    monkeypatch.setattr(figure_fonts, "_families", lambda: every)
+    assert choose_fonts(["stop", "Überholverbot"]).families == ("DejaVu Sans",) and searched == [1]
 
 
 @pytest.mark.filterwarnings("error")
 def test_chinese_names_are_drawn_or_spelled():
-    letters = lettering(["停车", "限速"])
+    fonts = choose_fonts(["停车", "限速"])
     figure = confusion_figure(counts(2), ["停车", "限速"])
     assert draw(figure)
-    if letters.missing:
+    if fonts.missing:
         assert "U+505C U+8F66" in texts(figure)
     else:
         assert "停车" in texts(figure)
-        assert len(letters.families) > 1
+        assert len(fonts.families) > 1
 
 
 def test_control_and_private_characters_are_spelled():
-    letters = lettering([f"a\x00b{NOWHERE}"])
-    assert letters.spell(f"a\x00b{NOWHERE}") == "a U+0000 b U+F1234"
-    assert letters.note == ""
+    fonts = choose_fonts([f"a\x00b{NOWHERE}"])
+    assert fonts.spell(f"a\x00b{NOWHERE}") == "a U+0000 b U+F1234"
+    assert fonts.note == ""
 
 
 def test_long_names_keep_both_ends():
-    spelled = lettering(["x"]).spell("beginning of a name that is very long and has an end")
+    spelled = choose_fonts(["x"]).spell("beginning of a name that is very long and has an end")
     assert len(spelled) == 28
     assert spelled.startswith("beginning")
     assert spelled.endswith("has an end")
 
 
-def test_per_class_is_worst_first_and_leaves_out_the_absent():
+def test_per_class_shows_the_worst_first_and_no_class_without_rows():
     rows = [
         {"label": "good", "support": 5, "f1": 0.9},
         {"label": "absent", "support": 0, "f1": 0.0},
@@ -141,7 +139,7 @@ def test_per_class_is_worst_first_and_leaves_out_the_absent():
     assert axes.get_ylim()[0] > axes.get_ylim()[1]
 
 
-def test_calibration_error_by_hand():
+def test_calibration_error_of_a_known_case():
     scores = np.array([[0.9, 0.1]] * 10, dtype=np.float32)
     figure = reliability_figure(scores, [0] * 7 + [1] * 3)
     assert "error 0.200 " in figure.caption
@@ -162,7 +160,7 @@ def test_learning_curve_marks_the_best_step():
 
 
 @pytest.mark.filterwarnings("error")
-def test_learning_curve_of_a_run_that_logged_nothing():
+def test_learning_curve_of_an_empty_log():
     assert draw(learning_curve_figure([], "accuracy"))
 
 

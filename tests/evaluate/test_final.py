@@ -1,4 +1,4 @@
-"""What a run comes to: intervals on every split, a verdict on the last."""
+"""The end of a run: intervals on every split, a verdict on the final split."""
 
 from types import SimpleNamespace
 
@@ -12,7 +12,7 @@ from hf_ft.task import Evaluation
 
 
 class Points(points.Points):
-    """Points with a trivial answer, and a better one that leaves the first row unanswered."""
+    """Points with a trivial baseline, and a better one that does not answer the first row."""
 
     def baselines(self, train, rows):
         first = {"class": 0, "scores": np.eye(2)[0]}
@@ -22,8 +22,8 @@ class Points(points.Points):
 
 def measured(task, right, split):
     truth = [row % 2 for row in range(len(right))]
-    said = [klass if good else 1 - klass for klass, good in zip(truth, right, strict=True)]
-    results = [{"class": klass, "scores": np.eye(2)[klass]} for klass in said]
+    predicted = [klass if good else 1 - klass for klass, good in zip(truth, right, strict=True)]
+    results = [{"class": klass, "scores": np.eye(2)[klass]} for klass in predicted]
     metrics = task.metrics()
     metrics.update(results, truth)
     values = {**metrics.compute(), "loss": 0.5}
@@ -31,7 +31,7 @@ def measured(task, right, split):
 
 
 def concluded(splits, metric="accuracy", greater=True, **section):
-    """The evaluations of some splits, each given as which of its rows are right, and the verdict."""
+    """Return evaluations and verdict; `splits` says which rows of each split are right."""
     task = Points()
     task.restore({"labels": ["a", "b"]})
     evaluations = {split: measured(task, right, split) for split, right in splits.items()}
@@ -45,7 +45,7 @@ def concluded(splits, metric="accuracy", greater=True, **section):
     return evaluations, conclude(evaluations, task, chosen, metric=metric, greater=greater, data=data)
 
 
-def test_every_split_has_an_interval_and_the_last_one_the_verdict():
+def test_every_split_has_an_interval_and_the_final_one_the_verdict():
     evaluations, verdict = concluded({"validation": [True] * 30 + [False] * 10, "test": [True, False] * 30})
     assert set(evaluations["validation"].intervals) == set(evaluations["test"].intervals) == {"accuracy"}
     low, high = evaluations["test"].intervals["accuracy"]
@@ -57,7 +57,7 @@ def test_every_split_has_an_interval_and_the_last_one_the_verdict():
     assert [result["class"] for result in found.baselines["trees"][1:4]] == [1, 0, 1]
 
 
-def test_baselines_are_told_apart_by_name_and_the_hardest_comes_first():
+def test_baselines_have_names_and_the_hardest_comes_first():
     _, verdict = concluded({"test": [True, False] * 30})
     assert [one.name for one in verdict.comparisons] == ["trees", "the most frequent class of train"]
     assert verdict.alarming and "Worse than trees" in verdict.text
@@ -69,13 +69,13 @@ def test_a_run_without_test_says_that_validation_chose_the_checkpoint():
     assert verdict.selected and "validation, which also chose the checkpoint" in verdict.text
 
 
-def test_a_run_that_goes_by_its_loss_is_judged_by_the_main_metric():
+def test_with_loss_as_metric_the_verdict_uses_the_task_s_main_metric():
     evaluations, verdict = concluded({"test": [True, False] * 30}, metric="loss", greater=False)
     assert (verdict.metric, verdict.greater, verdict.value) == ("accuracy", True, 0.5)
     assert set(evaluations["test"].intervals) == {"accuracy"}
 
 
-def test_too_few_rows_for_an_interval_do_not_cost_the_run():
+def test_too_few_rows_for_an_interval_do_not_fail_the_run():
     evaluations, verdict = concluded({"validation": [True] * 9 + [False], "test": [True]})
     assert verdict.interval is None and verdict.outcome == "not compared" and verdict.value == 1.0
     assert evaluations["test"].intervals == {}
@@ -83,13 +83,13 @@ def test_too_few_rows_for_an_interval_do_not_cost_the_run():
     assert evaluations["validation"].intervals
 
 
-def test_no_intervals_where_none_are_asked_for():
+def test_intervals_can_be_switched_off():
     evaluations, verdict = concluded({"test": [True, False] * 30}, intervals="none")
     assert evaluations["test"].intervals == {} and verdict.interval is None
 
 
-def test_all_right_on_few_rows_is_not_certainty():
-    """The bootstrap has no width there; Wilson's interval has."""
+def test_an_accuracy_of_one_on_few_rows_has_an_interval():
+    """The bootstrap interval has no width there; Wilson's interval has."""
     evaluations, _ = concluded({"test": [True] * 12})
     low, high = evaluations["test"].intervals["accuracy"]
     assert low == pytest.approx(0.757, abs=0.002) and high == pytest.approx(1.0)

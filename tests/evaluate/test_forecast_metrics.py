@@ -1,4 +1,4 @@
-"""Metrics of forecasts agree with scikit-learn in original units, and with the protocol when scaled."""
+"""Metrics of forecasts: equal to scikit-learn's in original units, and to benchmarks' when standardised."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hf_ft.evaluate.forecast_metrics import FORECASTING_DIRECTIONS, ForecastMetr
 
 
 def made(targets=2, windows=40, horizon=3, units=None, naive=None, seed=0, offset=1000.0):
-    """Metrics that saw two batches; forecasts, truth and hours; the deviations of the truth."""
+    """Return metrics after two batches; forecasts, truth and hours; the deviations of the truth."""
     rng = np.random.default_rng(seed)
     truth = rng.normal(0, 1, (windows, horizon, targets)) * np.arange(1, targets + 1) * 10 + offset
     predicted = truth + rng.normal(0.5, 2, truth.shape)
@@ -24,7 +24,7 @@ def made(targets=2, windows=40, horizon=3, units=None, naive=None, seed=0, offse
     return metrics, predicted, truth, std
 
 
-def test_they_are_what_scikit_learn_computes_on_all_steps_of_a_target():
+def test_metrics_equal_scikit_learn_on_all_steps_of_a_target():
     metrics, predicted, truth, std = made(naive=np.array([2.0, 4.0]))
     flat_p, flat_t = predicted.reshape(-1, 2), truth.reshape(-1, 2)
     found = metrics.compute()
@@ -41,7 +41,7 @@ def test_they_are_what_scikit_learn_computes_on_all_steps_of_a_target():
 
 
 @pytest.mark.parametrize("name", [name for name in FORECASTING_DIRECTIONS if name not in ("loss", "mase")])
-def test_a_selection_of_rows_is_measured_as_if_it_were_all(name):
+def test_value_of_a_selection_equals_metrics_of_these_rows(name):
     metrics, predicted, truth, std = made()
     rows = np.array([0, 3, 3, 17, 39])
     part = ForecastMetrics(["t0", "t1"], std)
@@ -54,8 +54,8 @@ def test_a_selection_of_rows_is_measured_as_if_it_were_all(name):
     assert metrics.value(name) == pytest.approx(metrics.compute()[name])
 
 
-def test_errors_in_scaled_units_are_never_the_only_ones():
-    """Granite's forecasting tools reported MSE in scaled units alone (ibm-granite/granite-tsfm#48)."""
+def test_errors_are_given_in_original_units_too():
+    """Granite's forecasting tools reported MSE in standardised units only (ibm-granite/granite-tsfm#48)."""
     metrics, predicted, truth, std = made(targets=1, offset=0)
     found = metrics.compute()
     assert found["mae"] == pytest.approx(np.abs(predicted - truth).mean())
@@ -63,7 +63,7 @@ def test_errors_in_scaled_units_are_never_the_only_ones():
 
 
 @pytest.mark.parametrize("targets", [1, 2])
-def test_by_step_ahead_and_by_hour(targets):
+def test_errors_by_step_ahead_and_by_hour(targets):
     metrics, predicted, truth, std = made(targets=targets)
     found = metrics.compute()
     error = (predicted - truth) / (std if targets > 1 else 1)
@@ -84,13 +84,13 @@ def test_by_step_ahead_and_by_hour(targets):
 
 
 @pytest.mark.parametrize("offset", [0.0, 1e8])
-def test_the_variance_of_a_high_level_survives_rounding(offset):
+def test_a_small_variance_at_a_high_level_is_not_lost_in_rounding(offset):
     metrics, predicted, truth, _ = made(targets=1, offset=offset)
     expected = sklearn_metrics.r2_score(truth.ravel(), predicted.ravel())
     assert metrics.compute()["r2"] == pytest.approx(expected, rel=1e-6)
 
 
-def test_units_that_differ_have_no_mean():
+def test_errors_in_different_units_are_not_averaged():
     found = made(units=["kW", "°C"])[0].compute()
     assert "mae" not in found and "rmse" not in found
     assert [row["unit"] for row in found["per_target"]] == ["kW", "°C"]
@@ -98,7 +98,7 @@ def test_units_that_differ_have_no_mean():
     assert "mse_scaled" in found
 
 
-def test_zeros_are_left_out_of_mape_and_constants_out_of_r2():
+def test_mape_leaves_out_zeros_and_r2_leaves_out_constants():
     metrics = ForecastMetrics(["a"], np.ones(1))
     zero = {"last": np.zeros(1), "hour": np.zeros(2, dtype=int)}
     metrics.update([{"value": np.array([[1.0], [3.0]])}], [{"value": np.array([[0.0], [2.0]]), **zero}])
@@ -111,7 +111,7 @@ def test_zeros_are_left_out_of_mape_and_constants_out_of_r2():
     assert "r2" not in found and any("r2" in note for note in found["notes"])
 
 
-def test_what_cannot_be_measured_is_an_error():
+def test_unusable_results_and_unknown_metrics_are_errors():
     metrics = ForecastMetrics(["a"], np.ones(1))
     with pytest.raises(DataError, match="no rows"):
         metrics.compute()

@@ -1,4 +1,4 @@
-"""The evaluation loop: every row once, a loss that does not depend on the batch, no more kept than needed."""
+"""The evaluation loop: every row once, a loss that does not depend on the batch, little memory."""
 
 import json
 import os
@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def encoded(task, rows):
-    """Rows of a split called test, r0, r1, ..."""
+    """Return encoded rows of a split named test, with the ids r0, r1, ..."""
     columns = {name: name for name in rows[0]}
     table = Table(Dataset.from_list(rows), columns, [f"r{index}" for index in range(len(rows))])
     task.fit(table)
@@ -44,7 +44,7 @@ def evaluated():
 def segmented():
     """Evaluate pictures with masks: by default 40, 8 at a time."""
     task, model = masks.Masks(), masks.MaskModel(masks.MaskConfig())
-    # A mean of nine pixels against a threshold: mostly right.
+    # The model compares the mean of nine pixels with a threshold, which is mostly right.
     for parameter, value in zip(model.parameters(), (1 / 9, 0.0, 0.5, -0.4), strict=True):
         parameter.data.fill_(value)
 
@@ -56,7 +56,7 @@ def segmented():
 
 @pytest.mark.parametrize("batch_size", [1, 3, 8, 23, 64, None])
 def test_loss_and_metrics_do_not_depend_on_the_batch(evaluated, batch_size):
-    """tf#39241: the Trainer's eval_loss is a mean of batch means; 23 rows divide by nothing."""
+    """tf#39241: the Trainer's eval_loss is a mean of batch means; 23 rows leave a partial batch."""
     run, _ = evaluated
     whole, parts = run(batch_size=23), run(batch_size=batch_size)
     assert parts.ids == [f"r{i}" for i in range(23)]
@@ -65,7 +65,7 @@ def test_loss_and_metrics_do_not_depend_on_the_batch(evaluated, batch_size):
     assert parts.metrics["accuracy"] == whole.metrics["accuracy"]
 
 
-def test_mode_and_random_state_are_given_back(evaluated):
+def test_mode_and_random_state_are_restored(evaluated):
     run, model = evaluated
     model.train()
     state = torch.get_rng_state()
@@ -74,8 +74,8 @@ def test_mode_and_random_state_are_given_back(evaluated):
     assert first.losses == again.losses  # dropout was off
 
 
-def test_a_lost_row_is_noticed(evaluated, monkeypatch):
-    """tf#25939: images missed by the metric."""
+def test_a_lost_row_is_detected(evaluated, monkeypatch):
+    """tf#25939: the metric missed images."""
     from hf_ft.data import samplers as sampler
 
     honest = sampler.EvalBatchSampler.__iter__
@@ -84,8 +84,8 @@ def test_a_lost_row_is_noticed(evaluated, monkeypatch):
         evaluated[0](batch_size=4)
 
 
-def test_a_repeated_row_is_noticed(evaluated, monkeypatch):
-    """accelerate#226: rows repeated to fill the last batch."""
+def test_a_repeated_row_is_detected(evaluated, monkeypatch):
+    """accelerate#226: rows were repeated to fill the last batch."""
     from hf_ft.data import samplers as sampler
 
     honest = sampler.EvalBatchSampler.__iter__
@@ -98,8 +98,8 @@ def test_a_repeated_row_is_noticed(evaluated, monkeypatch):
 
 @pytest.mark.parametrize("processes", [1, 2, 3])
 @pytest.mark.parametrize("kind", ["points", "lengths", "masks"])
-def test_any_number_of_processes_evaluates_the_same(kind, processes, monkeypatch):
-    """23 rows in batches of 4, of which the last rank has fewer: every figure is the same to the bit."""
+def test_any_number_of_processes_gives_the_same_evaluation(kind, processes, monkeypatch):
+    """23 rows in batches of 4, so that the last rank has fewer: every number is equal to the last bit."""
     task = masks.Masks() if kind == "masks" else points.Points()
     rows = encoded(task, masks.rows(23) if kind == "masks" else points.rows(23))
     if kind == "lengths":
@@ -110,7 +110,7 @@ def test_any_number_of_processes_evaluates_the_same(kind, processes, monkeypatch
         if kind == "masks"
         else points.PointModel(points.PointConfig(num_labels=2))
     )
-    # The ranks are threads that share the model: none may leave it in training mode to the others.
+    # The ranks are threads that share the model, so none may set it to training mode while others run.
     model.eval()
     alone = evaluate_rows(task, model, rows, batch_size=4)
     assert alone.ids == [f"r{index}" for index in range(23)]
@@ -136,7 +136,7 @@ if processes.is_main_process:
 
 
 def figures():
-    """Evaluate points, and pictures with masks; every float in full."""
+    """Evaluate points, and pictures with masks; print every float in full."""
     found = {}
     for task, rows, model in (
         (points.Points(), points.rows(53), points.PointModel(points.PointConfig(num_labels=2))),
@@ -152,8 +152,8 @@ def figures():
 
 
 @pytest.mark.multi_process
-def test_two_real_processes_evaluate_the_same(tmp_path):
-    """accelerate's own gathering, over gloo."""
+def test_two_real_processes_give_the_same_evaluation(tmp_path):
+    """With accelerate's own gathering over gloo."""
     (tmp_path / "evaluate_it.py").write_text(EVALUATE)
     folders = [tmp_path, ROOT, ROOT / "tests", ROOT / "tests" / "evaluate"]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, folders)), "OMP_NUM_THREADS": "1"}
@@ -171,7 +171,7 @@ def test_two_real_processes_evaluate_the_same(tmp_path):
 
 
 def test_a_split_without_a_loss_has_metrics_and_no_losses(evaluated, monkeypatch):
-    """Identities that training has not seen: the rows have no targets that a loss could be taken of."""
+    """Rows of identities that are not in training have no targets for a loss."""
     run, _ = evaluated
     asked = []
     monkeypatch.setattr(points.Points, "has_loss", lambda task, split: asked.append(split))
@@ -181,7 +181,7 @@ def test_a_split_without_a_loss_has_metrics_and_no_losses(evaluated, monkeypatch
     assert set(asked) == {"test"}
 
 
-def test_no_more_masks_are_alive_than_a_batch_has(segmented, monkeypatch):
+def test_only_the_masks_of_a_batch_are_in_memory(segmented, monkeypatch):
     _, run = segmented
     alive = []
     honest = masks.Masks.summarize
@@ -194,14 +194,14 @@ def test_no_more_masks_are_alive_than_a_batch_has(segmented, monkeypatch):
     masks.Masks.read.clear()
     found = run(40)
     assert len(masks.Masks.read) == 40 and len(alive) == 5
-    # Those of the batch at hand, and at most of the one before, which its caller lets go of next.
+    # Those of the present batch, and at most those of the one before, which its caller is about to free.
     assert max(alive) <= 16
     assert not any(mask() is not None for mask in masks.Masks.read)
     assert [list(result) for result in found.results] == [["counts"]] * 40
 
 
 def test_memory_does_not_grow_with_the_rows(segmented):
-    """A mask and its answer are 8 kB a row; what is kept of a row is three counts."""
+    """A mask and its prediction take 8 kB per row; three counts of each row are stored."""
     _, run = segmented
     run(16)
 
@@ -235,7 +235,7 @@ def test_masks_have_an_interval_and_tables_of_their_own(segmented):
     )
 
 
-def test_references_are_read_when_they_are_asked_for(segmented):
+def test_references_are_read_on_access(segmented):
     _, run = segmented
     references = run(40).references
     assert isinstance(references, References) and len(references) == 40

@@ -1,4 +1,4 @@
-"""What metrics keep: the same for any number of processes, to the bit, and copied no more than needed."""
+"""Stored values of metrics: equal for any number of processes to the last bit, without needless copies."""
 
 import math
 
@@ -59,9 +59,9 @@ def confusion(rng):
 @pytest.mark.parametrize("processes", [1, 2, 3])
 @pytest.mark.parametrize("kind", [classes, labels, numbers, forecasts, confusion])
 def test_any_number_of_processes_gives_the_same_bits(kind, processes, monkeypatch):
-    """accelerate#226, tf#25939: rows in another order, batches that do not divide, a rank with fewer."""
+    """accelerate#226, tf#25939: rows in another order, a partial batch, a rank with fewer rows."""
     make, results, references = kind(np.random.default_rng(0))
-    # As batches of like length are: none holds neighbours, and the last one is not full.
+    # Like batches of rows of similar length: no batch holds neighbours, and the last one is not full.
     order = np.random.default_rng(1).permutation(ROWS)
     batches = [order[start : start + BATCH] for start in range(0, ROWS, BATCH)]
 
@@ -88,25 +88,25 @@ def test_any_number_of_processes_gives_the_same_bits(kind, processes, monkeypatc
         for name, value in expected.items():
             if isinstance(value, float):
                 assert metrics.value(name, selection) == alone.value(name, selection)
-                # To the bit where rows are kept; sums over batches depend on which rows share one.
+                # Equal to the last bit where rows are stored; sums depend on which rows share a batch.
                 assert math.isclose(value, in_order.value(name), rel_tol=1e-13)
         for name, column in metrics.columns.items():
             if isinstance(column, Column):
                 assert np.array_equal(column.array(), in_order.columns[name].array())
 
 
-def test_a_process_that_is_alone_and_saw_its_rows_in_order_copies_nothing():
+def test_a_single_process_with_rows_in_order_copies_nothing():
     metrics = RowMetrics(values=Column(np.float64))
     given = [np.arange(3.0), np.arange(3.0, 5.0)]
     for chunk in given:
         metrics.columns["values"].add(chunk)
     metrics.merge(np.arange(5), lambda part: part)
-    kept = metrics.columns["values"].chunks
-    assert all(np.shares_memory(one, other) for one, other in zip(kept, given, strict=True))
+    stored = metrics.columns["values"].chunks
+    assert all(np.shares_memory(one, other) for one, other in zip(stored, given, strict=True))
     assert metrics.columns["values"].array().tolist() == [0, 1, 2, 3, 4]
 
 
-def test_a_process_without_rows_takes_in_those_of_the_others(monkeypatch):
+def test_a_process_without_rows_gets_those_of_the_others(monkeypatch):
     ranks = Processes(2, monkeypatch)
 
     def rank(number):

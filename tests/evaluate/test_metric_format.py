@@ -1,4 +1,4 @@
-"""Figures as a person would round them."""
+"""Metrics as text: rounded to the digits that the interval leaves certain."""
 
 import pytest
 
@@ -25,7 +25,7 @@ from hf_ft.evaluate.metric_format import (
         ("mae", 0.0, None, "0"),
         ("macro_f1", 0.0, None, "0.0 %"),
         ("pearson", float("nan"), None, "undefined"),
-        # As many digits as the interval leaves.
+        # As many digits as the interval leaves certain.
         ("accuracy", 0.87234, (0.81, 0.93), "87 %"),
         ("accuracy", 0.87234, (0.862, 0.883), "87.2 %"),
         ("rmse", 7.21345, (6.9, 7.5), "7.21"),

@@ -1,4 +1,4 @@
-"""Accumulators: right against scikit-learn and by hand, fast values equal to slow ones, clear refusals."""
+"""Metrics: equal to scikit-learn and to known cases, fast values equal to slow ones, clear errors."""
 
 import os
 import subprocess
@@ -22,7 +22,7 @@ REGRESSION_NAMES = [name for name in REGRESSION_DIRECTIONS if name != "loss"]
 
 
 def classified(rows=300, classes=5, seed=0, present=None):
-    """Random results that are right more often than not; ties among the scores on purpose."""
+    """Return random results that are mostly right, with ties among the scores."""
     rng = np.random.default_rng(seed)
     truth = rng.choice(present if present is not None else classes, size=rows)
     scores = rng.random((rows, classes))
@@ -82,7 +82,7 @@ def test_classification_against_scikit_learn():
         assert row["f1"] == pytest.approx(expected["f1-score"])
 
 
-def test_absent_classes_are_said_and_left_out_of_the_area():
+def test_absent_classes_are_noted_and_left_out_of_roc_auc():
     results, truth = classified(classes=6, present=[0, 2, 5])
     found = accumulate(ClassificationMetrics(names(6)), results, truth).compute()
     (note,) = found["notes"]
@@ -93,7 +93,7 @@ def test_absent_classes_are_said_and_left_out_of_the_area():
     assert found["roc_auc"] == pytest.approx(np.mean(areas))
 
 
-def test_one_class_has_no_area():
+def test_one_class_has_no_roc_auc():
     results, truth = classified(classes=3, present=[1])
     metrics = accumulate(ClassificationMetrics(names(3)), results, truth)
     found = metrics.compute()
@@ -145,7 +145,7 @@ def test_scores_of_the_wrong_width_are_refused():
         ClassificationMetrics(names(5)).update(results, truth)
 
 
-def test_unknown_metric_lists_what_there_is():
+def test_an_unknown_metric_lists_the_known_ones():
     metrics = accumulate(ClassificationMetrics(names(5)), *classified())
     with pytest.raises(RecipeError, match=r"no metric 'acuracy'; found: accuracy, .*roc_auc"):
         metrics.value("acuracy")
@@ -173,7 +173,7 @@ def test_regression_value_equals_compute(targets, name):
     assert metrics.value(name, rows) == pytest.approx(chosen.compute()[name], abs=1e-12)
 
 
-def test_regression_by_hand():
+def test_regression_of_a_known_case():
     metrics = RegressionMetrics(["flow"], ["cars"], scale=[2.0])
     metrics.update([{"value": [1.0]}, {"value": [5.0]}, {"value": [3.0]}], [[0.0], [4.0], [5.0]])
     found = metrics.compute()
@@ -187,7 +187,7 @@ def test_regression_by_hand():
     assert all(piece in note for piece in ("mape", "flow", "1 of 3", "0"))
 
 
-def test_what_is_undefined_is_left_out_and_said():
+def test_undefined_metrics_are_left_out_and_noted():
     metrics = RegressionMetrics(["flow"])
     metrics.update([{"value": [1.0]}, {"value": [2.0]}], [[0.0], [0.0]])
     found = metrics.compute()
@@ -213,7 +213,7 @@ def test_a_scale_of_zero_is_refused():
         RegressionMetrics(["flow"], scale=[0.0])
 
 
-def test_regression_not_finite():
+def test_predictions_that_are_not_finite_are_an_error():
     metrics = RegressionMetrics(["flow"])
     metrics.update([{"value": [np.inf]}, {"value": [1.0]}], [[1.0], [1.0]])
     with pytest.raises(TrainError, match="1 of 2 results are not finite"):
@@ -259,7 +259,7 @@ def test_extra_metric_that_gives_a_known_name_is_refused(tmp_path):
         metrics.compute()
 
 
-def test_extra_metric_with_inputs_nobody_has(tmp_path):
+def test_extra_metric_with_unknown_inputs(tmp_path):
     path = tmp_path / "errors.py"
     path.write_text(LOCAL.replace('{"predictions": number', '{"sources": number, "predictions": number'))
     with pytest.raises(RecipeError, match="sources"):
@@ -273,7 +273,7 @@ def test_extra_metric_with_a_missing_package(tmp_path):
         ExtraMetric(str(path))
 
 
-def test_extra_metric_that_is_not_there(tmp_path, monkeypatch):
+def test_extra_metric_that_does_not_exist(tmp_path, monkeypatch):
     with pytest.raises(RecipeError, match="there is no such file"):
         ExtraMetric(str(tmp_path / "none.py"))
     with pytest.raises(RecipeError, match="somebody's Space"):
@@ -301,8 +301,8 @@ for repeat in range(3):
 
 @pytest.mark.multi_process
 @pytest.mark.slow
-def test_processes_of_one_host_do_not_meet_in_the_cache(tmp_path):
-    """Four processes, one empty cache: each loads the same extra module and keeps its own rows."""
+def test_processes_on_one_host_do_not_share_cache_files(tmp_path):
+    """Four processes with one empty cache each load the same extra module and measure their own rows."""
     path = tmp_path / "errors.py"
     path.write_text(LOCAL)
     environment = {**os.environ, "HF_HOME": str(tmp_path), "HF_EVALUATE_OFFLINE": "1"}

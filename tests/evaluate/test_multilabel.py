@@ -1,4 +1,4 @@
-"""Metrics of several labels a row against scikit-learn, thresholds, and the trivial answer."""
+"""Metrics of several labels per row: equal to scikit-learn; thresholds; constant answers."""
 
 import numpy as np
 import pytest
@@ -32,7 +32,7 @@ def seen():
     return metrics, truth, scores
 
 
-def test_compute_is_scikit_learn(seen):
+def test_compute_equals_scikit_learn(seen):
     metrics, truth, scores = seen
     given = scores >= np.float32(THRESHOLDS)
     found = metrics.compute()
@@ -55,7 +55,7 @@ def test_compute_is_scikit_learn(seen):
 
 
 @pytest.mark.parametrize("name", [name for name in MULTILABEL_DIRECTIONS if name != "loss"])
-def test_value_is_compute_on_all_rows_and_on_a_selection(seen, name):
+def test_value_equals_compute_on_all_rows_and_on_a_selection(seen, name):
     metrics, truth, scores = seen
     assert metrics.value(name) == pytest.approx(metrics.compute()[name])
     rows = np.random.default_rng(1).integers(60, size=60)
@@ -64,7 +64,7 @@ def test_value_is_compute_on_all_rows_and_on_a_selection(seen, name):
     assert metrics.value(name, rows) == pytest.approx(again.compute()[name])
 
 
-def test_thresholds_change_the_answer_and_not_the_ranking(seen):
+def test_thresholds_change_the_labels_and_not_the_ranking(seen):
     _, truth, scores = seen
     rows = [{"scores": row} for row in scores], [np.flatnonzero(row).tolist() for row in truth]
     low, high = MultilabelMetrics(LABELS, [0.1] * 5), MultilabelMetrics(LABELS, [0.9] * 5)
@@ -94,11 +94,11 @@ def test_rare_labels_share_a_threshold():
     assert thresholds[1] == thresholds[2] == thresholds[3] != thresholds[0]
 
 
-def test_a_label_that_is_never_true_keeps_one_half():
+def test_a_label_that_no_row_has_keeps_the_threshold_one_half():
     assert tune_thresholds(np.full((5, 1), 0.7), np.zeros((5, 1), dtype=bool)) == [0.5]
 
 
-def test_bad_input_is_refused_by_name():
+def test_unusable_input_is_an_error():
     metrics = MultilabelMetrics(["a", "b"], [0.5, 0.5])
     with pytest.raises(DataError, match="label id 2; expected 0 to 1"):
         metrics.update([{"scores": [0.1, 0.2]}], [[2]])
@@ -119,7 +119,7 @@ def _one():
     return metrics
 
 
-def test_correlations_are_scipy_s_and_undefined_for_constant_answers():
+def test_correlations_equal_scipy_and_are_undefined_for_constants():
     rng = np.random.default_rng(5)
     truth = rng.normal(size=40).round(1)
     predicted = truth + rng.normal(size=40)

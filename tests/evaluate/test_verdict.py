@@ -1,4 +1,4 @@
-"""The verdict on simulated data whose truth is known, and in words that do not claim too much."""
+"""The verdict on simulated data with a known truth, and its text, which does not claim too much."""
 
 import json
 
@@ -14,7 +14,7 @@ LABELS = ["no", "yes"]
 
 
 def answers(truth, right):
-    """Class results that are right where they are said to be."""
+    """Return class results; `right` says which of them are right."""
     predicted = np.where(right, truth, 1 - truth)
     return [{"class": int(klass), "scores": np.eye(2)[klass]} for klass in predicted]
 
@@ -23,8 +23,8 @@ def numbers(values):
     return [{"value": [float(value)]} for value in values]
 
 
-def seen_by(new_metrics):
-    """Fresh metrics that have seen results and their references."""
+def measure_with(new_metrics):
+    """Return a function that updates fresh metrics with results and references."""
 
     def measure(results, references):
         metrics = new_metrics()
@@ -35,12 +35,12 @@ def seen_by(new_metrics):
 
 
 def verdict(results, references, baselines, *, scores=None, split="test", selected=False, **options):
-    """A verdict on classes, or on numbers where the results are."""
+    """Return the verdict on classes, or on numbers if the results are numbers."""
     classes = "class" in results[0]
     evaluation = Evaluation(split, [str(i) for i in range(len(results))], results, references, None, {})
     return judge(
         evaluation,
-        seen_by(lambda: ClassificationMetrics(LABELS) if classes else RegressionMetrics(["y"])),
+        measure_with(lambda: ClassificationMetrics(LABELS) if classes else RegressionMetrics(["y"])),
         baselines,
         scores or {},
         Bootstrap(**{"resamples": 400, "seed": 3, **options}),
@@ -57,12 +57,12 @@ def classes(seed, rows=400, model=0.9, baseline=0.7):
 
 
 def test_coverage_of_the_paired_interval():
-    """The true difference lies in the interval about as often as the interval says."""
+    """The true difference lies in the interval about as often as the nominal coverage says."""
     held = 0
     for seed in range(200):
         rng = np.random.default_rng(seed)
         truth, hard = rng.integers(2, size=150), rng.random(150)
-        # Both are right on easy rows: what a resample is worth falls out of the difference.
+        # Both are right on the easy rows, so that easy and hard resamples cancel in the difference.
         model, other = (
             answers(truth, hard < 0.85),
             answers(truth, hard < np.where(rng.random(150) < 0.2, 0.6, 0.8)),
@@ -73,20 +73,20 @@ def test_coverage_of_the_paired_interval():
     assert 180 <= held <= 199
 
 
-def test_a_pair_is_surer_than_two_intervals():
+def test_the_paired_interval_is_narrower_than_two_intervals():
     rng = np.random.default_rng(0)
     truth, hard = rng.integers(2, size=300), rng.random(300)
     found = verdict(answers(truth, hard < 0.85), truth, {"other": answers(truth, hard < 0.8)})
     assert found.outcome == "better"
     low, high = found.comparisons[0].interval
-    # Two independent sets of rows would give more than the model's own width.
+    # The difference on two independent samples would be wider than the model's own interval.
     assert high - low < found.interval[1] - found.interval[0]
 
 
 @pytest.mark.parametrize(
     ("model", "baseline", "outcome"), [(0.9, 0.7, "better"), (0.7, 0.9, "worse"), (0.8, 0.8, "not better")]
 )
-def test_outcomes_where_more_is_better(model, baseline, outcome):
+def test_outcomes_where_greater_is_better(model, baseline, outcome):
     truth, results, others = classes(1, model=model, baseline=baseline)
     found = verdict(results, truth, {"the usual answer": others})
     assert (found.outcome, found.alarming) == (outcome, outcome == "worse")
@@ -96,7 +96,7 @@ def test_outcomes_where_more_is_better(model, baseline, outcome):
 @pytest.mark.parametrize(
     ("model", "baseline", "outcome"), [(1, 2, "better"), (2, 1, "worse"), (1, 1, "not better")]
 )
-def test_outcomes_where_less_is_better(model, baseline, outcome):
+def test_outcomes_where_smaller_is_better(model, baseline, outcome):
     rng = np.random.default_rng(5)
     truth = rng.normal(size=300)
     one, other = (truth + rng.normal(scale=scale, size=300) for scale in (model, baseline))
@@ -127,7 +127,7 @@ def test_groups_widen_the_interval_of_a_difference():
     assert by_row[0] <= by_group[1] and by_group[0] <= by_row[1]
 
 
-def test_two_rows_prove_nothing():
+def test_two_rows_are_too_few_for_better():
     truth = np.array([0, 1])
     found = verdict(answers(truth, [True, True]), truth, {"other": answers(truth, [False, False])})
     assert found.outcome == "not better"
@@ -138,7 +138,7 @@ def test_two_rows_prove_nothing():
 
 
 def test_a_baseline_is_compared_on_the_rows_that_it_answers():
-    """The model is right on the first half alone, the baseline answers the second half alone."""
+    """The model is right only on the first half; the baseline answers only the second half."""
     truth = np.arange(200) % 2
     first = np.arange(200) < 100
     other = answers(truth, np.arange(200) % 5 > 0)
@@ -152,7 +152,7 @@ def test_a_baseline_is_compared_on_the_rows_that_it_answers():
     assert silent.comparisons == [] and silent.undefined == ["silent"]
 
 
-def test_the_hardest_baseline_decides_and_each_has_its_line():
+def test_the_hardest_baseline_decides_and_each_has_its_own_text():
     truth, results, weak = classes(4, model=0.8, baseline=0.5)
     strong = answers(truth, np.random.default_rng(9).random(400) < 0.95)
     found = verdict(results, truth, {"weak": weak, "strong": strong})
@@ -166,14 +166,14 @@ def test_the_hardest_baseline_decides_and_each_has_its_line():
 
 
 def test_undefined_resamples_are_drawn_again_for_the_pair():
-    """Of three rows of class 1 among 40, some resamples have none: ROC-AUC is undefined there."""
+    """Three of 40 rows are of class 1; some resamples have none, and there ROC-AUC is undefined."""
     rng = np.random.default_rng(0)
     truth = np.array([1, 1, 1, *[0] * 37])
     good, bad = ([{"class": 0, "scores": [1 - s, s]} for s in truth * w + rng.random(40)] for w in (2, 0))
     evaluation = Evaluation("test", [str(i) for i in range(40)], good, truth, None, {})
     found = judge(
         evaluation,
-        seen_by(lambda: ClassificationMetrics(LABELS)),
+        measure_with(lambda: ClassificationMetrics(LABELS)),
         {"noise": bad},
         {},
         Bootstrap(300),
@@ -184,13 +184,13 @@ def test_undefined_resamples_are_drawn_again_for_the_pair():
     assert not np.isnan(found.comparisons[0].interval).any() and found.outcome == "better"
 
 
-def test_a_metric_that_a_baseline_does_not_have():
+def test_a_metric_that_is_undefined_for_a_baseline():
     """The correlation of a constant is undefined, whatever the rows."""
     rng = np.random.default_rng(0)
     truth = rng.normal(size=100)
     found = judge(
         Evaluation("test", [str(i) for i in range(100)], numbers(truth), truth[:, None].tolist(), None, {}),
-        seen_by(lambda: RegressionMetrics(["y"])),
+        measure_with(lambda: RegressionMetrics(["y"])),
         {"the mean": numbers([0.0] * 100)},
         {},
         Bootstrap(100),
@@ -202,7 +202,7 @@ def test_a_metric_that_a_baseline_does_not_have():
     assert found.interval is not None and "no baseline has pearson" in found.text
 
 
-def test_where_only_metrics_are_known():
+def test_a_baseline_of_which_only_metrics_are_known():
     truth, results, others = classes(1, model=0.7)
     found = verdict(results, truth, {}, scores={"hearsay": {"accuracy": 0.75, "macro_f1": 0.1}, "none": {}})
     assert found.outcome == "not compared" and found.alarming and found.undefined == ["none"]
@@ -212,20 +212,20 @@ def test_where_only_metrics_are_known():
     assert known.outcome == "not better" and known.comparisons[0].metrics == {"accuracy": 0.7}
 
 
-def test_without_intervals_nothing_is_claimed():
+def test_without_intervals_the_outcome_is_not_compared():
     truth, results, others = classes(1)
     found = verdict(results, truth, {"other": others}, resamples=0)
     assert found.outcome == "not compared" and found.interval is None and not found.alarming
 
 
-def test_rows_that_chose_the_checkpoint_are_named_as_such():
+def test_the_text_says_if_the_rows_chose_the_checkpoint():
     truth, results, others = classes(1)
     assert "chose the checkpoint" not in verdict(results, truth, {"other": others}).text
     text = verdict(results, truth, {"other": others}, split="validation", selected=True).text
     assert "400 rows of validation, which also chose the checkpoint" in text
 
 
-def test_must_beat_asks_for_every_baseline():
+def test_must_beat_requires_every_baseline():
     truth, results, weak = classes(4, model=0.9, baseline=0.5)
     verdict(results, truth, {"weak": weak}).require("baseline")
     verdict(weak, truth, {"strong": results}).require(None)

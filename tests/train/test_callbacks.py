@@ -6,7 +6,7 @@ import sys
 import pytest
 from transformers import TrainerControl, TrainerState
 
-from hf_ft.evaluate.loop import _bar
+from hf_ft.evaluate.loop import _progress_bar
 from hf_ft.train.callbacks import EpochLines, LogFile
 
 
@@ -41,7 +41,7 @@ def test_the_end_of_an_epoch_is_logged(tmp_path):
 
 def test_without_a_terminal_lines_are_printed_and_no_bars(capsys):
     trained("accuracy", True, [0.5, 0.4])
-    list(_bar([1, 2], "evaluate", True))
+    list(_progress_bar([1, 2], "evaluate", True))
     shown = capsys.readouterr()
     assert shown.err == "" and "\r" not in shown.out
     assert shown.out.splitlines() == [
@@ -61,14 +61,14 @@ def test_bars_are_drawn_on_a_terminal(monkeypatch):
     trained("accuracy", True, [0.5])
     assert "/10" in sys.stderr.getvalue()
     monkeypatch.setattr(sys, "stderr", Screen())
-    list(_bar([1, 2], "evaluate", True))
+    list(_progress_bar([1, 2], "evaluate", True))
     assert "evaluate" in sys.stderr.getvalue()
 
 
 @pytest.mark.parametrize(("text", "show"), [(None, True), ("evaluate", False)])
 def test_no_bar_is_drawn_without_text_or_on_other_processes(text, show, monkeypatch):
     monkeypatch.setattr(sys, "stderr", Screen())
-    list(_bar([1, 2], text, show))
+    list(_progress_bar([1, 2], text, show))
     assert sys.stderr.getvalue() == ""
 
 
