@@ -1,6 +1,8 @@
-"""Does torch.compile pay on this machine? Steps of full fine-tuning, eager and compiled, and the first one.
+"""Does torch.compile pay on this machine? Times steps of full fine-tuning, eager and compiled.
 
-python -m benchmarks.compiled
+    python -m benchmarks.compiled
+
+The first compiled step, which includes compiling, is timed separately.
 """
 
 from __future__ import annotations

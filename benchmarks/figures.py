@@ -1,4 +1,4 @@
-"""Arithmetic of the measurements: seconds that are compared, paired ratios, the time to the same metric."""
+"""Arithmetic of the measurements: compared seconds, paired ratios, the time to the same metric."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ from typing import Any
 
 from benchmarks.works import Goal
 
-# On lines of their own, on both sides: start-up, loading the weights, saving, the gate and the report.
+# Phases that are not compared, on both sides: start-up, loading the weights, saving, the gate, the report.
 APART = ("start", "recipe", "model", "read", "save", "self-test", "verify", "report")
 Measured = Mapping[str, Any]
 Round = Mapping[str, Measured]
 
 
 def seconds(measured: Measured) -> float:
-    """Return the seconds that are compared: data, training and evaluation, and any phase that is not APART."""
+    """Return the compared seconds: data, training, evaluation, and any phase that is not in APART."""
     return sum(value for name, value in measured["phases"].items() if name not in APART)
 
 
 def seconds_to_finish(measured: Measured) -> float:
-    """Return the seconds from the start of the process until all is written, gate and report included."""
+    """Return the seconds from the start of the process to its last file, gate and report included."""
     return sum(measured["phases"].values())
 
 
 @dataclass(frozen=True)
 class Spread:
-    """The median of paired ratios, the smallest and the largest of them."""
+    """Median, minimum and maximum of paired ratios."""
 
     median: float
     least: float
@@ -43,19 +43,19 @@ class Spread:
 
 
 def spread(values: Sequence[float]) -> Spread:
-    """Return the spread of values, one for each round."""
+    """Return the spread of values, one per round."""
     return Spread(statistics.median(values), min(values), max(values), len(values))
 
 
 def ratios(goal: Goal, rounds: Sequence[Round]) -> Spread:
-    """Divide the two sides of each round: what disturbs a round disturbs both."""
+    """Divide the two sides within each round, because another program disturbs both sides of a round."""
     if goal.under is None:
         return spread([found[goal.over][goal.figure] for found in rounds])
     return spread([seconds(found[goal.over]) / seconds(found[goal.under]) for found in rounds])
 
 
 def verdict(goal: Goal, ratio: float) -> str:
-    """Say what was wanted, and whether it is there."""
+    """Describe the goal, and whether the ratio reaches it."""
     if goal.least is not None:
         return f"at least {goal.least:g}: {'reached' if ratio >= goal.least else 'not reached'}"
     if goal.most is not None:
@@ -64,12 +64,12 @@ def verdict(goal: Goal, ratio: float) -> str:
 
 
 def seconds_to(metric: float, curve: Sequence[Sequence[float]]) -> float | None:
-    """Return the compared seconds until the metric was first reached, or None where it was not."""
+    """Return the compared seconds until the metric was first reached; None if it was not."""
     return next((moment for moment, value in curve if value >= metric), None)
 
 
 def same_metric(over: Measured, under: Measured) -> tuple[float, float, float] | None:
-    """Return the lower of the best metrics of two sides, and the seconds of each until it was reached."""
+    """Return the lower of the best metrics of two sides, and the seconds of each side until it reached it."""
     if not over.get("curve") or not under.get("curve"):
         return None
     metric = min(max(value for _, value in side["curve"]) for side in (over, under))
@@ -78,15 +78,15 @@ def same_metric(over: Measured, under: Measured) -> tuple[float, float, float] |
 
 
 def unequal_work(sides: Mapping[str, Measured]) -> list[str]:
-    """Say where two sides differ in rows, steps, epochs, the number of weights that learn, or the metric.
+    """List where two sides differ in rows, steps, epochs, the number of trainable weights, or the metric.
 
-    Metrics may differ by chance: by 2.5 standard errors of a difference of two shares of the measured rows.
+    Metrics may differ by chance: by 2.5 standard errors of the difference of two shares of the measured rows.
     """
     found = []
     for first, second in itertools.pairwise(sides):
         one, other = sides[first], sides[second]
         for key in ("rows", "steps", "epochs", "learning"):
-            # The one pass of the floor has no steps.
+            # The floor script with one forward pass has no steps.
             if one.get(key) and other.get(key) and one[key] != other[key]:
                 found.append(f"{key}: {one[key]} ({first}), {other[key]} ({second})")
         if one.get("metric") is not None and other.get("metric") is not None:

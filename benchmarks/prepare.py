@@ -1,9 +1,9 @@
-"""Makes what an item of work needs, once for both sides: files of rows and a folder of weights.
+"""Prepare an item of work, once for both sides: files of rows and a folder of weights.
 
     python -m benchmarks.prepare FOLDER --data images --model lite0 --train 215 --validation 86 [--real DIR]
 
-Runs in a process of its own, so that the driver stays small: a child's peak memory can never be below what
-its parent held when it was started. Writes FOLDER/facts.json.
+It runs in a process of its own, so that the driver needs little memory: the peak memory of a child process is
+at least what its parent held when it started the child. Writes FOLDER/facts.json.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ SEED = 17
 
 
 def images(folder: Path, real: Path | None, options: argparse.Namespace) -> dict[str, Any]:
-    """Traffic signs, classes evenly drawn; handwritten digits where the real data are absent."""
+    """Write traffic signs, all classes equally often; without the real data, handwritten digits."""
     from datasets import Image, load_dataset
 
     signs = real and real / "gtsrb"
@@ -38,7 +38,7 @@ def images(folder: Path, real: Path | None, options: argparse.Namespace) -> dict
 
 
 def texts(folder: Path, real: Path | None, options: argparse.Namespace) -> dict[str, Any]:
-    """Sentences of film reviews; docstrings of the standard library where the real data are absent."""
+    """Write sentences of film reviews; without the real data, docstrings of the standard library."""
     from datasets import load_dataset
 
     reviews = real and real / "sst2"
@@ -55,7 +55,7 @@ def texts(folder: Path, real: Path | None, options: argparse.Namespace) -> dict[
 
 
 def series(folder: Path, real: Path | None, options: argparse.Namespace) -> dict[str, Any]:
-    """Loads of a transformer by the hour; a year of weather where the real data are absent."""
+    """Write hourly loads of a transformer; without the real data, a year of weather."""
     loads = real and real / "etth1" / "ETTh1.csv"
     if loads and loads.is_file():
         shutil.copyfile(loads, folder / "series.csv")
@@ -74,7 +74,7 @@ def series(folder: Path, real: Path | None, options: argparse.Namespace) -> dict
 
 
 def blocks(folder: Path, real: Path | None, options: argparse.Namespace) -> dict[str, Any]:
-    """Made-up pictures of 4 x 4 coloured blocks, any number of rows and classes: for the scaling table."""
+    """Write random pictures of 4 x 4 coloured blocks, with any number of rows and classes."""
     from datasets import ClassLabel, Dataset, Features, Image
 
     total = options.train + options.validation
@@ -96,7 +96,7 @@ def block_picture(number: int) -> dict[str, Any]:
 
 
 def first_classes(data: Any, classes: int | None) -> Any:
-    """Keep image and label of the rows of the first classes; of all where there is no number."""
+    """Select image and label of the rows of the first classes; None: of all classes."""
     from datasets import ClassLabel
 
     data, names = data.select_columns(["image", "label"]), data.features["label"].names
@@ -107,7 +107,7 @@ def first_classes(data: Any, classes: int | None) -> Any:
 
 
 def evenly(data: Any, rows: int) -> Any:
-    """Draw rows with a seed, every class as often as every other."""
+    """Draw rows with a seed, all classes equally often."""
     labels = np.asarray(data["label"])
     order = np.random.default_rng(SEED).permutation(len(labels))
     turn = np.empty(len(labels), dtype=int)
@@ -145,7 +145,7 @@ def vit_folder(folder: Path) -> str:
 
 
 def trained_folder(folder: Path, facts: dict[str, Any], recipe: Path) -> str:
-    """Train a classifier for a moment, so that there is a saved model to predict with."""
+    """Train a classifier for one epoch, to have a saved model to predict with."""
     from hf_ft import finetune, load_recipe
 
     overrides = [

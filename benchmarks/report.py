@@ -32,7 +32,7 @@ def report(
     facts: Mapping[str, Mapping[str, str]],
     starts: Mapping[str, list[float]],
 ) -> str:
-    """Write all tables: ratios, phases, scaling and start-up, each where it was measured."""
+    """Write all tables that were measured: ratios, phases, quality, scaling and start-up."""
     compared = [work for work in works if work.goals and work.name in rounds]
     others = [work for work in works if not work.goals and work.name in rounds]
     judged = [work for work in others if work.name.startswith("quality")]
@@ -51,7 +51,7 @@ def report(
 
 
 def machine() -> str:
-    """Say what it was measured on."""
+    """Describe the machine, the packages and the threads."""
     packages = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "transformers", "datasets"))
     able = [name for name in ("amx_bf16", "avx512_bf16") if torch.cpu.get_capabilities().get(name)]
     half = able[0] if able else "no bf16"
@@ -69,7 +69,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def ratio_table(rounds: Rounds, works: Sequence[Work], facts: Mapping[str, Mapping[str, str]]) -> str:
-    """One line for each ratio that is wanted."""
+    """Write one line for each goal."""
     rows = []
     notes = []
     for work in works:
@@ -107,16 +107,16 @@ def ratio_table(rounds: Rounds, works: Sequence[Work], facts: Mapping[str, Mappi
 
 
 def amount(work: Work, facts: Mapping[str, str]) -> str:
-    """Say how much was done, and whether the target was set for more rows."""
+    """Describe data and amount of work, and whether the goal was set for more rows."""
     if work.data == "series":
         return f"{facts['data']}, {work.epochs} epoch(s)"
     if work.epochs == 1 and work.model == "trained":
-        said = f"{facts['data']}, {work.train} rows"
+        text = f"{facts['data']}, {work.train} rows"
     else:
-        said = f"{facts['data']}, {work.train} + {work.validation} rows, {work.epochs} epoch(s)"
-    said += f", {work.classes} classes" if work.classes else ""
+        text = f"{facts['data']}, {work.train} + {work.validation} rows, {work.epochs} epoch(s)"
+    text += f", {work.classes} classes" if work.classes else ""
     fewer = work.issue_train is not None and work.issue_train != work.train
-    return said + (f" (the target: {work.issue_train})" if fewer else "")
+    return text + (f" (the target: {work.issue_train})" if fewer else "")
 
 
 def middle(found: Sequence[Round], side: str, key: str) -> float:
@@ -130,7 +130,7 @@ def metrics(found: Sequence[Round], sides: Sequence[str]) -> str:
 
 
 def to_the_same(found: Sequence[Round], over: str, under: str | None) -> str:
-    """Return the ratio of the times to the lower of both sides' best metrics."""
+    """Return the ratio of the times until each side reached the lower of both best metrics."""
     reached = [] if under is None else [same_metric(one[over], one[under]) for one in found]
     pairs = [pair for pair in reached if pair is not None]
     if not pairs:
@@ -148,13 +148,13 @@ def to_finish(found: Sequence[Round], over: str, under: str | None) -> str:
 
 
 def differences(work: Work, found: Sequence[Round]) -> list[str]:
-    """Say where the sides did not do equal work, once each."""
+    """List where the sides did not do equal work, each difference once."""
     every = [problem for one in found for problem in unequal_work(work.equal_sides(one))]
     return [f"**not equal** in {problem}" for problem in dict.fromkeys(every)]
 
 
 def phase_table(rounds: Rounds, works: Sequence[Work]) -> str:
-    """Median seconds of every phase of every side: what is compared, and what stands on lines of its own."""
+    """Write the median seconds of every phase of every side, compared phases and others apart."""
     rows = []
     for work in works:
         found = rounds[work.name]
@@ -177,7 +177,7 @@ def phase_table(rounds: Rounds, works: Sequence[Work]) -> str:
 
 
 def quality_table(rounds: Rounds, works: Sequence[Work], facts: Mapping[str, Mapping[str, str]]) -> str:
-    """Final metrics of the same training in fp32 and in bf16, and whether bf16 lies in fp32's interval."""
+    """Write the final metrics in fp32 and bf16, and whether that of bf16 is in the interval of fp32."""
     rows = []
     for work in works:
         one = rounds[work.name][0]
@@ -198,7 +198,7 @@ def quality_table(rounds: Rounds, works: Sequence[Work], facts: Mapping[str, Map
 
 
 def scaling_table(rounds: Rounds, works: Sequence[Work]) -> str:
-    """Time and memory against rows, epochs and classes."""
+    """Write time and memory by rows, epochs and classes."""
     rows = []
     for work in works:
         one = rounds[work.name][0]["ours"]
@@ -224,5 +224,5 @@ def scaling_table(rounds: Rounds, works: Sequence[Work]) -> str:
 
 
 def start_table(starts: Mapping[str, list[float]]) -> str:
-    """Median seconds of the commands that do nothing else."""
+    """Write the median seconds of the start-up commands."""
     return table(["command", "s"], ([name, short(statistics.median(v))] for name, v in starts.items()))

@@ -1,12 +1,12 @@
-"""Side by side: hf_ft against plain scripts, on the same rows, weights, epochs and global batch.
+"""Compare hf_ft with plain scripts on the same rows, weights, epochs and global batch.
 
     make bench                           everything, in under half an hour on two cores; writes results.md
     make bench ONLY=head_image           one item, printed and not written (or: quality, scaling, start)
     make bench ONLY=head_image FULL=1    with the rows that its target was set for
     make bench DATA=DIR                  on real data (default: $HF_FT_DATA); without, on samples of packages
 
-Every side is a fresh process. A round runs the sides of every item in turn, and rounds follow one another
-until the time is used up: A B, then A B again.
+Every side is a fresh process. A round runs the sides of every item one after another (A B); rounds are
+repeated until the time is used up.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ class Bench:
     Args:
         scratch: a folder for rows, weights, caches and runs.
         real: the folder with the real data sets; None: the samples are used.
-        rounds: item -> what each round measured: side -> its JSON.
-        facts: item -> what was prepared for it.
+        rounds: item -> measurements of each round: side -> its JSON.
+        facts: item -> paths and names of the prepared rows and weights.
         took: item -> seconds of its last round, start-up included.
     """
 
@@ -53,7 +53,7 @@ class Bench:
             self.facts[work.name] = self.prepare(work)
         begun = time.monotonic()
         rounds = self.rounds.setdefault(work.name, [])
-        # Made anew for every round, so that filling the caches is measured too.
+        # A new folder for every round, so that filling the caches is measured too.
         folder = self.scratch / work.name / f"round-{len(rounds)}"
         found = {side: self.run(work, side, folder) for side in work.sides}
         rounds.append(found)
@@ -61,7 +61,7 @@ class Bench:
         return found
 
     def prepare(self, work: Work) -> dict[str, str]:
-        """Make rows and weights in a process of their own."""
+        """Prepare rows and weights in a separate process."""
         folder = self.scratch / work.name
         sizes: list[object] = ["--train", work.train, "--validation", work.validation]
         sizes += [] if work.classes is None else ["--classes", work.classes]
@@ -73,7 +73,7 @@ class Bench:
     def run(self, work: Work, side: str, folder: Path) -> Measured:
         """Run one side in a fresh process, and read what it wrote."""
         command = work.sides[side].split()
-        # The sides of hf_ft share their caches: `again` finds what `ours` has filled.
+        # The sides of hf_ft share their caches: `again` reads what `ours` has cached.
         own = folder / ("ours" if command[0].startswith("ours/") else side.replace(" ", "-"))
         out = own / f"{side.replace(' ', '-')}.json"
         facts = self.facts[work.name] | {"epochs": str(work.epochs), "out": str(out), "folder": str(own)}
@@ -87,13 +87,13 @@ class Bench:
     def go_round(
         self, works: Sequence[Work], rounds: int, deadline: float, after: Callable[[], object] = lambda: None
     ) -> None:
-        """Measure every item once, then again and again as long as it fits in the time.
+        """Measure every item once, and repeat the rounds while they fit into the time.
 
         Args:
             works: the items.
-            rounds: at most so many.
-            deadline: on the monotonic clock; no repeat begins that would end later.
-            after: called when an item was measured, so that what is known is not lost.
+            rounds: most rounds.
+            deadline: in seconds of the monotonic clock; no repetition begins that would end later.
+            after: called after each measurement, to write the results so far.
         """
         for number in range(rounds):
             for work in works:
@@ -106,7 +106,7 @@ class Bench:
 
 
 def surroundings() -> dict[str, str]:
-    """Return the environment of every process: no network, no bars, and both sides' modules can be found."""
+    """Return the environment of every process: no network, no bars, modules of both sides on the path."""
     path = os.pathsep.join([str(HERE / "plain"), str(HERE.parent)])
     return os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
 
@@ -115,7 +115,7 @@ def call(arguments: Sequence[object], environment: dict[str, str], log: Path) ->
     """Run this Python with arguments, its output in a log.
 
     Raises:
-        SystemExit: it failed; with the end of the log.
+        SystemExit: the process failed; the message ends with the last lines of the log.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, *map(str, arguments)]
@@ -128,7 +128,7 @@ def call(arguments: Sequence[object], environment: dict[str, str], log: Path) ->
 
 
 def start_up(times: int = 3) -> dict[str, list[float]]:
-    """Time what a user waits for before anything happens: command line, check of a recipe, launcher."""
+    """Time the start-up: of the command line, of checking a recipe, and of the launcher."""
     hf_ft = [sys.executable, "-m", "hf_ft"]
     launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
     commands = {

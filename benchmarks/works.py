@@ -1,4 +1,4 @@
-"""The items of work: which processes are run side by side, on what, and which ratio is wanted."""
+"""The items of work: which processes are compared, on which data, and which ratio is the goal."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 
 @dataclass(frozen=True)
 class Goal:
-    """A ratio of two sides, and what is wanted of it.
+    """A ratio of two sides with its goal.
 
     Args:
-        over: the side above the fraction line.
-        under: the side below it; None: `figure` is a ratio already.
-        least: the ratio should not be less.
-        most: the ratio should not be more.
-        figure: what is compared: `seconds` of data, training and evaluation, or a figure of the process.
+        over: side in the numerator.
+        under: side in the denominator; None: `figure` is a ratio already.
+        least: smallest ratio that reaches the goal.
+        most: largest ratio that reaches the goal.
+        figure: `seconds` of data, training and evaluation, or another number that the process writes.
     """
 
     over: str
@@ -32,19 +32,19 @@ class Work:
 
     Args:
         name: short name, for ONLY=.
-        title: what is done.
-        data: what `prepare` makes rows of.
-        model: what `prepare` makes a folder of weights of.
+        title: what is computed.
+        data: kind of rows that `prepare` writes.
+        model: kind of weights that `prepare` writes.
         train: training rows within the time of `make bench`.
         validation: validation rows, likewise.
         sides: side -> script and arguments, run in this order, each in a process of its own; `{train}` and
-            the like are filled in from what `prepare` made.
-        goals: the ratios that are wanted.
-        issue_train: training rows of the target as it was set, for `FULL=1`; None: the same.
+            other names in braces are replaced by what `prepare` wrote.
+        goals: goals for ratios of sides.
+        issue_train: training rows for which the goal was set, for `FULL=1`; None: the same.
         issue_validation: validation rows, likewise.
         epochs: passes over the training rows, on every side.
-        classes: how many classes the rows have; None: as many as the data.
-        rounds: how often at most.
+        classes: number of classes of the rows; None: as many as the data.
+        rounds: most rounds.
         note: what a reader must know to judge the ratio.
     """
 
@@ -64,11 +64,11 @@ class Work:
     note: str = ""
 
     def equal_sides(self, found: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the sides that should do equal work: all but the second run at another rate."""
+        """Return the sides that should do equal work: all except the second run at another learning rate."""
         return {side: one for side, one in found.items() if side != "again"}
 
     def full(self) -> Work:
-        """Return the same work with the rows that the target was set for."""
+        """Return the same work with the rows for which the goal was set."""
         return replace(
             self,
             train=self.issue_train or self.train,
@@ -105,7 +105,7 @@ HEAD_IMAGE = Work(
     sides={
         "plain": f"{PLAIN_IMAGE} --learn classifier --rate 1e-3",
         "ours": ours("head_image"),
-        # After `ours` and with its caches: the second run of somebody who looks for a learning rate.
+        # After `ours` and with its caches: a second run at another learning rate.
         "again": ours("head_image", "train.learning_rate=3e-3", "output_dir={folder}/again"),
         "one pass": f"{FLOOR} --loop forward",
     },

@@ -1,6 +1,6 @@
 """hf_ft: one recipe, one command, a fine-tuned Hugging Face model that is proved to work.
 
-The public names below are imported when they are first used, so that `import hf_ft` stays free of torch.
+The public names below are imported when they are first used, so that `import hf_ft` does not import torch.
 """
 
 from __future__ import annotations
@@ -54,6 +54,7 @@ __all__ = [
     "load_recipe",
 ]
 
+# Module -> the public names that it defines.
 _MODULES = {
     "hf_ft.registry": ("get_task", "list_tasks"),
     "hf_ft.errors": (
@@ -69,14 +70,14 @@ _MODULES = {
     "hf_ft.task": ("Task",),
     "hf_ft.tasks._composed": ("ComposedTask",),
 }  # fmt: skip
-_HOME = {name: module for module, names in _MODULES.items() for name in names}
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 
 def __getattr__(name: str) -> Any:
     """Import a public name on first use."""
-    if name not in _HOME:
+    if name not in _MODULE_OF:
         raise AttributeError(f"module 'hf_ft' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOME[name]), name)
+    return getattr(importlib.import_module(_MODULE_OF[name]), name)
 
 
 def __dir__() -> list[str]:

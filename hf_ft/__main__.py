@@ -1,4 +1,4 @@
-"""`python -m hf_ft VERB ...`: the command line."""
+"""The command line as a module: `python -m hf_ft VERB ...`."""
 
 from hf_ft.cli import main
 

@@ -1,4 +1,4 @@
-"""The command line: `hf-ft VERB ...`. Each verb is a few lines; the work is in the package."""
+"""The command line `hf-ft VERB ...`: each verb calls a function of the package."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ app = typer.Typer(
 
 
 class OnBad(enum.StrEnum):
-    """What to do with inputs that cannot be read."""
+    """What `hf-ft predict` does with inputs that cannot be read."""
 
     error = "error"
     skip = "skip"
@@ -119,10 +119,10 @@ def schema(
 def recipes(
     name: Annotated[
         str | None,
-        typer.Argument(help="Print this one.", show_default=False, autocompletion=_complete_recipe),
+        typer.Argument(help="Print this example.", show_default=False, autocompletion=_complete_recipe),
     ] = None,
 ) -> None:
-    """List the worked examples, or print one: hf-ft recipes NAME > my.yaml."""
+    """List the worked examples, or print one of them: hf-ft recipes NAME > my.yaml."""
     if name is not None:
         typer.echo(find_example(name).read_text(encoding="utf-8"), nl=False)
         return
@@ -143,7 +143,7 @@ def tasks() -> None:
 
 @app.command()
 def samples() -> None:
-    """List the data and models that ship in PyPI packages, for `data.source` and `model.name`."""
+    """List the samples for `data.source` and `model.name`: data and models that ship in PyPI packages."""
     from hf_ft.data.samples import sample_names
 
     known = {f"sample:{name}": about for name, about in sample_names().items()}
@@ -169,13 +169,13 @@ def init(
     ] = None,
     output: Annotated[Path | None, typer.Option("--output", "-o", help="File; default: TASK.yaml.")] = None,
 ) -> None:
-    """Write a recipe: every key of a task explained, or a copy of a worked example."""
+    """Write a recipe: with every key of a task explained, or a copy of a worked example."""
     from hf_ft.recipe.starter import starter
     from hf_ft.registry import get_task, list_tasks
 
     if (task is None) == (example is None):
         known = f"a task ({', '.join(list_tasks())}) or --from with an example (hf-ft recipes lists them)"
-        raise RecipeError(f"init: expected {known}" + (", not both" if task else ""))
+        raise RecipeError(f"init: expected {known}" + (", found both" if task else ", found neither"))
     if task is not None:
         found = get_task(task)
         file, text = output or Path(f"{found.name.replace('-', '_')}.yaml"), starter(found, task)
@@ -188,7 +188,7 @@ def init(
             stream.write(text)
     except FileExistsError:
         raise RecipeError(
-            f"{file} exists, and init does not overwrite; choose another file with -o"
+            f"{file} exists, and init does not overwrite it; choose another file with -o"
         ) from None
     typer.echo(f"{file}: {advice}hf-ft check {file}")
 
@@ -201,24 +201,24 @@ def predict(
     inputs: Annotated[list[str], typer.Argument(help="Pictures, folders, files of rows, or texts.")],
     output: Annotated[Path, typer.Option("--output", "-o", help="File to write: .csv, .parquet or .jsonl.")],
     on_bad: Annotated[
-        OnBad, typer.Option(help="Inputs that cannot be read: stop before anything is written, or skip.")
+        OnBad, typer.Option(help="If an input cannot be read: stop before anything is written, or skip it.")
     ] = OnBad.error,
     top_k: Annotated[
-        int | None, typer.Option("--top-k", min=1, help="Give the best classes in place of all scores.")
+        int | None, typer.Option("--top-k", min=1, help="Write the K best classes in place of all scores.")
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Give a label only from this score on.")
+        float | None, typer.Option(min=0, max=1, help="Write a label only if its score is at least this.")
     ] = None,
     id_column: Annotated[
         str | None,
         typer.Option(
-            "--id", metavar="COLUMN", help="Column that names the rows; default: the run's data.id."
+            "--id", metavar="COLUMN", help="Column with the ids of the rows; default: the run's data.id."
         ),
     ] = None,
 ) -> None:
     """Predict with a finished run.
 
-    The other columns of a file of rows are written beside the answers.
+    The other columns of an input file are copied beside the answers.
     """
     from hf_ft.model.prediction_files import check_choice, check_output, list_bad_rows
 
@@ -251,9 +251,9 @@ def predict(
 def push(
     run_folder: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
     repo: Annotated[str, typer.Option("--repo", help="namespace/name of a model repository on the Hub.")],
-    public: Annotated[bool, typer.Option("--public", help="Let everybody see it.")] = False,
+    public: Annotated[bool, typer.Option("--public", help="Make the repository public.")] = False,
 ) -> None:
-    """Publish a finished run on the Hub: its model and a model card, private by default."""
+    """Publish the model of a finished run and a model card on the Hub, private by default."""
     from hf_ft.report import hub
 
     typer.echo(hub.push(run_folder, repo, private=not public))
@@ -270,7 +270,7 @@ def find_example(name: str) -> Path:
     """Find the file of a worked example.
 
     Raises:
-        RecipeError: there is none of that name; the message names the nearest.
+        RecipeError: there is no example of that name; the message names the nearest one.
     """
     known = {file.stem: file for file in example_recipes()}
     stem = Path(name).name.removesuffix(".yaml")

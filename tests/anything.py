@@ -1,4 +1,4 @@
-"""A task for any of the small models of `tiny`: made-up inputs, text of different lengths, three classes."""
+"""A task for any of the small models of `tiny`: random inputs, texts of different lengths, three classes."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Options(Section):
 
 class Augment(Section):
     noise: float = 0.0
-    """Standard deviation of what is added to every input, anew in every epoch."""
+    """Standard deviation of the noise that is added to every input in every epoch."""
 
 
 class Anything(Task):

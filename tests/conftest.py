@@ -1,4 +1,4 @@
-"""What every test has: a cache folder of its own session, so that it finds nothing of others."""
+"""Fixtures of all tests: a cache folder for this session alone, the real data, one launch at a time."""
 
 import os
 import tempfile
@@ -39,7 +39,7 @@ def real_data(request):
 
 @pytest.fixture(autouse=True)
 def one_launch_at_a_time(request):
-    """accelerate's launcher takes a fixed port: tests that run side by side must not launch side by side."""
+    """accelerate's launcher uses a fixed port, so parallel tests must not launch at the same time."""
     if request.node.get_closest_marker("multi_process") is None:
         yield
         return

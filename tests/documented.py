@@ -1,4 +1,4 @@
-"""The commands that docs/results*.md give beside their figures: tests run what a reader is told to run."""
+"""The commands in docs/results*.md: tests check the commands that readers are told to run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ ROOT = Path(__file__).parent.parent
 
 
 def documented(data):
-    """The commands of docs/results*.md: [(recipe, overrides)], with `$DATA` filled in."""
+    """Return the commands of docs/results*.md as [(recipe, overrides)], with `$DATA` replaced."""
     found = []
     for file in sorted((ROOT / "docs").glob("results*.md")):
         text = file.read_text(encoding="utf-8").replace("\\\n", " ")
@@ -24,5 +24,5 @@ def documented(data):
 
 
 def overrides_of(recipe, data):
-    """The overrides of the first documented command of a recipe."""
+    """Return the overrides of the first documented command of a recipe."""
     return next(overrides for name, overrides in documented(data) if name == recipe)

@@ -1,7 +1,7 @@
-"""A small Hugging Face Hub: as much of its HTTP protocol as huggingface_hub needs to publish and load models.
+"""A small Hugging Face Hub: the part of its HTTP protocol that is needed to publish and load models.
 
-Tests talk to it with the real client, which reads HF_ENDPOINT when it is imported: `Client` is a process of
-its own that was started with it. Repositories live in memory; `Hub.requests` tells what was asked for.
+Tests use the real client. It reads HF_ENDPOINT when it is imported, so `Client` is a process of its own that
+is started with this variable. Repositories are held in memory; `Hub.requests` lists the requests.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ ID = r"(?P<repo>[\w.-]+/[\w.-]+)"
 
 
 def token(role="write", **fine_grained):
-    """What whoami-v2 says of a user `me`, who may write in `lab` and read in `library`."""
+    """Return the answer of whoami-v2 for a user `me`, who may write in `lab` and read in `library`."""
     access = {"displayName": f"my {role} token", "role": role, **fine_grained}
     orgs = [
         {"type": "org", "name": "lab", "roleInOrg": "write"},
@@ -37,7 +37,7 @@ def token(role="write", **fine_grained):
 
 
 def narrow(*permissions, entity="me"):
-    """A fine-grained token with these permissions in one namespace."""
+    """Return a fine-grained token with these permissions in one namespace."""
     scope = {"entity": {"type": "user", "name": entity}, "permissions": list(permissions)}
     return token("fineGrained", fineGrained={"global": [], "scoped": [scope]})
 
@@ -91,7 +91,7 @@ class Hub:
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
 
     def environment(self, home, token="hf_writes"):
-        """The variables of a client: this server, its own home, online, large files by LFS."""
+        """Return the variables of a client: this server, a home of its own, online, large files by LFS."""
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("HF_", "HUGGING"))}
         path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
         online = {"HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
@@ -100,7 +100,7 @@ class Hub:
 
     @contextlib.contextmanager
     def broken(self, pattern, status=None):
-        """Let matching requests fail."""
+        """Make matching requests fail."""
         self.breaks, self.status = pattern, status
         try:
             yield
@@ -156,7 +156,7 @@ class Handler(BaseHTTPRequestHandler):
         )
 
     def find(self, kind, repo):
-        """Give a repository that may be seen; otherwise answer, and give None."""
+        """Return a repository that the client may read; else send an error and return None."""
         if repo in self.hub.renamed and kind == "models":
             self.answer(b"", 307, {"Location": self.path.replace(repo, self.hub.renamed[repo])})
             return None
@@ -257,7 +257,7 @@ class Handler(BaseHTTPRequestHandler):
         self.json({"transfer": "basic", "objects": answers})
 
     def store(self, oid):
-        # An upload goes to a storage that knows nothing of the Hub's tokens.
+        # Uploads go to a storage that does not know the Hub's tokens.
         if "Authorization" in self.headers or hashlib.sha256(self.body).hexdigest() != oid:
             return self.fail(403, "", "Forbidden")
         self.hub.objects[oid] = self.body
@@ -341,7 +341,7 @@ ROUTES = [
 
 
 class Client:
-    """A Python process that knows the server, and runs what a test tells it.
+    """A Python process that uses the server and runs the code of a test.
 
     >>> Client(hub, home)("1 + 1")
     2
@@ -357,7 +357,7 @@ class Client:
         )
 
     def __call__(self, code, token="hf_writes", **names):
-        """Run lines and give the value of the last one, which must be JSON; an error is raised here.
+        """Run lines of code and return the value of the last one, as JSON; an error is raised here.
 
         Args:
             code: lines of Python; a name that one call sets, the next one knows.
@@ -378,7 +378,7 @@ class Client:
 
 
 class ClientError(Exception):
-    """What was raised in the other process: the name of its class, and its text."""
+    """An error of the other process: the name of its class, and its text."""
 
 
 def main():

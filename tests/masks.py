@@ -66,7 +66,7 @@ class Masks(Task):
     roles: ClassVar = {"number": Role("which picture"), "mask": Role("its mask", target=True)}
     main_metric = "iou"
     greater_is_better: ClassVar = {"iou": True, "loss": False}
-    # Masks that were read as references, for tests of how many are alive.
+    # Masks that were read as references, for tests of how many are still in memory.
     read: ClassVar[list[weakref.ref]] = []
 
     def inspect(self, row):
@@ -139,12 +139,12 @@ def disc(number: int) -> np.ndarray:
 
 
 def rows(count: int = 40) -> list[dict[str, Any]]:
-    """Numbers of pictures, which are also those of their masks."""
+    """Return rows with the number of a picture, which is also the number of its mask."""
     return [{"number": number, "mask": number} for number in range(count)]
 
 
 def saved(folder: Any) -> str:
-    """Save a model that is to be trained."""
+    """Save an untrained model, and return its path."""
     torch.manual_seed(3)
     MaskModel(MaskConfig()).save_pretrained(folder)
     return str(folder)

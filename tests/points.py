@@ -1,4 +1,4 @@
-"""A task of a user's own, complete and small: points in the plane, two classes; plain, and composed."""
+"""A small task of a user's own, as a plain `Task` and as a `ComposedTask`: two classes of points."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class Options(Section):
 
 class Augment(Section):
     noise: float = 0.0
-    """Standard deviation of what is added to every point, anew in every epoch."""
+    """Standard deviation of the noise that is added to every point in every epoch."""
 
 
 class Points(Task):
@@ -142,7 +142,7 @@ class Points(Task):
 
 
 class PointInput(Input):
-    """The same points, as an input of any task."""
+    """The same points as an input, which any task can use."""
 
     roles: ClassVar = {"point": Role("x and y")}
     Augment = Augment
@@ -160,7 +160,7 @@ class PointInput(Input):
 
 
 class ComposedPoints(ComposedTask):
-    """The same task, made of an input of one's own and a target of hf_ft."""
+    """The same task, made of the input above and a target of hf_ft."""
 
     name = "composed-points"
     summary = "points in the plane"
@@ -170,7 +170,7 @@ class ComposedPoints(ComposedTask):
 
 
 def rows(count: int = 75) -> list[dict[str, Any]]:
-    """Points on two sides of a curve, the same at every call."""
+    """Return points on both sides of a curve, the same at every call."""
     points = np.random.default_rng(0).normal(size=(count, 2)).round(4)
     return [
         {"point": [float(x), float(y)], "label": "above" if y > x * x - 0.5 else "below"} for x, y in points

@@ -1,4 +1,4 @@
-"""Several processes in one: threads that each believe to be a rank, and that exchange pickled objects."""
+"""Simulated processes: threads that act as ranks and exchange pickled objects."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Processes:
-    """Run a function as each of several ranks, and give what every one of them returned.
+    """Run a function as each of several ranks, and return all their results.
 
     Args:
         number: of ranks.

@@ -14,14 +14,14 @@ from hf_ft.data.table import Table
 def frame(
     rows: int = 200, *, start: str = "2016-01-04", step: str = "1h", **columns: Any
 ) -> pandas.DataFrame:
-    """A daily wave with a trend, at regular steps; further columns as given."""
+    """Return a daily wave with a trend, at regular steps, and further columns as given."""
     times = pandas.date_range(start, periods=rows, freq=step)
     wave = 10 + 3 * np.sin(2 * np.pi * np.arange(rows) / 24) + 0.01 * np.arange(rows)
     return pandas.DataFrame({"timestamp": times.strftime("%Y-%m-%d %H:%M:%S"), "target": wave, **columns})
 
 
 def table(data: pandas.DataFrame, name: str = "train", **columns: str | list[str]) -> Table:
-    """A table whose rows are called name/0, name/1, ..."""
+    """Return a table whose rows have the ids name/0, name/1, ..."""
     roles: dict[str, str | list[str]] = {"timestamp": "timestamp", "target": "target", **columns}
     ids = [f"{name}/{row}" for row in range(len(data))]
     return Table(Dataset.from_pandas(data, preserve_index=False), roles, ids)

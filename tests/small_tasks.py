@@ -27,7 +27,7 @@ def images(folder: Path) -> tuple[dict[str, Any], Any]:
 
 
 def numbers(folder: Path) -> tuple[dict[str, Any], Any]:
-    """Pictures and two numbers each, for a network with batch norms."""
+    """Pictures with two numbers each, and a network with batch norms."""
     rows = []
     for number in range(24):
         pixels = np.random.default_rng(number).integers(0, 100, (30, 40, 3), dtype=np.uint8) + 6 * number
@@ -48,14 +48,14 @@ def texts(folder: Path) -> tuple[dict[str, Any], Any]:
 
 
 def series(folder: Path) -> tuple[dict[str, Any], Any]:
-    """Series of 16 steps, and a number each."""
+    """Series of 16 steps with a number each."""
     rng = np.random.default_rng(0)
     rows = [{"values": rng.normal(size=16).tolist(), "y": float(number % 5)} for number in range(20)]
     return {"task": "time-series-regression", **SCRATCH}, rows
 
 
 def labelled_series(folder: Path) -> tuple[dict[str, Any], Any]:
-    """Series of 16 steps in two channels, and a class each."""
+    """Series of 16 steps in two channels with a class each."""
     rng = np.random.default_rng(0)
     rows = [
         {"values": rng.normal(number % 2, 1, size=(2, 16)).tolist(), "label": "ab"[number % 2]}
@@ -65,7 +65,7 @@ def labelled_series(folder: Path) -> tuple[dict[str, Any], Any]:
 
 
 def windows(folder: Path) -> tuple[dict[str, Any], Any]:
-    """Hourly steps of which some are missing."""
+    """Hourly steps, some of them missing."""
     task = {"name": "time-series-forecasting", "context_length": 24, "horizon": 4}
     frame = series_tables.frame(300)
     frame.loc[[40, 41, 250], "target"] = np.nan
@@ -83,7 +83,7 @@ SMALL: dict[str, Callable[[Path], tuple[dict[str, Any], Any]]] = {
 
 
 def recipe_and_data(name: str, folder: Path, **sections: Any) -> tuple[dict[str, Any], Any]:
-    """Give the recipe of a small run of a task, and its rows in memory, or None where they are files."""
+    """Return the recipe of a small run of a task, and its rows in memory, or None if they are files."""
     (folder / "data").mkdir()
     found, data = SMALL[name](folder / "data")
     source, rows = (data, None) if isinstance(data, str) else ("in memory", data)

@@ -1,4 +1,4 @@
-"""The benchmarks measure what they say: equal settings on both sides, paired ratios, a round that works."""
+"""The benchmarks: equal settings on both sides, paired ratios, and a round that works."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def test_ratios_are_taken_within_a_round():
     assert verdict(Goal("a", "b", most=1.1), 1.2) == "at most 1.1: not reached"
 
 
-def test_a_figure_of_one_side_needs_no_division():
+def test_a_goal_may_be_a_figure_of_one_side():
     from benchmarks.figures import ratios
     from benchmarks.works import Goal
 
@@ -52,7 +52,7 @@ def test_a_figure_of_one_side_needs_no_division():
     assert ratios(goal, [{"ours": {"held": 1.1}}, {"ours": {"held": 1.3}}]).median == pytest.approx(1.2)
 
 
-def test_time_to_the_same_metric_is_to_the_lower_of_both_bests():
+def test_time_to_the_same_metric_uses_the_lower_of_both_best_metrics():
     from benchmarks.figures import same_metric
 
     plain = {"curve": [[10.0, 0.5], [20.0, 0.8], [30.0, 0.7]]}
@@ -70,11 +70,11 @@ def test_unequal_work_is_named():
     assert unequal_work({"plain": one, "ours": {**one, "metric": 0.5}}) == [
         "metric: 0.800 (plain), 0.500 (ours)"
     ]
-    # A floor has neither a metric nor steps.
+    # The floor script has neither a metric nor steps.
     assert unequal_work({"ours": one, "floor": {"rows": one["rows"], "steps": 0, "metric": None}}) == []
 
 
-def test_numbers_have_three_digits():
+def test_numbers_have_three_significant_digits():
     from benchmarks.figures import short
 
     assert [short(value) for value in (123.4, 12.34, 1.234, 0.01234, 0)] == [
@@ -98,7 +98,7 @@ def test_rounds_alternate_until_the_time_is_used_up(tmp_path):
 
     order: list[str] = []
     slow, quick = replace(FULL_TEXT, rounds=9), replace(WINDOWS, rounds=2)
-    # The first round is measured however long it takes; then only what still fits.
+    # The first round is always measured; further rounds only if they fit into the time.
     Fake(tmp_path).go_round([slow, quick], 9, time.monotonic() + 500)
     assert order == ["full_text", "windows", "windows"]
 

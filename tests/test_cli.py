@@ -21,7 +21,7 @@ GOOD = "task: toy:ToyTask\ndata: {source: a.csv}\nmodel: {name: m}\n"
 
 @pytest.fixture
 def hf_ft_command(monkeypatch, tmp_path, capsys):
-    """Call the command line in an empty folder; gives (exit code, standard output, standard error)."""
+    """Return a function that calls the command line: (exit code, standard output, standard error)."""
     monkeypatch.chdir(tmp_path)
 
     def call(*arguments):
@@ -41,7 +41,7 @@ def test_help_lists_the_verbs(hf_ft_command):
         assert f" {verb} " in out
 
 
-def test_check_of_the_schema_alone(hf_ft_command, tmp_path):
+def test_check_schema_only(hf_ft_command, tmp_path):
     (tmp_path / "r.yaml").write_text(GOOD)
     assert hf_ft_command("check", "r.yaml", "--schema-only") == (0, "r.yaml: the recipe is valid\n", "")
     code, _, err = hf_ft_command("check", "r.yaml", "train.learning_rate=0.5", "--schema-only")
@@ -68,7 +68,7 @@ def test_another_error_exits_with_one(hf_ft_command, monkeypatch, tmp_path):
     assert hf_ft_command("run", "r.yaml") == (1, "", "a.csv: no such file\n")
 
 
-def test_run_hands_the_recipe_to_finetune(hf_ft_command, monkeypatch, tmp_path):
+def test_run_passes_recipe_and_options_to_finetune(hf_ft_command, monkeypatch, tmp_path):
     seen = []
     monkeypatch.setattr(hf_ft.run, "finetune", lambda recipe, **options: seen.append((recipe, options)))
     (tmp_path / "r.yaml").write_text(GOOD)
@@ -102,7 +102,7 @@ def test_init_writes_a_recipe_and_never_overwrites(hf_ft_command, tmp_path):
     assert hf_ft_command("init", "toy:PlainTask", "-o", "toy.yaml") == (
         2,
         "",
-        "toy.yaml exists, and init does not overwrite; choose another file with -o\n",
+        "toy.yaml exists, and init does not overwrite it; choose another file with -o\n",
     )
     assert (tmp_path / "toy.yaml").read_text() == before
 
@@ -132,8 +132,8 @@ def test_recipes_lists_each_example_with_its_first_line(hf_ft_command, monkeypat
     assert hf_ft_command("recipes")[:2] == (0, "a       What a does\nb       What b does\nlonger  task: x\n")
 
 
-def test_a_recipe_is_printed_as_it_is_and_copied(hf_ft_command, tmp_path):
-    """A path inside an installed package is of no use to anybody."""
+def test_an_example_is_printed_or_copied(hf_ft_command, tmp_path):
+    """A user cannot work with a path inside an installed package."""
     text = next(file for file in cli.example_recipes() if file.stem == "sentiment").read_text()
     assert hf_ft_command("recipes", "sentiment") == (0, text, "")
     assert hf_ft_command("recipes", "recipes/sentiment.yaml")[1] == text
@@ -184,8 +184,8 @@ def test_every_example_is_a_valid_recipe():
         load_recipe(file)
 
 
-class Answers:
-    """A Predictor that remembers what it was called with."""
+class FakePredictor:
+    """A Predictor that stores what it was called with."""
 
     calls: list = []  # noqa: RUF012
 
@@ -194,20 +194,22 @@ class Answers:
         self.bad = list(bad)
 
     def to_file(self, inputs, path, **options):
-        Answers.calls.append((inputs, str(path), options))
+        FakePredictor.calls.append((inputs, str(path), options))
         return Written(path, 3, self.bad, 1.0)
 
 
-def test_predict_hands_its_options_on(hf_ft_command, monkeypatch, tmp_path):
-    Answers.calls.clear()
-    monkeypatch.setattr(hf_ft.Predictor, "load", lambda folder: Answers([BadRow("b.csv, row 2", "empty")]))
+def test_predict_passes_its_options_on(hf_ft_command, monkeypatch, tmp_path):
+    FakePredictor.calls.clear()
+    monkeypatch.setattr(
+        hf_ft.Predictor, "load", lambda folder: FakePredictor([BadRow("b.csv, row 2", "empty")])
+    )
     options = ["--on-bad", "skip", "--top-k", "2", "--threshold", "0.5"]
     code, out, err = hf_ft_command("predict", "runs/x", "a.png", "b.csv", "-o", "out.csv", *options)
     assert (code, out) == (0, "out.csv\n")
-    # What is needed is told before anything is computed.
+    # The note on what inputs need comes before anything is computed.
     assert err == "needs tomorrow's weather\nleft out 1 of 4 inputs:\n  b.csv, row 2: empty\n"
     expected = {"on_bad": "skip", "top_k": 2, "threshold": 0.5, "id_column": None}
-    assert Answers.calls == [(["a.png", "b.csv"], "out.csv", expected)]
+    assert FakePredictor.calls == [(["a.png", "b.csv"], "out.csv", expected)]
 
 
 def test_predict_refuses_a_format_before_it_loads_a_model(hf_ft_command, monkeypatch):
@@ -216,8 +218,8 @@ def test_predict_refuses_a_format_before_it_loads_a_model(hf_ft_command, monkeyp
     assert code == 2 and ".csv, .parquet, .jsonl" in err
 
 
-def test_an_interrupted_run_says_how_to_go_on_and_does(hf_ft_command, monkeypatch, tmp_path):
-    """Ctrl-C after the first checkpoint; the command that is named goes on from it."""
+def test_an_interrupted_run_names_the_command_that_resumes_it(hf_ft_command, monkeypatch, tmp_path):
+    """Ctrl-C after the first checkpoint; the command resumes from it."""
     from transformers import TrainerCallback
 
     class Interrupted(TrainerCallback):
@@ -225,7 +227,7 @@ def test_an_interrupted_run_says_how_to_go_on_and_does(hf_ft_command, monkeypatc
             if state.global_step == 10:
                 raise KeyboardInterrupt
 
-    # For the gate's own process.
+    # The gate's fresh process must be able to import the task.
     here = Path(points.__file__).parent
     monkeypatch.setenv("PYTHONPATH", f"{here}{os.pathsep}{here.parent}")
     (tmp_path / "r.yaml").write_text(

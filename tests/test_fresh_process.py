@@ -1,4 +1,4 @@
-"""The fresh process of the gate: it answers, says why it cannot, and never outlives the run."""
+"""The fresh process of the gate: its answers, its errors, and its end with the run."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ from hf_ft.errors import VerifyError
 from hf_ft.fresh_process import FreshProcess
 
 
-def test_a_folder_that_cannot_be_loaded_is_said_with_the_last_words_of_the_process(tmp_path):
+def test_a_folder_that_cannot_be_loaded_is_an_error_with_the_output_of_the_process(tmp_path):
     with FreshProcess() as fresh:
         fresh.import_like(["transformers.models.vit.modeling_vit", "hf_ft.no_such_module", "os"])
         fresh.ask(tmp_path, [{"id": "0"}])
@@ -20,13 +20,13 @@ def test_a_folder_that_cannot_be_loaded_is_said_with_the_last_words_of_the_proce
             fresh.answer()
 
 
-def test_one_that_was_never_asked_ends_with_the_run():
+def test_a_process_that_was_never_asked_ends_with_the_run():
     with FreshProcess() as fresh:
         process = fresh._process
     assert process.poll() is not None
 
 
-def test_a_process_that_has_died_is_said_when_it_is_asked(tmp_path):
+def test_a_process_that_has_died_is_an_error_when_it_is_asked(tmp_path):
     with FreshProcess() as fresh:
         fresh._process.kill()
         fresh._process.wait()
@@ -43,8 +43,8 @@ def _runs(pid):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
-def test_it_ends_when_the_run_is_killed():
-    """kill -9 closes its standard input, and nothing is left that waits for ever."""
+def test_the_process_ends_when_the_run_is_killed():
+    """kill -9 closes the standard input of the process, so it does not wait for ever."""
     code = (
         "import time\nfrom hf_ft.fresh_process import FreshProcess\n"
         "fresh = FreshProcess()\nprint(fresh._process.pid, flush=True)\ntime.sleep(600)\n"

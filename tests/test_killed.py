@@ -1,4 +1,4 @@
-"""A run that dies by kill -9 goes on as if nothing had happened, and what it was made from is there."""
+"""A run that is killed with kill -9 leaves its files, and its resumed run gives the same result."""
 
 import json
 import os
@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from hf_ft import finetune
 
-# Dies at the end of step 10: in the middle of the second epoch, with 7 steps in each.
+# Is killed at the end of step 10: in the middle of the second epoch, with 7 steps per epoch.
 IN_MID_EPOCH = """
 import json, os, signal, sys
 from transformers import TrainerCallback
@@ -26,33 +26,33 @@ class Killed(TrainerCallback):
 
 finetune(json.loads(sys.argv[1]), callbacks=[Killed()], verbose=False)
 """
-# Dies when the second checkpoint is written but for its marker.
+# Is killed when all of the second checkpoint is written except for its marker.
 IN_CHECKPOINT = """
 import json, os, signal, sys
 from hf_ft import finetune
 from hf_ft.train import checkpoints
 
-honest = checkpoints.seal
+complete_checkpoint = checkpoints.complete
 
-def seal(temporary, final, before=None):
+def complete(temporary, final, before=None):
     if final.name == "checkpoint-14":
         os.kill(os.getpid(), signal.SIGKILL)
-    honest(temporary, final, before)
+    complete_checkpoint(temporary, final, before)
 
-checkpoints.seal = seal
+checkpoints.complete = complete
 finetune(json.loads(sys.argv[1]), verbose=False)
 """
 
 
 def logged(folder):
-    """Give what was logged of steps and evaluations; the last line is of the training, with its time."""
+    """Return the log entries of steps and evaluations, without the last one, which holds times."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [line for line in lines if "train_runtime" not in line]
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("program", [IN_MID_EPOCH, IN_CHECKPOINT], ids=["step", "checkpoint"])
-def test_a_killed_run_ends_as_if_it_had_not_been(program, tmp_path, monkeypatch):
+def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(program, tmp_path, monkeypatch):
     """tf#39215, tf#35782: with augmentation and dropout, and a checkpoint that may be half written."""
     monkeypatch.setenv("PYTHONPATH", str(Path(points.__file__).parent))
     monkeypatch.setenv("HF_FT_CACHE", str(tmp_path / "cache"))
@@ -66,7 +66,7 @@ def test_a_killed_run_ends_as_if_it_had_not_been(program, tmp_path, monkeypatch)
             "num_train_epochs": 3,
             "global_batch_size": 8,
             "learning_rate": 0.02,
-            "logging_steps": 1,  # a mean over several steps would begin anew where the run goes on
+            "logging_steps": 1,  # a mean over several steps would start again at the resumed step
             "disable_tqdm": True,
         },
     }

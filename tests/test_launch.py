@@ -1,6 +1,6 @@
-"""The real launch command: two processes give what one gives, for pictures, texts and series.
+"""The real launch command: two processes give the results of one, for pictures, texts and series.
 
-The rows of no recipe here divide by its global batch, and its global batch does not divide by two.
+In every recipe the last global batch is a partial one, and the global batch does not divide by two.
 """
 
 import json
@@ -20,10 +20,10 @@ from series_tables import frame
 from hf_ft import finetune
 
 ROOT = Path(__file__).parents[1]
-# Plain gradient descent: Adam and clipping would hide a gradient that is twice too large.
+# Plain gradient descent: Adam and clipping would hide a gradient that is too large by a factor of two.
 TRAIN = {"optim": "sgd", "learning_rate": 0.05, "max_grad_norm": 0.0, "warmup_steps": 0}
 TRAIN |= {"num_train_epochs": 2, "global_batch_size": 5, "logging_steps": 1, "disable_tqdm": True}
-# Equal to 1e-5 is a promise of full precision; auto takes bf16 where it is fast.
+# Results are equal to 1e-5 in full precision only; auto may choose bf16.
 TRAIN["precision"] = "fp32"
 
 
@@ -33,7 +33,7 @@ def own_cache(tmp_path, monkeypatch):
 
 
 def pictures(folder):
-    """27 pictures of three colours, and a ViT without dropout, whose masks would differ by process."""
+    """27 pictures of three colours, and a ViT without dropout, whose masks would differ between processes."""
     for kind, name in enumerate(("stop", "yield", "停")):
         (folder / "signs" / name).mkdir(parents=True)
         for index in range(9):
@@ -51,12 +51,12 @@ def pictures(folder):
 
 
 def decoded(folder):
-    """The same pictures, kept decoded by whichever process meets them first."""
+    """The same pictures, stored decoded by the process that reads them first."""
     return {**pictures(folder), "cache": {"decoded": True}}
 
 
 def texts(folder):
-    """33 texts of 2 to 14 words, put into batches of like length, and a BERT without dropout."""
+    """33 texts of 2 to 14 words in batches of similar length, and a BERT without dropout."""
     rows = [
         {"text": f"{colour} {way} road {'slow ' * (3 * part + kind)}", "label": colour}
         for kind, colour in enumerate(("red", "green", "blue"))
@@ -72,14 +72,14 @@ def texts(folder):
 
 
 def frozen(folder):
-    """The same texts with one block that learns: what lies before it is kept, and both processes fill it."""
+    """The same texts with one block that learns; both processes fill the activation cache."""
     return {**texts(folder), "freeze": {"strategy": "last", "n": 1}}
 
 
 def series(folder):
     """Windows over 90 hours, overlapping, and a PatchTST made from its configuration.
 
-    Not with its batch norms: statistics of a batch are those of the rows that one process has of it.
+    It has no batch norms: their statistics are of the rows of one process only.
     """
     frame(90).to_csv(folder / "hours.csv", index=False)
     sizes = {"d_model": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 32}
@@ -97,7 +97,7 @@ def series(folder):
 
 
 def launched(recipe, folder):
-    """Run a recipe by the command that the documentation gives, and give its run folder."""
+    """Run a recipe with the documented command, and return its run folder."""
     file = folder / "two.yaml"
     file.write_text(json.dumps({**recipe, "output_dir": str(folder / "two")}), encoding="utf-8")
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
@@ -109,7 +109,7 @@ def launched(recipe, folder):
 
 
 def logged(folder):
-    """Give the losses of training and of validation, in order."""
+    """Return the losses of training and of validation, in order."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [line.get("loss", line.get("eval_loss")) for line in lines if {"loss", "eval_loss"} & set(line)]
 
@@ -118,10 +118,10 @@ def logged(folder):
 @pytest.mark.parametrize(
     "kind", [pictures, texts, frozen, series, pytest.param(decoded, marks=pytest.mark.slow)]
 )
-def test_two_processes_give_what_one_gives(kind, tmp_path, monkeypatch):
-    """tf#47688: with two processes the loss is doubled; tf#39241: so is the loss of validation."""
+def test_two_processes_give_the_results_of_one(kind, tmp_path, monkeypatch):
+    """tf#47688: the Trainer doubles the loss with two processes; tf#39241: also that of validation."""
     recipe = {**kind(tmp_path), "name": kind.__name__, "train": TRAIN}
-    monkeypatch.setenv("HF_FT_CACHE", str(tmp_path / "cache" / "of one"))
+    monkeypatch.setenv("HF_FT_CACHE", str(tmp_path / "cache" / "one process"))
     one = finetune({**recipe, "output_dir": str(tmp_path / "one")}, verbose=False).folder
     monkeypatch.setenv("HF_FT_CACHE", str(tmp_path / "cache"))
     two = launched(recipe, tmp_path)

@@ -13,7 +13,7 @@ HEAVY = ("torch", "transformers", "datasets", "peft", "sklearn", "matplotlib")
 
 
 def heavy_after(code):
-    """Run code in a fresh Python and name the heavy packages it imported."""
+    """Run code in a fresh Python, and return the heavy packages that it imported."""
     script = f"{code}\nimport sys; print(*[name for name in {HEAVY} if name in sys.modules])"
     root = Path(hf_ft.__file__).parent.parent
     done = subprocess.run(
@@ -37,15 +37,15 @@ def heavy_after(code):
         "'model': {'name': 'm'}, 'freeze': 'lora', 'train': {'optim': 'sgd'}})",
     ],
 )
-def test_light_things_import_nothing_heavy(code):
+def test_light_modules_import_no_heavy_package(code):
     assert heavy_after(code) == []
 
 
 @pytest.mark.parametrize(
     "arguments", [["--help"], ["check", "--schema-only", "r.yaml", "freeze.strategy=lora"]]
 )
-def test_the_command_line_starts_without_anything_heavy(arguments, tmp_path):
-    """Neither torch nor transformers, TrainingArguments included: importing these costs seconds."""
+def test_the_command_line_starts_without_heavy_packages(arguments, tmp_path):
+    """Neither torch nor transformers, not even TrainingArguments: importing them takes seconds."""
     (tmp_path / "r.yaml").write_text(
         "task: image-classification\ndata: {source: photos}\nmodel: {name: m}\ntrain: {optim: sgd}\n"
     )
@@ -53,7 +53,7 @@ def test_the_command_line_starts_without_anything_heavy(arguments, tmp_path):
     assert heavy_after(f"{code}; app({arguments}, standalone_mode=False)") == []
 
 
-def test_public_names_are_there():
+def test_public_names_can_be_imported():
     for name in hf_ft.__all__:
         assert getattr(hf_ft, name) is not None, name
     assert set(hf_ft.__all__) <= set(dir(hf_ft))

@@ -1,4 +1,4 @@
-"""The worked examples: a stranger can run them, and what the documents say of them is true."""
+"""The worked examples: anybody can run them, and the documented commands work."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def test_the_documented_overrides_fit_the_data(real_data, tmp_path, name, number
     assert prepare(recipe, new_task(recipe), cache=tmp_path).findings.errors == []
 
 
-# The lines that make ./data/NAME, on a small copy of their source in place of the network.
+# The lines of a header that make ./data/NAME, with a small copy of the source in place of the network.
 
 
 def hours_of_uci(monkeypatch):

@@ -16,7 +16,7 @@ from hf_ft.verify import ITEMS
 
 
 def draw_signs(folder, per_class=12, names=("stop", "yield", "停")):
-    """Write small pictures of three shapes, one folder a class."""
+    """Write small pictures of three shapes, one folder per class."""
     for kind, name in enumerate(names):
         (folder / name).mkdir(parents=True)
         for index in range(per_class):
@@ -92,7 +92,7 @@ def test_the_saved_folder_is_plain_hugging_face(run):
     assert {answer["label"] for answer in answers} == {"stop", "yield", "停"}
 
 
-def test_the_predictor_gives_what_the_evaluation_gave(run):
+def test_the_predictor_gives_the_results_of_the_evaluation(run):
     import pandas
 
     predicted = pandas.read_parquet(run.folder / "predictions.parquet").set_index("id")
@@ -124,8 +124,8 @@ def test_every_strategy_goes_through_the_gate(signs, vit, tmp_path, strategy):
     assert items["frozen"]["passed"] and "unchanged" in items["frozen"]["detail"]
 
 
-def test_the_loss_may_decide(signs, vit, tmp_path):
-    """As it often does with the Trainer; outputs are compared by the task's own metric."""
+def test_the_loss_may_choose_the_best_checkpoint(signs, vit, tmp_path):
+    """The gate then compares outputs by the task's own metric."""
     done = finetune(recipe(signs, vit, tmp_path, evaluate={"metric": "loss"}))
     assert done.results["headline"]["metric"] == "loss" and all(item["passed"] for item in done.verification)
     log = [json.loads(line) for line in (done.folder / "log.jsonl").read_text().splitlines()]
@@ -149,7 +149,7 @@ def test_a_resnet_under_lora_is_the_same_model_merged_and_as_an_adapter(signs, t
     learned = [tensor for name, tensor in adapter.items() if "lora_B" in name and tensor.ndim == 4]
     base = AutoModelForImageClassification.from_pretrained(resnet, num_labels=3, ignore_mismatched_sizes=True)
     merged = AutoModelForImageClassification.from_pretrained(done.folder / "model")
-    # Every convolution of the blocks has learned: what PEFT starts as zero is zero no more.
+    # Every convolution of the blocks has learned: the matrices that PEFT starts at zero are no longer zero.
     convolutions = [
         name for name, part in base.named_modules() if "encoder" in name and isinstance(part, torch.nn.Conv2d)
     ]
@@ -171,10 +171,10 @@ def test_sabotage_of_the_saved_model_fails_the_gate(signs, vit, tmp_path, monkey
 
     from hf_ft.model import save
 
-    honest = save.save_model
+    save_model = save.save_model
 
     def sabotaged(frozen, task, folder, source):
-        honest(frozen, task, folder, source)
+        save_model(frozen, task, folder, source)
         path = folder / "model.safetensors"
         tensors = load_file(path)
         save_file({name: t * 1.01 for name, t in tensors.items()}, path, metadata={"format": "pt"})
@@ -185,7 +185,7 @@ def test_sabotage_of_the_saved_model_fails_the_gate(signs, vit, tmp_path, monkey
 
 
 @pytest.mark.parametrize("task", ["points:Points", "points:ComposedPoints"])
-def test_a_task_of_ones_own_goes_the_whole_way(task, tmp_path, monkeypatch):
+def test_a_task_of_a_user_s_own_runs_completely(task, tmp_path, monkeypatch):
     # The fresh process of the gate must find the task's module, as it would for a user's installed package.
     monkeypatch.setenv("PYTHONPATH", str(Path(points.__file__).parent))
     done = finetune(
@@ -202,14 +202,14 @@ def test_a_task_of_ones_own_goes_the_whole_way(task, tmp_path, monkeypatch):
     assert done.predictor()([[0.0, 3.0]])[0]["label"] == "above"
 
 
-def test_check_finds_without_training(signs, vit, tmp_path):
+def test_check_reports_findings_without_training(signs, vit, tmp_path):
     findings = check(recipe(signs, vit, tmp_path))
     assert findings.errors == [] and any("min of training ahead" in note for note in findings.notes)
     assert not (tmp_path / "run").exists()
 
 
 def test_check_reports_a_broken_picture(signs, vit, tmp_path):
-    """ds#6470: one broken file kills a run in its sixth hour."""
+    """ds#6470: one damaged file stopped a run in its sixth hour."""
     broken = draw_signs(tmp_path / "signs")
     (broken / "stop" / "3.png").write_bytes(b"not a picture")
     findings = check(recipe(broken, vit, tmp_path))
@@ -268,8 +268,8 @@ def test_the_doctests_of_the_public_names(name, run, signs, vit, tmp_path):
     assert runner.summarize().failed == 0
 
 
-def test_a_model_that_must_beat_a_baseline_fails_the_run_and_keeps_its_files(tmp_path, monkeypatch):
-    """Points have no baseline, so nothing shows that the model is better than one."""
+def test_a_run_that_misses_must_beat_fails_and_its_files_stay(tmp_path, monkeypatch):
+    """The task has no baseline, so the model cannot be shown to be better than one."""
     monkeypatch.setenv("PYTHONPATH", str(Path(points.__file__).parent))
     content = {
         "task": "points:Points",

@@ -1,4 +1,4 @@
-"""The gate, item by item, against sabotage."""
+"""The gate: each item detects the fault that it is for."""
 
 import json
 import pickle
@@ -42,7 +42,7 @@ def evaluation(ids):
     return Evaluation("test", list(ids), [0] * len(ids), [0] * len(ids), None, {})
 
 
-def test_labels_that_agree_pass(folder):
+def test_equal_labels_pass(folder):
     assert "2 labels agree" in check_labels(["cat", "dog"], folder)
 
 
@@ -79,7 +79,7 @@ def test_a_pickle_is_caught_by_name_or_by_content(folder, name):
         check_contents(folder)
 
 
-def test_the_value_of_a_token_is_caught_wherever_it_stands(folder, monkeypatch):
+def test_the_value_of_a_token_is_caught_in_any_file(folder, monkeypatch):
     """autotrain#762: the token was written into the upload."""
     monkeypatch.setenv("CANARY_TOKEN", "canary-in-a-coal-mine")
     assert "no secret" in check_contents(folder)
@@ -88,13 +88,13 @@ def test_the_value_of_a_token_is_caught_wherever_it_stands(folder, monkeypatch):
         check_contents(folder)
 
 
-def test_a_token_is_caught_by_its_shape(folder):
+def test_a_token_is_caught_by_its_form(folder):
     (folder / "environment.json").write_text(json.dumps({"arguments": ["hf_" + "a" * 34]}))
     with pytest.raises(VerifyError, match="Hugging Face token"):
         check_contents(folder)
 
 
-def test_moved_weights_and_a_dependent_loss_are_caught():
+def test_changed_weights_and_a_batch_dependent_loss_are_caught():
     with pytest.raises(VerifyError, match="frozen parameter or buffer"):
         check_frozen("a", "b", 3)
     with pytest.raises(VerifyError, match="how a batch is divided"):
@@ -117,7 +117,7 @@ def test_every_item_is_written_and_every_failure_is_named(tmp_path):
 
 @pytest.fixture(scope="module")
 def segmented(tmp_path_factory):
-    """A finished run of a task whose results are counted against masks."""
+    """A finished run of a task whose results are compared with masks."""
     folder = tmp_path_factory.mktemp("masks")
     with pytest.MonkeyPatch.context() as patch:
         # The fresh process of the gate must find the task's module.
@@ -135,7 +135,7 @@ def segmented(tmp_path_factory):
 
 
 def test_results_that_need_their_references_go_through_the_gate(segmented):
-    """What is compared are the confusion counts of the live model and of the fresh process."""
+    """The gate compares the confusion counts of the live model and of the fresh process."""
     (reload,) = (item for item in segmented.verification if item["name"] == "reload")
     assert reload["passed"] and reload["detail"].startswith("8 rows, fresh process")
     head = segmented.results["headline"]
@@ -153,7 +153,7 @@ def test_results_that_need_their_references_go_through_the_gate(segmented):
     ids=["honest", "inverted", "upside down"],
 )
 def test_counts_of_other_masks_are_refused(segmented, monkeypatch, break_it, message):
-    """Upside down, a mask has as many pixels as before, and only its reference tells."""
+    """A mask upside down has as many pixels; only the comparison with its reference shows it."""
     task, columns = segmented.task, {"number": "number", "mask": "mask"}
     table = Table(Dataset.from_list(masks.rows(12)), columns, list("abcdefghijkl"))
     honest = segmented.predictor().results([{"id": str(n), "number": n} for n in range(12)])
@@ -166,7 +166,7 @@ def test_counts_of_other_masks_are_refused(segmented, monkeypatch, break_it, mes
         return
     with pytest.raises(VerifyError, match=message):
         check_reload(task, fresh, table, sample, evaluation, "iou")
-    # Where the task cannot tell two results apart, their metric does.
+    # If `Task.difference` does not see that two results differ, their metric does.
     monkeypatch.setattr(masks.Masks, "difference", lambda *given: 0.0)
     with pytest.raises(VerifyError, match=r"gives iou 0\.\d+ on 4 rows, the trained model 0\.\d+"):
         check_reload(task, fresh, table, sample, evaluation, "loss")

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-# Networks this small lose up to a hundred times their time when several threads wait for a busy processor.
+# Networks this small can be a hundred times slower with several threads on a busy processor.
 torch.set_num_threads(1)
 
 SIDE = 32
@@ -58,7 +58,7 @@ def convnext(**config: Any) -> Any:
 
 
 def timm(architecture: str = "test_efficientnet", **config: Any) -> Any:
-    """Any timm network inside transformers' TimmWrapper, features brought to a normal scale."""
+    """Return a timm network in transformers' TimmWrapper, with features of a normal scale."""
     from transformers import TimmWrapperConfig, TimmWrapperForImageClassification
 
     side = config.pop("side", SIDE)
@@ -112,7 +112,7 @@ def patchtst(**config: Any) -> Any:
     return calibrated(model)
 
 
-# Name -> builder: the families that the tests of freezing, saving and adapters go through.
+# Name -> builder: the model families in the tests of freezing, saving and adapters.
 FAMILIES: dict[str, Callable[..., Any]] = {
     "vit": vit,
     "dinov2": dinov2,
@@ -128,7 +128,7 @@ FAMILIES: dict[str, Callable[..., Any]] = {
 
 
 def inputs(model: Any, rows: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
-    """A batch that the model takes: pixels, tokens or a series, the same for the same seed."""
+    """Return a batch for the model: pixels, tokens or a series; the same for the same seed."""
     generator = torch.Generator().manual_seed(seed)
     kind = model.config.model_type
     if hasattr(model.config, "vocab_size"):
@@ -144,7 +144,7 @@ def inputs(model: Any, rows: int = 4, seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def outputs(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Logits, or regression outputs, without gradients and in eval mode; the mode is given back."""
+    """Return logits or regression outputs, computed in eval mode; the mode is restored."""
     training = model.training
     model.eval()
     with torch.no_grad():
@@ -154,14 +154,14 @@ def outputs(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
 
 
 def loss(model: Any, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """A loss that any of the families can be trained on."""
+    """Return a loss that works for every family."""
     found = model(**batch)
     values = found.logits if "logits" in found else found.regression_outputs
     return ((values - torch.arange(values.shape[-1]) - 1.0) ** 2).mean()
 
 
 def calibrated(model: Any, side: int = SIDE) -> Any:
-    """Let batch norms see real statistics, so that a random net has features of a normal scale in eval mode.
+    """Set the statistics of batch norms, so that a random network has features of a normal scale.
 
     Without this a random timm network has features near 1e-22 in eval mode, and no test of equality can fail.
     """
@@ -226,7 +226,7 @@ def word_tokenizer() -> Any:
 
 
 def saved(model: Any, folder: str | Path, processor: Any = None) -> str:
-    """Save a model (and its processor) as a Hugging Face folder and give its path."""
+    """Save a model (and its processor) as a Hugging Face folder, and return its path."""
     model.save_pretrained(folder)
     if processor is not None:
         processor.save_pretrained(folder)

@@ -1,4 +1,4 @@
-"""A task that does nothing, for tests of what needs only its name, roles and options."""
+"""A task that does nothing, for tests that need only its name, roles and options."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class ToyOptions(Section):
 
 class ToyAugment(Section):
     policy: Literal["none", "light"] = "none"
-    """How the toy is changed from epoch to epoch."""
+    """How the toy is augmented."""
     mixup: Fraction | None = None
     """Strength of mixing two toys."""
 
@@ -58,7 +58,7 @@ class HeadsOptions(Section):
     heads: list[str]
     """Names of the heads."""
     until: time | None = None
-    """A type of pydantic's that no task of hf_ft uses."""
+    """A pydantic type that no task of hf_ft uses."""
 
     @field_validator("heads")
     @classmethod

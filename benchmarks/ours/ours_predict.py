@@ -10,7 +10,7 @@ import sys
 from clock import Clock
 from datasets import load_dataset
 
-# What the plain script imports at its top is start-up on this side too.
+# The plain script imports this at its top, so the import counts as start-up on this side too.
 from transformers import pipeline  # noqa: F401
 
 from hf_ft import Predictor

@@ -1,4 +1,4 @@
-"""The side of hf_ft: runs a recipe as `python -m hf_ft.run` does, and reads the seconds of its rooms.
+"""The side of hf_ft: run a recipe as `python -m hf_ft.run` does, and read the seconds of its steps.
 
 python benchmarks/ours/ours_run.py RECIPE OUT.json [key=value ...]
 """
@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-# Imports are start-up on both sides; hf_ft imports these where it needs them first.
+# Imported here so that imports count as start-up on both sides; hf_ft imports these modules on first use.
 import evaluate  # noqa: F401
 import sklearn.metrics  # noqa: F401
 import transformers.trainer  # noqa: F401
@@ -25,7 +25,7 @@ from hf_ft.train import preflight
 
 
 class Timed:
-    """A function whose seconds are added up."""
+    """A function that adds up the seconds of its calls."""
 
     def __init__(self, function: Callable[..., Any]):
         self.function, self.seconds = function, 0.0
@@ -42,7 +42,7 @@ def main() -> None:
     clock = Clock()
     recipe = load_recipe(recipe_file, overrides)
     curve = Curve(recipe.evaluate.metric or "accuracy")
-    # The self-test belongs to the gate (its item d), though it runs in the room `train`: it has its own line.
+    # The self-test belongs to the gate (its item d) but runs during `train`, so it is timed separately.
     tests = [Timed(preflight.check_loss_division), Timed(preflight.probe_step)]
     preflight.check_loss_division, preflight.probe_step = tests
 

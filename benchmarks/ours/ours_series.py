@@ -1,4 +1,4 @@
-"""The side of hf_ft: the training loader of a forecasting recipe, gone through without a model step.
+"""The side of hf_ft: iterate over the training loader of a forecasting recipe, without model steps.
 
 python benchmarks/ours/ours_series.py RECIPE OUT.json [key=value ...]
 """
@@ -38,7 +38,7 @@ def main() -> None:
 
 
 def held_to_series(recipe) -> float:
-    """Return the memory that all windows of all splits hold, over that of the series as pandas holds it."""
+    """Return the memory of all windows of all splits, divided by that of the series in pandas."""
     table = pandas.read_csv(recipe.data.source)
     if recipe.data.rows:
         table = table.iloc[slice(*recipe.data.rows)].reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""What a measured process tells of itself: the seconds of its phases, its peak memory, its figures."""
+"""Measurements of a process by itself: the seconds of its phases and its peak memory, written as JSON."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 
 class Clock:
-    """Times the phases of this process. Make it after the imports: what came before is the phase `start`."""
+    """Time the phases of this process. Create it after the imports: the time before is the phase `start`."""
 
     def __init__(self) -> None:
         self.phases = {"start": time.time() - float(os.environ.get("BENCH_STARTED", time.time()))}

@@ -1,4 +1,4 @@
-"""A callback that both sides give to the Trainer: when which metric was reached, and how much was trained."""
+"""A callback for the Trainer of both sides: time and metric of each evaluation, steps and epochs."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from transformers import TrainerCallback
 
 
 class Curve(TrainerCallback):
-    """Remembers the moment and the metric of every evaluation, and the steps and epochs at the end."""
+    """Store the time and the metric of every evaluation, and the steps and epochs at the end."""
 
     def __init__(self, metric: str) -> None:
         self.metric = metric

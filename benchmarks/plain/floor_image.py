@@ -1,6 +1,6 @@
-"""What the arithmetic costs: a bare PyTorch loop over the same rows, no Trainer, nothing kept.
+"""The floor: the cost of the arithmetic alone, in a bare PyTorch loop without Trainer and without any cache.
 
-Channels_last, in bf16 where the processor has it; passes that only go forward in batches of 8, which suit the
+It uses channels_last, and bf16 where the processor has it. Forward passes are in batches of 8, which fit the
 caches of a CPU best.
 
 `--loop forward`: one forward pass over every row, train and validation. `--loop train`: the training of all
@@ -53,7 +53,7 @@ def autocast() -> torch.autocast:
 
 
 def accuracy(model: Any, rows: Rows) -> float:
-    """One forward pass over all rows."""
+    """Compute the accuracy in one forward pass over all rows."""
     model.eval()
     right = 0
     with torch.inference_mode(), autocast():
@@ -63,7 +63,7 @@ def accuracy(model: Any, rows: Rows) -> float:
 
 
 def train(model: Any, rows: Rows, validation: Rows, options: argparse.Namespace) -> tuple[int, float]:
-    """Train all weights; give the steps and the last accuracy."""
+    """Train all weights; return the number of steps and the last accuracy."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.rate, weight_decay=0.01)
     steps = options.epochs * -(-len(rows.labels) // options.batch)
     schedule = get_scheduler("linear", optimizer, num_warmup_steps=-(-steps // 10), num_training_steps=steps)

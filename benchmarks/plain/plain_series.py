@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, Dataset
 
 
 class Windows(Dataset):
-    """Every `context + horizon` consecutive rows of a table, whose history and future are sliced out."""
+    """All windows of `context + horizon` consecutive rows of a table, sliced out one by one."""
 
     def __init__(self, table: pandas.DataFrame, context: int, horizon: int):
         self.table, self.context, self.horizon = table, context, horizon
