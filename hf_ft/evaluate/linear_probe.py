@@ -1,8 +1,8 @@
-"""The linear probe: a linear model on what the pretrained body gives to the head, before any training.
+"""The linear probe, a baseline: a linear model on the pretrained features, which are the inputs of the head.
 
-It says what the pretrained features are worth by themselves (Alain and Bengio, "Understanding intermediate
-layers using linear classifier probes", 2016), so a fine-tuned model has to be better. With cached activations
-it costs next to nothing; elsewhere its forward passes are kept below a tenth of the work of training.
+It shows how good the pretrained features are without fine-tuning (Alain and Bengio, "Understanding
+intermediate layers using linear classifier probes", 2016). With cached activations it costs next to nothing;
+otherwise its forward passes take at most a tenth of the work of training.
 """
 
 from __future__ import annotations
@@ -25,22 +25,23 @@ if TYPE_CHECKING:
     from hf_ft.model.passes import Passes
     from hf_ft.task import Task
 
-# A pass forward is about a third of a training step, and all passes together at most a tenth of training.
+# Forward passes as a share of those in training: a forward pass is about a third of a training step, and all
+# passes together may take a tenth of training.
 _SHARE_OF_TRAINING = 0.1 * 3
-# Fewer training rows than this in a sample say little about the features.
+# A sample of fewer training rows says little about the features.
 _FEWEST_ROWS = 64
 FEATURES = "pretrained features"
 
 
 @dataclass(frozen=True)
 class HeadInputs:
-    """What the pretrained body gives to the head, before training.
+    """Inputs of the head of the pretrained model, before training.
 
     Args:
         chosen: positions of training rows, int [M].
-        train: of these rows, float32 [M, F].
+        train: inputs of the head for these rows, float32 [M, F].
         answered: positions of rows of the evaluated split, int [N].
-        values: of these rows, float32 [N, F].
+        values: inputs of the head for these rows, float32 [N, F].
     """
 
     chosen: np.ndarray
@@ -58,18 +59,18 @@ def head_inputs(
     epochs: float,
     cached: bool,
 ) -> HeadInputs | None:
-    """Compute what the body gives to the head, for a sample of rows where all would cost too much.
+    """Compute the inputs of the head, for a sample of the rows if all rows would cost too much.
 
     Args:
-        passes: how the model is run.
+        passes: runs the model.
         train: training rows, as they are trained on.
-        evaluated: rows of the split that is evaluated.
+        evaluated: rows of the evaluated split.
         heads: names of the modules of the head.
-        epochs: of training.
-        cached: whether the rows start at cached activations, and so cost next to nothing.
+        epochs: number of training epochs.
+        cached: whether passes start at cached activations, and so cost next to nothing.
 
     Returns:
-        None where even a small sample would cost more than a tenth of training.
+        The inputs; None if even a small sample would cost more than a tenth of training.
     """
     most = len(train) + len(evaluated) if cached else int(_SHARE_OF_TRAINING * epochs * len(train))
     answered = _sample(len(evaluated), most // 2)
@@ -84,17 +85,17 @@ def head_inputs(
 
 
 def linear_probe(task: Task, inputs: HeadInputs, train: Any, rows: int) -> dict[str, list[Any]]:
-    """Fit a linear model on what the body gives to the head, and answer the evaluated rows with it.
+    """Fit a linear model on the inputs of the head, and predict the evaluated rows with it.
 
     Args:
         task: the fitted task.
-        inputs: of `head_inputs`.
+        inputs: from `head_inputs`.
         train: the raw training rows.
-        rows: how many rows the evaluated split has.
+        rows: number of rows of the evaluated split.
 
     Returns:
-        Name in words -> a result for each row, None where it has no answer; empty where the task has no
-        linear model.
+        Name of the baseline -> a result for each row, None for rows that are not in the sample; empty if the
+        task has no linear model.
     """
     from sklearn.preprocessing import StandardScaler
 
@@ -120,7 +121,7 @@ def _sample(count: int, most: int) -> np.ndarray:
 
 
 def _compute(passes: Passes, rows: EncodedRows, chosen: np.ndarray, heads: Sequence[str]) -> np.ndarray:
-    """Run the model on these rows, each process on its share, and give the input of its head, [N, F]."""
+    """Run the model on these rows, each process on its share; return the inputs of the head, [N, F]."""
     import torch
     from accelerate import PartialState
     from accelerate.utils import gather_object
@@ -151,7 +152,7 @@ def _compute(passes: Passes, rows: EncodedRows, chosen: np.ndarray, heads: Seque
 
 @contextlib.contextmanager
 def _first_input(model: nn.Module, heads: Sequence[str]) -> Iterator[list[torch.Tensor]]:
-    """Collect what the modules of the head that have weights are called with, in the order of the calls."""
+    """Collect the inputs of all modules of the head that have weights, in the order of their calls."""
     import torch
 
     from hf_ft.model.freeze import plain_name
@@ -168,7 +169,7 @@ def _first_input(model: nn.Module, heads: Sequence[str]) -> Iterator[list[torch.
         for name, module in model.named_modules()
         if inside(plain_name(name), *heads) and any(True for _ in module.parameters(recurse=False))
     ]
-    # Afterwards, because a pass that starts at the head gets its cached input from a hook before it.
+    # A hook after the call: a pass that starts at the head gets its cached input from a hook before the call.
     hooks = [module.register_forward_hook(look) for module in found]
     try:
         yield seen
@@ -178,10 +179,10 @@ def _first_input(model: nn.Module, heads: Sequence[str]) -> Iterator[list[torch.
 
 
 def pooled(values: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-    """Average over places.
+    """Average features over steps or pixels.
 
     Args:
-        values: steps [B, L, F], pixels [B, F, H, W], or already one vector a row [B, F].
+        values: steps [B, L, F], pixels [B, F, H, W], or one vector per row [B, F].
         mask: [B, L], 0 where a step is padding, or None.
 
     Returns:
