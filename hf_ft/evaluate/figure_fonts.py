@@ -32,12 +32,12 @@ class NameFonts:
     note: str
     missing: frozenset[str]
 
-    def spell(self, text: str, longest: int = _LONGEST) -> str:
+    def spell(self, text: str) -> str:
         """Return the text to draw: missing characters as `U+4E2D`, long texts without their middle."""
         drawn = "".join(_code(letter) if letter in self.missing else letter for letter in text)
         drawn = " ".join(drawn.split())
-        half = longest // 2
-        return drawn if len(drawn) <= longest else f"{drawn[:half]}…{drawn[-half + 1 :]}"
+        half = _LONGEST // 2
+        return drawn if len(drawn) <= _LONGEST else f"{drawn[:half]}…{drawn[-half + 1 :]}"
 
     @property
     def style(self) -> dict[str, Any]:

@@ -171,30 +171,6 @@ def learning_curve_figure(
     return Figure(name, figure, f"Loss of training and validation rows over the steps.{chosen}")
 
 
-def worst_mistakes_figure(
-    mistakes: Sequence[tuple[Any, str, str, float]], columns: int = 4, name: str = "worst_mistakes"
-) -> Figure:
-    """Draw a grid of the rows with the highest loss.
-
-    Args:
-        mistakes: (picture, truth, prediction, loss), highest loss first; a picture is anything imshow takes.
-        columns: pictures per line.
-        name: name of the figure.
-    """
-    columns = min(columns, len(mistakes))
-    lines = -(-len(mistakes) // columns)
-    fonts = choose_fonts(text for _, truth, prediction, _ in mistakes for text in (truth, prediction))
-    figure, _ = _new_figure(1.75 * columns, 2.25 * lines, rows=0)
-    for index, (picture, truth, prediction, loss) in enumerate(mistakes):
-        axes = figure.add_subplot(lines, columns, index + 1)
-        axes.imshow(np.asarray(picture), cmap="gray", interpolation="nearest")
-        axes.set_axis_off()
-        title = f"{fonts.spell(truth, 20)}\n→ {fonts.spell(prediction, 20)}\nloss {loss:.2f}"
-        axes.set_title(title, fontsize=7.5, loc="left", color=INK, **fonts.style)
-    caption = f"The rows with the highest loss: the truth, then the prediction. {fonts.note}"
-    return Figure(name, figure, caption.strip())
-
-
 def scatter_figure(
     predicted: np.ndarray, references: np.ndarray, target: str, unit: str = "", name: str = "scatter"
 ) -> Figure:
@@ -226,12 +202,10 @@ def scatter_figure(
 def _new_figure(
     width: float, height: float, rows: int = 1, columns: int = 1, heights: Sequence[float] | None = None
 ) -> tuple[Any, Any]:
-    """Return a figure with a transparent background, and its axes: one, an array, or None without rows."""
+    """Return a figure with a transparent background, and its axes, one or an array of them."""
     from matplotlib.figure import Figure as Canvas
 
     figure = Canvas(figsize=(width, height), layout="constrained", facecolor="none", dpi=110)
-    if not rows:
-        return figure, None
     return figure, figure.subplots(rows, columns, sharex=rows > 1, height_ratios=heights)
 
 

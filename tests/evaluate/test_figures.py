@@ -13,7 +13,6 @@ from hf_ft.evaluate.figures import (
     per_class_figure,
     reliability_figure,
     scatter_figure,
-    worst_mistakes_figure,
 )
 
 # A formula that cannot be parsed, markup, right-to-left fonts, a line break, a symbol, a very long name.
@@ -73,10 +72,6 @@ def test_any_name_can_be_drawn():
     assert draw(confusion_figure(counts(len(NAMES)), NAMES))
     rows = [{"label": name, "support": 3, "f1": 0.5} for name in NAMES]
     assert draw(per_class_figure(rows))
-    picture = np.zeros((8, 8, 3), dtype=np.uint8)
-    figure = worst_mistakes_figure([(picture, name, NAMES[0], 1.0) for name in NAMES])
-    assert draw(figure)
-    assert "<script>\n→ $\\frac{1}\nloss 1.00" in texts(figure)
 
 
 def test_missing_glyphs_are_spelled_and_the_caption_says_so(monkeypatch):
