@@ -1,7 +1,7 @@
 """The sections of a recipe: one pydantic model each, a docstring per field, unknown keys refused.
 
-The sections `augment` and `loss`, and the options inside `task`, belong to the task; `build.recipe_model`
-puts the task's own models in their places, and gives `freeze` and `train` the keys that PEFT and transformers
+The sections `augment` and `loss`, and the options inside `task`, belong to the task;
+`task_schema.recipe_model` puts the task's own models in their places, and gives `freeze` and `train` the keys that PEFT and transformers
 define. The docstring of a field is its only description: `hf-ft init` and `hf-ft schema` print it. Nothing
 here imports torch or transformers.
 """
@@ -215,9 +215,10 @@ class TrainSection(Section):
     eval_strategy: Literal["no", "steps", "epoch"] = "epoch"
     """When the validation split is evaluated, and a checkpoint written: each has its measure."""
     early_stopping_patience: Auto | PositiveInt | None = "auto"
-    """Stop after so many evaluations without a better main metric; auto: 4, or 10 for a head; null: never."""
+    """Stop after so many evaluations in which neither the main metric nor the validation loss improved; auto:
+    4, or 10 for a head; null: never."""
     early_stopping_threshold: NonNegativeFloat = 0.0
-    """By how much the main metric must be better to count."""
+    """By how much the main metric must improve to count; above 0, the validation loss does not count."""
 
     # What hf_ft adds to TrainingArguments, or translates for it.
     own: ClassVar[frozenset[str]] = frozenset(

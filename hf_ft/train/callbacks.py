@@ -6,7 +6,65 @@ import json
 from pathlib import Path
 from typing import Any
 
-from transformers import ProgressCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import (
+    EarlyStoppingCallback,
+    ProgressCallback,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+# The share by which a validation loss must fall below the lowest one to count as an improvement.
+LOSS_IMPROVEMENT = 1e-3
+
+
+class EarlyStopping(EarlyStoppingCallback):
+    """Stop when neither the main metric nor the validation loss improves over several evaluations.
+
+    The metric alone stops too early: accuracy can stand still over many epochs in which the loss still falls,
+    and rise again after them. With a threshold for the metric, the metric alone decides.
+
+    Args:
+        early_stopping_patience: evaluations without an improvement after which training ends.
+        early_stopping_threshold: by how much the metric must improve to count.
+    """
+
+    def __init__(self, early_stopping_patience: int = 1, early_stopping_threshold: float = 0.0):
+        super().__init__(early_stopping_patience, early_stopping_threshold)
+        self.lowest_loss: float | None = None
+        self._loss_fell = False
+
+    def on_evaluate(  # type: ignore[override]
+        self,
+        args: TrainingArguments,
+        state: TrainerState,
+        control: TrainerControl,
+        metrics: Any,
+        **kwargs: Any,
+    ) -> None:
+        """Compare the loss with the lowest one so far, then let the metric decide."""
+        loss, lowest = metrics.get("eval_loss"), self.lowest_loss
+        self._loss_fell = loss is not None and (
+            lowest is None or lowest - loss > LOSS_IMPROVEMENT * abs(lowest)
+        )
+        if self._loss_fell:
+            self.lowest_loss = float(loss)
+        super().on_evaluate(args, state, control, metrics, **kwargs)
+
+    def check_metric_value(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metric_value: float
+    ) -> None:
+        """Count the evaluations without an improvement."""
+        super().check_metric_value(args, state, control, metric_value)
+        if self._loss_fell and not self.early_stopping_threshold:
+            self.early_stopping_patience_counter = 0
+
+    def state(self) -> dict[str, Any]:
+        """Return what a checkpoint stores, so that a resumed run stops where an uninterrupted one does."""
+        stored = super().state()
+        stored["attributes"]["lowest_loss"] = self.lowest_loss
+        return stored
 
 
 class LogFile(TrainerCallback):
@@ -85,7 +143,7 @@ class EpochLines(ProgressCallback):
         """Store the training loss for the next line."""
         self.training_loss = (logs or {}).get("loss", self.training_loss)
 
-    def on_evaluate(
+    def on_evaluate(  # type: ignore[override]
         self,
         args: TrainingArguments,
         state: TrainerState,

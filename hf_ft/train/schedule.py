@@ -110,4 +110,7 @@ def _patience(recipe: Recipe, *, quick: bool) -> Decision:
     if recipe.train.eval_strategy == "no":
         return Decision(None, "nothing is evaluated (train.eval_strategy)")
     patience = HEAD_PATIENCE if quick else PATIENCE
-    return Decision(patience, "evaluations without a better metric end the training; the best is kept")
+    return Decision(
+        patience,
+        "evaluations with neither a better metric nor a lower loss end the training; the best is kept",
+    )

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader
-from transformers import EarlyStoppingCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from hf_ft.errors import TrainError
@@ -30,6 +30,7 @@ from hf_ft.model.mixed_precision import full_precision
 from hf_ft.text_utils import listing
 from hf_ft.train import checkpoints
 from hf_ft.train.arguments import train_sampler
+from hf_ft.train.callbacks import EarlyStopping
 
 if TYPE_CHECKING:
     from hf_ft.data.dataset import EncodedRows
@@ -88,7 +89,7 @@ class FineTuner(Trainer):
         self.recipe_text = asked.to_yaml()
         patience = recipe.train.early_stopping_patience
         if patience is not None:
-            stopping = EarlyStoppingCallback(int(patience), recipe.train.early_stopping_threshold)
+            stopping = EarlyStopping(int(patience), recipe.train.early_stopping_threshold)
             callbacks = [*callbacks, stopping]
         super().__init__(
             model=model,

@@ -1,13 +1,15 @@
 """Callbacks: log.jsonl, progress bars, and the line of each evaluation."""
 
 import io
+import json
 import sys
+from types import SimpleNamespace
 
 import pytest
 from transformers import TrainerControl, TrainerState
 
 from hf_ft.evaluate.loop import _progress_bar
-from hf_ft.train.callbacks import EpochLines, LogFile
+from hf_ft.train.callbacks import EarlyStopping, EpochLines, LogFile
 
 
 class Screen(io.StringIO):
@@ -80,3 +82,56 @@ def test_the_best_value_is_marked_by_the_direction_of_the_metric(greater, best, 
     trained("score", greater, [0.7, 0.6, 0.9], best)
     lines = capsys.readouterr().out.splitlines()
     assert [number for number, line in enumerate(lines, start=1) if "best so far" in line] == marked
+
+
+def evaluations_until_stop(callback, evaluations):
+    """Return how many (accuracy, loss) it takes until the callback ends the training, or None."""
+    arguments = SimpleNamespace(metric_for_best_model="accuracy", greater_is_better=True)
+    state, control = TrainerState(), TrainerControl()
+    for number, (accuracy, loss) in enumerate(evaluations, start=1):
+        metrics = {"eval_accuracy": accuracy} | ({} if loss is None else {"eval_loss": loss})
+        callback.on_evaluate(arguments, state, control, metrics)
+        if state.best_metric is None or accuracy > state.best_metric:
+            state.best_metric = accuracy
+        if control.should_training_stop:
+            return number
+    return None
+
+
+@pytest.mark.parametrize(
+    ("evaluations", "stop"),
+    [
+        ([(0.5, 1.0), (0.5, 0.9), (0.5, 0.8), (0.5, 0.7)], None),
+        ([(0.5, 1.0), (0.5, 0.9999), (0.5, 0.9998), (0.5, 0.9997)], 3),
+        ([(0.5, 1.0), (0.6, 1.1), (0.7, 1.2), (0.8, 1.3)], None),
+        ([(0.5, 1.0), (0.4, 1.1), (0.5, 1.0)], 3),
+        ([(0.5, None), (0.5, None), (0.5, None)], 3),
+        ([(0.5, -1.0), (0.5, -1.1), (0.5, -1.2), (0.5, -1.3)], None),
+        ([(0.5, -1.0), (0.5, -0.9), (0.5, -0.8)], 3),
+    ],
+    ids=[
+        "loss falls",
+        "loss stands",
+        "metric rises",
+        "both worse",
+        "no loss",
+        "negative falls",
+        "negative rises",
+    ],
+)
+def test_training_ends_when_neither_metric_nor_loss_improves(evaluations, stop):
+    assert evaluations_until_stop(EarlyStopping(2), evaluations) == stop
+
+
+def test_with_a_threshold_the_metric_alone_decides():
+    evaluations = [(0.5, 1.0), (0.505, 0.9), (0.51, 0.8)]
+    assert evaluations_until_stop(EarlyStopping(2, 0.1), evaluations) == 3
+
+
+def test_a_resumed_run_remembers_the_lowest_loss():
+    first = EarlyStopping(2)
+    assert evaluations_until_stop(first, [(0.5, 1.0), (0.5, 0.5), (0.5, 0.6)]) is None
+    resumed = EarlyStopping.from_state(json.loads(json.dumps(first.state())))
+    assert (resumed.lowest_loss, resumed.early_stopping_patience_counter) == (0.5, 1)
+    assert evaluations_until_stop(resumed, [(0.5, 0.55)]) is None  # no best metric yet in this state
+    assert resumed.lowest_loss == 0.5
