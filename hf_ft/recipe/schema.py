@@ -1,9 +1,9 @@
 """The sections of a recipe: one pydantic model each, a docstring per field, unknown keys refused.
 
 The sections `augment` and `loss`, and the options inside `task`, belong to the task;
-`task_schema.recipe_model` puts the task's own models in their places, and gives `freeze` and `train` the keys that PEFT and transformers
-define. The docstring of a field is its only description: `hf-ft init` and `hf-ft schema` print it. Nothing
-here imports torch or transformers.
+`task_schema.recipe_model` puts the task's own models in their places, and gives `freeze` and `train` the keys
+that PEFT and transformers define. The docstring of a field is its only description: `hf-ft init` and `hf-ft
+schema` print it. Nothing here imports torch or transformers.
 """
 
 from __future__ import annotations

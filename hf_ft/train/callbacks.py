@@ -143,7 +143,7 @@ class EpochLines(ProgressCallback):
         """Store the training loss for the next line."""
         self.training_loss = (logs or {}).get("loss", self.training_loss)
 
-    def on_evaluate(  # type: ignore[override]
+    def on_evaluate(
         self,
         args: TrainingArguments,
         state: TrainerState,
