@@ -52,8 +52,8 @@ def test_a_resnet_with_one_output_learns_how_light_a_picture_is(loss, tmp_path):
     )
     assert all(item["passed"] for item in run.verification)
     assert run.model.config.num_labels == 1 and run.model.config.problem_type == "regression"
-    (baseline,) = run.results["verdict"]["baselines"]
-    assert baseline["name"] == "the mean of train" and run.results["headline"]["value"] < baseline["value"]
+    baselines = {one["name"]: one["value"] for one in run.results["verdict"]["baselines"]}
+    assert run.results["headline"]["value"] < baselines["the mean of train"]
     answers = [one["value"] for one in Predictor.load(run.folder)([row["image"] for row in rows[:8]])]
     assert np.corrcoef(answers, [row["target"] for row in rows[:8]])[0, 1] > 0.5
 
