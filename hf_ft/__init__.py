@@ -20,14 +20,14 @@ if TYPE_CHECKING:
         TrainError,
         VerifyError,
     )
-    from hf_ft.inputs.base import Input
+    from hf_ft.inputs.base_input import Input
     from hf_ft.model.freeze import freeze
     from hf_ft.model.predictor import Predictor
     from hf_ft.recipe.read import load_recipe
     from hf_ft.recipe.schema import Recipe
     from hf_ft.registry import get_task, list_tasks
     from hf_ft.run import Run, check, finetune
-    from hf_ft.targets.base import Target
+    from hf_ft.targets.base_target import Target
     from hf_ft.task import Task
     from hf_ft.tasks._composed import ComposedTask
 
@@ -60,13 +60,13 @@ _MODULES = {
     "hf_ft.errors": (
         "DataError", "HfFtError", "ModelError", "PublishError", "RecipeError", "TrainError", "VerifyError",
     ),
-    "hf_ft.inputs.base": ("Input",),
+    "hf_ft.inputs.base_input": ("Input",),
     "hf_ft.model.freeze": ("freeze",),
     "hf_ft.model.predictor": ("Predictor",),
     "hf_ft.recipe.read": ("load_recipe",),
     "hf_ft.recipe.schema": ("Recipe",),
     "hf_ft.run": ("Run", "check", "finetune"),
-    "hf_ft.targets.base": ("Target",),
+    "hf_ft.targets.base_target": ("Target",),
     "hf_ft.task": ("Task",),
     "hf_ft.tasks._composed": ("ComposedTask",),
 }  # fmt: skip

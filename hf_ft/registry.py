@@ -1,4 +1,4 @@
-"""How a task is found by the name that a recipe gives it."""
+"""Find the class of a task by the name that a recipe uses."""
 
 from __future__ import annotations
 
@@ -11,16 +11,20 @@ from hf_ft.task import Task
 
 
 def list_tasks() -> list[str]:
-    """Names of the built-in tasks, from the files that are there."""
+    """List the names of the built-in tasks: one for each file in `hf_ft/tasks/`."""
     files = (Path(__file__).parent / "tasks").glob("[a-z]*.py")
     return sorted(file.stem.replace("_", "-") for file in files)
 
 
 def get_task(name: str) -> type[Task]:
-    """Find a task class: `image-classification`, or `package.module:Class` for one of your own.
+    """Find a task class by its name.
+
+    Args:
+        name: a built-in task such as `image-classification`, or `package.module:Class` for your own task.
 
     Raises:
-        RecipeError: there is no such task; the message names the nearest one.
+        RecipeError: no task has this name (the message gives the nearest name), or the class cannot be
+            imported or is not a subclass of Task.
     """
     if ":" in name:
         module_name, _, attribute = name.partition(":")

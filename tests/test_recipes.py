@@ -26,7 +26,7 @@ COMMANDS = documented("/data")
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_every_recipe_is_valid_and_says_what_it_does(name):
+def test_every_recipe_is_valid_and_begins_with_a_description(name):
     text = RECIPES[name].read_text(encoding="utf-8")
     assert re.match(r"# [A-Z].*\S\n", text)
     load_recipe(RECIPES[name])

@@ -1,4 +1,4 @@
-"""Decode no picture twice: decide whether the decoded rows of a run are kept, and in which form."""
+"""Cache decoded pictures (`cache.decoded`): decide whether a run uses the cache, and what it stores."""
 
 from __future__ import annotations
 
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Plan:
-    """What is kept of a split: its folder, the fields and lengths of its rows, and whether they are ready."""
+    """The store of one split: its folder, its fields, the lengths of its rows, and their form."""
 
     folder: Path
     fields: list[Field]
     lengths: np.ndarray
-    ready: bool
+    preprocessed: bool
 
     @property
     def size(self) -> int:
@@ -44,19 +44,19 @@ class _Plan:
 def cache_decoded(
     data: Prepared, task: Task, section: CacheSection, processes: Any, *, keep: bool
 ) -> tuple[Mapping[str, Any], str | None]:
-    """Let the rows of a run be read decoded, where the recipe asks for it.
+    """Replace the rows of a run by rows from the cache of decoded rows, where the recipe asks for it.
 
-    Processes need not agree: rows are the same to the last bit whether they are read decoded or not.
+    The processes need not decide alike: decoded rows equal the raw ones bit for bit.
 
     Args:
         data: the raw rows.
-        task: fitted, and loaded.
-        section: the recipe's `cache`.
+        task: the fitted task, with its processor loaded.
+        section: the recipe's section `cache`.
         processes: the Accelerator, or PartialState.
-        keep: whether to store anything; otherwise it is only decided.
+        keep: whether to store anything; False: only decide.
 
     Returns:
-        Split -> rows to encode, and what was decided and why; None where nothing was asked for.
+        Split -> rows to encode; and the decision with its reason, None where `cache.decoded` is false.
     """
     if not section.decoded:
         return data.rows, None
@@ -72,57 +72,62 @@ def _decide(
 ) -> tuple[Mapping[str, Any], str]:
     tables = {split: rows for split, rows in data.rows.items() if isinstance(rows, Table)}
     if not task.media_roles or len(tables) < len(data.rows):
-        return data.rows, f"not used: {task.name} has nothing to decode"
+        return data.rows, f"not used: {task.name} has no media to decode"
     root = cache_folder() / "decoded"
     plans = {
-        # Before random augmentation there are only the pictures as they are.
+        # Random augmentation comes before the processor, so only the decoded picture can be stored.
         split: _plan(root, task, rows, data.findings.contents[split], split == "train" and task.is_random)
         for split, rows in tables.items()
     }
     size, folders = sum(plan.size for plan in plans.values()), [plan.folder for plan in plans.values()]
     if first:
-        # The room is made by one process; the others follow where it has opened the stores.
+        # Only this process evicts old entries; the others use the stores if this process has opened them.
         full = make_room(root, size, int(section.max_gb * 1e9), folders, delete=keep)
         if full is not None:
             return data.rows, f"not used: {full}; pictures are decoded in each epoch"
     elif not all((folder / "use").is_file() for folder in folders):
         return data.rows, "not used by the main process"
     opened = {
-        split: _opened(task, tables[split], plan, split, first=first)
+        split: _open_store(task, tables[split], plan, split, first=first)
         for split, plan in (plans.items() if keep else ())
     }
     found = sum(len(rows.store.filled) for rows in opened.values())
-    kinds = {True: "as the processor crops and sizes them", False: "as RGB"}
+    kinds = {True: "cropped and resized", False: "as RGB"}
     splits = {
-        kind: [split for split, plan in plans.items() if plan.ready == ready] for ready, kind in kinds.items()
+        kind: [split for split, plan in plans.items() if plan.preprocessed == preprocessed]
+        for preprocessed, kind in kinds.items()
     }
     parts = [f"{listing(names)} {kind}" for kind, names in splits.items() if names]
     count = sum(len(plan.lengths) for plan in plans.values())
-    there = f", {found} of {count} rows found, the others are kept as they are met" if keep else ""
-    return opened or data.rows, f"{', '.join(parts)} ({size / 1e6:,.1f} MB{there})"
+    stored = f", {found} of {count} rows found, the others are stored at first use" if keep else ""
+    return opened or data.rows, f"{', '.join(parts)} ({size / 1e6:,.1f} MB{stored})"
 
 
 def _plan(root: Path, task: Task, rows: Table, content: str, random: bool) -> _Plan:
-    """Plan the store of a split, ready for the model if it can be."""
-    made = None if random else task.media([rows[0]], ready=True)
-    ready = made is not None
-    folder = root / _key(task, rows, content, ready=ready)
-    if made is not None:
-        return _Plan(folder, fields_of(task.media_roles, made[0]), np.zeros(len(rows), np.int64), ready)
+    """Plan the store of a split, with preprocessed media if that is possible."""
+    media = None if random else task.media([rows[0]], preprocessed=True)
+    preprocessed = media is not None
+    folder = root / _key(task, rows, content, preprocessed=preprocessed)
+    if media is not None:
+        fields = fields_of(task.media_roles, media[0])
+        return _Plan(folder, fields, np.zeros(len(rows), np.int64), preprocessed)
     store = RowStore.open(folder)
     if store is not None and len(store) == len(rows):
-        return _Plan(folder, fields_of(task.media_roles, None), store.lengths, ready)
+        return _Plan(folder, fields_of(task.media_roles, None), store.lengths, preprocessed)
     lengths = np.asarray([task.media_numbers(row) for row in rows], np.int64)
-    return _Plan(folder, fields_of(task.media_roles, None), lengths, ready)
+    return _Plan(folder, fields_of(task.media_roles, None), lengths, preprocessed)
 
 
-def _opened(task: Task, rows: Table, plan: _Plan, split: str, *, first: bool) -> DecodedRows:
-    """Open the store of a split; emptied before if it holds other rows than these."""
+def _open_store(task: Task, rows: Table, plan: _Plan, split: str, *, first: bool) -> DecodedRows:
+    """Open the store of a split; empty it first if it holds other rows."""
 
     def compute(places: np.ndarray) -> Iterator[list[torch.Tensor] | None]:
         for place in places:
-            made = task.media([rows[int(place)]], ready=plan.ready)
-            yield None if made is None else stored_values(made[0], task.media_roles, ready=plan.ready)
+            media = task.media([rows[int(place)]], preprocessed=plan.preprocessed)
+            if media is None:
+                yield None
+            else:
+                yield stored_values(media[0], task.media_roles, preprocessed=plan.preprocessed)
 
     if first:
         plan.folder.parent.mkdir(parents=True, exist_ok=True)
@@ -130,21 +135,22 @@ def _opened(task: Task, rows: Table, plan: _Plan, split: str, *, first: bool) ->
             store = RowStore.open(plan.folder)
             if store is None or store.fields != plan.fields or not store.agrees(compute):
                 shutil.rmtree(plan.folder, ignore_errors=True)
-            mark_use(plan.folder, {"split": split, "rows": len(rows), "ready": plan.ready})
+            mark_use(plan.folder, {"split": split, "rows": len(rows), "preprocessed": plan.preprocessed})
             RowStore(plan.folder, plan.fields, plan.lengths).unmark_damaged()
-    return DecodedRows(task, rows, RowStore(plan.folder, plan.fields, plan.lengths), ready=plan.ready)
+    store = RowStore(plan.folder, plan.fields, plan.lengths)
+    return DecodedRows(task, rows, store, preprocessed=plan.preprocessed)
 
 
-def _key(task: Task, rows: Table, content: str, *, ready: bool) -> str:
-    """Name all that decoded media depend on, as one hash.
+def _key(task: Task, rows: Table, content: str, *, preprocessed: bool) -> str:
+    """Hash everything that the stored media depend on.
 
     Args:
-        task: fitted, and loaded.
-        rows: raw rows of a split.
-        content: hash of what they hold.
-        ready: whether they went through the processor's geometry.
+        task: the fitted task, with its processor loaded.
+        rows: the raw rows of a split.
+        content: hash of the content of the rows.
+        preprocessed: whether the processor's geometry is applied.
     """
-    made = "as decoded"
-    if ready:
-        made = f"{type(task.processor)} {task.processor.to_json_string()}"
-    return hash_of([task_source_hash(task), content, made, *versions(COMPUTING), *rows.ids])
+    processor = "as decoded"
+    if preprocessed:
+        processor = f"{type(task.processor)} {task.processor.to_json_string()}"
+    return hash_of([task_source_hash(task), content, processor, *versions(COMPUTING), *rows.ids])

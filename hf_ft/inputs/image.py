@@ -1,4 +1,4 @@
-"""Pictures as an input: read, augmented, and turned into pixels by the saved processor."""
+"""The input of pictures: decode them, augment them, and compute pixel values with the saved processor."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 from pydantic import Field
 
 from hf_ft.errors import DataError
-from hf_ft.inputs.base import Input
+from hf_ft.inputs.base_input import Input
 from hf_ft.inputs.raw_inputs import media_files, read_rows
 from hf_ft.recipe.schema import Section
-from hf_ft.task import MOVING, Batch, Inspection, Item, Preview, Ready, Role, Row, Trait
+from hf_ft.task import MOVING, Batch, Inspection, Item, Preprocessed, Preview, Role, Row, Trait
 
 if TYPE_CHECKING:
     import numpy as np
     import torch
 
-    from hf_ft.inputs.image_processor import Pixels
+    from hf_ft.inputs.image_processor import TwoStageProcessor
     from hf_ft.recipe.schema import ModelSection
     from hf_ft.task import Loaded
 
@@ -27,26 +27,26 @@ class ImageOptions(Section):
     """Keys inside `task:` of tasks that read pictures."""
 
     image_size: Annotated[int, Field(ge=8, le=4096)] | None = None
-    """Side of the square that the model sees, in pixels; null: as in pretraining."""
+    """Side of the square picture that the model gets, in pixels; null: as in pretraining."""
 
 
 class ImageAugment(Section):
-    """Keys of `augment:` for pictures. Every draw depends on (seed, epoch, row) alone."""
+    """Keys of `augment:` for pictures. Random numbers depend only on (seed, epoch, row)."""
 
     policy: Literal["none", "light", "randaugment", "trivialaugment"] = "none"
-    """Random changes of each training image; light: small shifts, turns, zooms and colours."""
+    """Random augmentation of each training image; light: small shifts, rotations, zooms, colour changes."""
     flip: Literal["none", "horizontal", "both"] = "none"
-    """Mirror half of the images. Not for signs, letters or anything with a side."""
+    """Mirror half of the images. Not for signs, letters or other objects whose mirror image differs."""
     crop: Annotated[float, Field(gt=0, le=1)] = 1.0
-    """Crop at random, keeping at least this share of the area; 1: no crop."""
+    """Crop at random to at least this share of the area; 1: no crop."""
     mixup: Annotated[float, Field(ge=0)] = 0.0
-    """Blend each image with another one, share drawn from Beta(mixup, mixup); 0: never."""
+    """Blend each image with another one; the share is drawn from Beta(mixup, mixup); 0: no mixup."""
     cutmix: Annotated[float, Field(ge=0)] = 0.0
-    """Paste a part of another image, area drawn from Beta(cutmix, cutmix); 0: never."""
+    """Paste a part of another image; its area is drawn from Beta(cutmix, cutmix); 0: no cutmix."""
 
 
 class ImageInput(Input):
-    """One picture, as `pixel_values` [C, H, W]."""
+    """One picture for each row, encoded as `pixel_values` [C, H, W]."""
 
     roles: ClassVar = {
         "image": Role("a picture: a file or its bytes", usual=("img", "picture", "photo", "file", "path"))
@@ -54,12 +54,12 @@ class ImageInput(Input):
     Options, Augment = ImageOptions, ImageAugment
     traits: ClassVar = {
         "transparent": Trait(
-            "the colours below transparent pixels are used, as in transformers' own pipeline; to show the "
-            "model what the eye sees, lay the pictures on a background before"
+            "transparency is ignored, as in transformers' own pipeline, so the hidden colours below "
+            "transparent pixels are used; to avoid this, draw the pictures on a background first"
         ),
         "over 8 bits": Trait(
-            "their values are scaled to 8 bits; transformers' pipeline clips them to white, so predict with "
-            "hf_ft's Predictor",
+            "their values are scaled to 8 bits; transformers' pipeline would clip them to white, so predict "
+            "with hf_ft's Predictor",
             as_pipeline=False,
         ),
         **{name: Trait() for name in ("grey", "palette", "CMYK", "rotated by EXIF", "very wide or tall")},
@@ -69,13 +69,13 @@ class ImageInput(Input):
 
     def __init__(self, options: Any, augment: Any):
         super().__init__(options, augment)
-        # How the processor is used; found with the first pictures that are encoded.
-        self.pixels: Pixels | None = None
+        # The processor in two stages; set when the first pictures are encoded.
+        self.two_stage: TwoStageProcessor | None = None
 
     # Data
 
     def inspect(self, row: Row) -> Inspection:
-        """Decode the picture once: is it readable, and what are its digest and perceptual hash?"""
+        """Decode the picture; give its digest, perceptual hash and traits, or why it is not readable."""
         from hf_ft.inputs.image_transforms import content_digest, open_with_traits, perceptual_hash
 
         try:
@@ -85,19 +85,19 @@ class ImageInput(Input):
         return Inspection(digest=content_digest(image), perceptual=perceptual_hash(image), traits=traits)
 
     def notes(self, rows: Mapping[str, Any]) -> list[str]:
-        """How pixels reach the model, tried on training pictures."""
-        from hf_ft.inputs.image_processor import pixels_of
+        """Say how pixels reach the model; tested on three training pictures."""
+        from hf_ft.inputs.image_processor import two_stage_processor
 
         if self.mixes:
-            return ["pixels: floats of the processor in training, because mixup and cutmix blend them"]
+            return ["pixels: floats of the processor in training, because mixup and cutmix blend floats"]
         train = rows["train"]
         few = [train[index] for index in sorted({0, len(train) // 2, len(train) - 1})]
-        return [str(pixels_of(self.processor, [_opened(row) for row in few]))]
+        return [str(two_stage_processor(self.processor, [_open_image(row) for row in few]))]
 
     # Model
 
     def load(self, auto_class: str, section: ModelSection, config: Mapping[str, Any]) -> Loaded:
-        """Load an image model and its own processor."""
+        """Load an image model and its image processor."""
         from hf_ft.model.load import load_model, load_processor
 
         size = {} if self.options.image_size is None else {"image_size": self.options.image_size}
@@ -107,84 +107,85 @@ class ImageInput(Input):
         return loaded
 
     def load_processor(self, folder: str) -> None:
-        """Read the processor that was saved with the model."""
+        """Load the processor that was saved with the model."""
         from transformers import AutoImageProcessor
 
         self.processor = AutoImageProcessor.from_pretrained(folder)
 
     def encode(self, rows: Sequence[Row], rngs: Sequence[np.random.Generator] | None) -> list[Item]:
-        """Pictures to `pixel_values` [C, H, W] by the saved processor.
+        """Compute `pixel_values` [C, H, W] of pictures with the saved processor.
 
-        uint8 where `finish` can make the processor's own floats of them; floats where they are to be mixed.
-        What a row has under MOVING is augmented together with its picture, and given back under that key.
+        They are uint8 where `finish` can compute the processor's floats from them on the device, and floats
+        otherwise or where they will be mixed. The entries of a row under MOVING are augmented together with
+        its picture and returned under the same key.
         """
         import torch
 
-        from hf_ft.inputs.image_processor import pixels_of
+        from hf_ft.inputs.image_processor import two_stage_processor
 
-        if all(isinstance(row["image"], Ready) for row in rows):
-            self.pixels = pixels_of(self.processor, (), self.pixels)
-            ready = torch.stack([row["image"].tensor for row in rows])
-            pixels = self.pixels.finish(ready) if rngs is not None and self.mixes else ready
+        if all(isinstance(row["image"], Preprocessed) for row in rows):
+            self.two_stage = two_stage_processor(self.processor, (), self.two_stage)
+            stacked = torch.stack([row["image"].tensor for row in rows])
+            pixels = self.two_stage.finish(stacked) if rngs is not None and self.mixes else stacked
             samples: list[dict[str, Any]] = [dict(row.get(MOVING, {})) for row in rows]
         else:
             samples = self._augmented(rows, rngs)
-            pixels = self._pixels_of([sample.pop("image") for sample in samples], mixed=rngs is not None)
+            pixels = self._process([sample.pop("image") for sample in samples], mixed=rngs is not None)
         moved: list[Item] = [{MOVING: sample} if sample else {} for sample in samples]
         return [{"pixel_values": one, **rest} for one, rest in zip(pixels, moved, strict=True)]
 
     def _augmented(
         self, rows: Sequence[Row], rngs: Sequence[np.random.Generator] | None
     ) -> list[dict[str, Any]]:
-        """Open the pictures, and change them at random, together with what moves with them."""
+        """Open the pictures, and augment each together with the entries that move with it."""
         from hf_ft.inputs.image_transforms import augmentation
 
-        samples = [{"image": _opened(row), **row.get(MOVING, {})} for row in rows]
+        samples = [{"image": _open_image(row), **row.get(MOVING, {})} for row in rows]
         if rngs is None:
             return samples
         augment = augmentation(self.augment.policy, flip=self.augment.flip, crop=self.augment.crop)
         return [augment(sample, rng) for sample, rng in zip(samples, rngs, strict=True)]
 
-    def _pixels_of(self, images: list[Any], *, mixed: bool) -> torch.Tensor:
-        from hf_ft.inputs.image_processor import pixels_of, whole
+    def _process(self, images: list[Any], *, mixed: bool) -> torch.Tensor:
+        from hf_ft.inputs.image_processor import process_in_one_call, two_stage_processor
 
         if (mixed and self.mixes) or not self.shortcuts:
-            return whole(self.processor, images)
-        self.pixels = pixels_of(self.processor, images, self.pixels)
-        return self.pixels.encode(images)
+            return process_in_one_call(self.processor, images)
+        self.two_stage = two_stage_processor(self.processor, images, self.two_stage)
+        return self.two_stage.encode(images)
 
     def encode_batch(self, rows: Any, indices: np.ndarray) -> Batch | None:
-        """Gather pictures that are kept as they leave the processor's geometry; others go one by one."""
+        """Gather the cached output of the processor's geometry; other pictures are encoded one by one."""
         from hf_ft.inputs.decoded_rows import DecodedRows
 
-        if not (isinstance(rows, DecodedRows) and rows.ready):
+        if not (isinstance(rows, DecodedRows) and rows.preprocessed):
             return None
         return {"pixel_values": rows.stacked(indices)["image"]}
 
-    def media(self, rows: Sequence[Row], *, ready: bool) -> list[dict[str, torch.Tensor]] | None:
-        """Pictures as RGB [H, W, 3], or after the processor's geometry [C, H, W]."""
+    def media(self, rows: Sequence[Row], *, preprocessed: bool) -> list[dict[str, torch.Tensor]] | None:
+        """Decode pictures as RGB [H, W, 3], or give the output of the processor's geometry [C, H, W]."""
         import numpy as np
         import torch
 
-        from hf_ft.inputs.image_processor import pixels_of
+        from hf_ft.inputs.image_processor import two_stage_processor
 
-        images = [_opened(row) for row in rows]
-        if not ready:
+        images = [_open_image(row) for row in rows]
+        if not preprocessed:
             return [{"image": torch.from_numpy(np.array(image))} for image in images]
-        self.pixels = pixels_of(self.processor, images, self.pixels)
-        if self.pixels.table is None:
+        self.two_stage = two_stage_processor(self.processor, images, self.two_stage)
+        if self.two_stage.table is None:
             return None
-        return [{"image": pixels} for pixels in self.pixels.encode(images)]
+        return [{"image": pixels} for pixels in self.two_stage.encode(images)]
 
     def media_numbers(self, row: Row) -> int:
-        """Three numbers a pixel."""
+        """Count three values for each pixel."""
         from hf_ft.inputs.image_transforms import count_pixels
 
         return 3 * count_pixels(row["image"], row["id"])
 
     @property
     def is_random(self) -> bool:
-        """Whether training images are changed at random."""
+        """Whether training images are augmented at random."""
         return self.augment.policy != "none" or self.augment.flip != "none" or self.augment.crop < 1
 
     @property
@@ -193,7 +194,7 @@ class ImageInput(Input):
         return self.augment.mixup > 0 or self.augment.cutmix > 0
 
     def mix(self, items: Sequence[Item], rng: np.random.Generator) -> tuple[Item, Sequence[float]]:
-        """Mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019), a coin deciding where both are on."""
+        """Apply mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019); draw one of them where both are on."""
         from hf_ft.inputs.image_transforms import cutmix, mixup
 
         methods = [(mixup, self.augment.mixup), (cutmix, self.augment.cutmix)]
@@ -203,28 +204,28 @@ class ImageInput(Input):
         return {**items[0], "pixel_values": pixels}, (share, 1 - share)
 
     def finish(self, batch: Batch) -> Batch:
-        """Pixels that came as uint8 become the processor's own floats [B, C, H, W]."""
+        """Turn uint8 pixels into the processor's floats [B, C, H, W]."""
         import torch
 
-        from hf_ft.inputs.image_processor import pixels_of
+        from hf_ft.inputs.image_processor import two_stage_processor
 
         pixels = batch.get("pixel_values")
         if pixels is None or pixels.dtype != torch.uint8:
             return batch
-        # Worker processes encode, and prove it on their pictures, on their own.
-        self.pixels = pixels_of(self.processor, (), self.pixels)
-        return {**batch, "pixel_values": self.pixels.finish(pixels)}
+        # With worker processes, only the workers have encoded pictures: here the stages are not tested yet.
+        self.two_stage = two_stage_processor(self.processor, (), self.two_stage)
+        return {**batch, "pixel_values": self.two_stage.finish(pixels)}
 
     # Evaluation and prediction
 
     def preview(self, row: Row) -> Preview:
-        """The picture, at most 96 pixels wide."""
+        """Show the picture, at most 96 pixels wide."""
         from hf_ft.inputs.image_transforms import small_picture
 
-        return Preview(small_picture(_opened(row)))
+        return Preview(small_picture(_open_image(row)))
 
     def read_inputs(self, inputs: Any) -> list[Row]:
-        """Paths of pictures, folders or files of rows, PIL images, arrays, a DataFrame, or rows."""
+        """Read paths of pictures, folders or files of rows, PIL images, arrays, a DataFrame, or rows."""
 
         def single(value: Any, number: str) -> list[Row]:
             if isinstance(value, (str, Path)):
@@ -236,22 +237,22 @@ class ImageInput(Input):
 
     @property
     def example(self) -> str:
-        """The name of a file."""
+        """The name of a picture file."""
         return "picture.png"
 
     @property
     def pipeline_options(self) -> Mapping[str, Any] | None:
-        """The pipeline reads a file as it is read here, but for `traits` that say otherwise."""
+        """No options: the pipeline reads a file as hf_ft does, except where a trait says otherwise."""
         return {}
 
     def pipeline_input(self, row: Row) -> Any:
-        """The picture as Pillow opens it; the pipeline opens a file the same way."""
+        """Give the picture as Pillow opens it; the pipeline opens a file in the same way."""
         from hf_ft.inputs.image_transforms import found_image
 
         return found_image(row["image"])
 
 
-def _opened(row: Row) -> Any:
+def _open_image(row: Row) -> Any:
     from hf_ft.inputs.image_transforms import open_image
 
     return open_image(row["image"], row["id"])

@@ -1,8 +1,9 @@
-"""A picture's way through the saved processor in two halves: uint8 until the device, floats from there on.
+"""Run the saved image processor in two stages, so that pixels are transferred to the device as uint8.
 
-The first half is the processor's geometry (resize, crop), row by row; the second its arithmetic (rescale,
-normalise), batch by batch on the device. What travels between them is a quarter of the bytes. Both are the
-processor's own code, and are taken only where they give its own pixels bit for bit.
+The first stage is the processor's geometry (resize, crop), row by row on the CPU; the second stage is its
+arithmetic (rescale, normalise), batch by batch on the device. uint8 pixels need a quarter of the bytes of
+floats. Both stages run the processor's own code, and they are used only where a test shows that they give the
+processor's own pixels bit for bit.
 """
 
 from __future__ import annotations
@@ -16,41 +17,45 @@ if TYPE_CHECKING:
     import torch
     from PIL.Image import Image
 
-# Pictures that the two halves are compared on with the whole.
-_TRIED = 4
-# Encoding may be in several threads, and one proof is enough.
+# Number of pictures on which the two stages are compared with one call of the processor.
+_PROOF_IMAGES = 4
+# Several threads may encode; only one of them tests the stages.
 _LOCK = threading.Lock()
 
 
 @dataclass
-class Pixels:
-    """A processor, whole or in two halves.
+class TwoStageProcessor:
+    """An image processor that runs in two stages, or in one call where two stages are not possible.
 
     Args:
-        processor: as it is saved with the model.
-        table: the float that the processor makes of each of the 256 values, float [C, 256]; None: it is used
-            whole.
-        reason: why it is used whole.
+        processor: the processor that is saved with the model.
+        table: the float that the processor computes from each of the 256 uint8 values, float [C, 256]; None:
+            the processor runs in one call.
+        reason: why the processor runs in one call.
     """
 
     processor: Any
     table: torch.Tensor | None
     reason: str = ""
-    # Device -> whether the processor's own arithmetic gives there, to the last bit, what the table holds.
+    # device -> whether the processor's arithmetic on this device gives the values of `table`, bit for bit.
     _exact: dict[str, bool] = field(default_factory=dict, repr=False)
 
     def __str__(self) -> str:
         name = type(self.processor).__name__
         if self.table is None:
-            return f"pixels: floats of the whole {name}, because {self.reason}"
-        return f"pixels: uint8 until they are on the device, there normalised bit for bit as {name} does"
+            return f"pixels: {name} computes floats on the CPU, because {self.reason}"
+        return f"pixels: uint8, normalised on the device, bit for bit as {name} does it"
 
     def encode(self, images: Sequence[Image]) -> torch.Tensor:
-        """Make pixels of RGB images: uint8 [B, C, H, W] after the geometry, or the processor's own floats."""
-        return whole(self.processor, images) if self.table is None else _geometry(self.processor, images)
+        """Run the first stage on RGB images: uint8 [B, C, H, W]; or floats where there is one stage."""
+        return (
+            process_in_one_call(self.processor, images)
+            if self.table is None
+            else _geometry(self.processor, images)
+        )
 
     def finish(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Turn uint8 [B, C, H, W] into the processor's own floats; floats stay as they are."""
+        """Run the second stage: uint8 [B, C, H, W] to the processor's floats; floats stay as they are."""
         import torch
 
         if self.table is None or pixels.dtype != torch.uint8:
@@ -67,7 +72,7 @@ class Pixels:
         return self.look_up(pixels)
 
     def look_up(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Finish pixels without any arithmetic: an accelerator that multiplies by 1/255 rounds otherwise."""
+        """Read the floats from the table: an accelerator that multiplies by 1/255 rounds differently."""
         import torch
 
         numbers: Any = self.table
@@ -77,55 +82,62 @@ class Pixels:
         return table.index_select(0, places.flatten()).view_as(pixels)
 
 
-def pixels_of(processor: Any, images: Sequence[Image], known: Pixels | None = None) -> Pixels:
-    """Take a processor apart, and prove on a few pictures that its halves give what it gives whole.
+def two_stage_processor(
+    processor: Any, images: Sequence[Image], known: TwoStageProcessor | None = None
+) -> TwoStageProcessor:
+    """Split a processor into two stages; test on a few pictures that they equal one call of the processor.
 
     Args:
         processor: an image processor of transformers.
-        images: RGB images; the first few are tried, upright, turned and cut to another shape. None: a picture
-            with all values.
-        known: what was found before, which stands as long as the processor is the same.
+        images: RGB images; the first few are tested as they are, rotated, and cropped to another shape.
+            Empty: one picture with all 256 values is tested.
+        known: the result of an earlier call, which is returned if it is for the same processor.
     """
     with _LOCK:
         if known is not None and known.processor is processor:
             return known
-        return _taken_apart(processor, images)
+        return _prove_stages(processor, images)
 
 
-def _taken_apart(processor: Any, images: Sequence[Image]) -> Pixels:
+def _prove_stages(processor: Any, images: Sequence[Image]) -> TwoStageProcessor:
+    """Compare the two stages with one call of the processor on every variant of the first pictures."""
     import torch
     from transformers.image_processing_utils import BaseImageProcessor
 
+    def one_call(reason: str) -> TwoStageProcessor:
+        return TwoStageProcessor(processor, None, reason)
+
     if not isinstance(processor, BaseImageProcessor):
-        return Pixels(processor, None, "it is no image processor of transformers")
+        return one_call("it is no image processor of transformers")
     if _timm_parts(processor) is None and _is_timm(processor):
-        return Pixels(processor, None, "it has no step that turns a picture into a tensor")
+        return one_call("it has no step that turns a picture into a tensor")
     images = images or [_ramp_image()]
     try:
         first = _geometry(processor, images[:1])
         if first.dtype != torch.uint8:
-            return Pixels(processor, None, f"its geometry gives {first.dtype}")
+            return one_call(f"its geometry gives {first.dtype}")
         table = _table(processor, first.shape[1])
     except (TypeError, ValueError, RuntimeError) as error:
-        return Pixels(processor, None, f"it cannot be called in two halves: {error}")
+        return one_call(f"it cannot be called in two stages: {error}")
     if table is None:
-        return Pixels(processor, None, "its arithmetic cannot be had without its geometry")
-    halves = Pixels(processor, table)
-    for image in [shape for picture in images[:_TRIED] for shape in _shapes(picture)]:
-        expected, found = whole(processor, [image]), halves.look_up(_geometry(processor, [image]))
+        return one_call("its arithmetic needs its geometry")
+    stages = TwoStageProcessor(processor, table)
+    for image in [variant for picture in images[:_PROOF_IMAGES] for variant in _proof_variants(picture)]:
+        expected = process_in_one_call(processor, [image])
+        found = stages.look_up(_geometry(processor, [image]))
         if expected.dtype != found.dtype or not torch.equal(expected, found):
-            return Pixels(processor, None, "its geometry and its arithmetic cannot be told apart")
-    return halves
+            return one_call("two stages differ from one call")
+    return stages
 
 
-def whole(processor: Any, images: Sequence[Image]) -> torch.Tensor:
-    """Make pixels with one call of the processor, as prediction with transformers does."""
+def process_in_one_call(processor: Any, images: Sequence[Image]) -> torch.Tensor:
+    """Compute pixels with one call of the processor, as prediction with transformers does."""
     pixels: torch.Tensor = processor(list(images), return_tensors="pt")["pixel_values"]
     return pixels
 
 
-def _shapes(image: Image) -> list[Image]:
-    """Give a picture as it is, turned, and cut: padding or cropping depends on the shape."""
+def _proof_variants(image: Image) -> list[Image]:
+    """Give a picture as it is, rotated, and cropped: whether it is padded or cropped depends on its shape."""
     from PIL.Image import Transpose
 
     width, height = image.size
@@ -133,7 +145,7 @@ def _shapes(image: Image) -> list[Image]:
 
 
 def _geometry(processor: Any, images: Sequence[Image]) -> torch.Tensor:
-    """Run what decides where pixels are: resize, crop, pad."""
+    """Run the first stage: resize, crop, pad."""
     import torch
     from torchvision.transforms.functional import pil_to_tensor
 
@@ -151,7 +163,7 @@ def _geometry(processor: Any, images: Sequence[Image]) -> torch.Tensor:
 
 
 def _ramp(channels: int) -> torch.Tensor:
-    """Give a picture with each of the 256 values in every channel, uint8 [1, C, 16, 16]."""
+    """Make a picture that has each of the 256 values in every channel, uint8 [1, C, 16, 16]."""
     import torch
 
     return torch.arange(256, dtype=torch.uint8).view(1, 1, 16, 16).repeat(1, channels, 1, 1)
@@ -165,7 +177,7 @@ def _ramp_image() -> Image:
 
 
 def _table(processor: Any, channels: int) -> torch.Tensor | None:
-    """Let the processor itself say what becomes of each of the 256 values; None where it does not."""
+    """Let the processor compute the float of each of the 256 values; None where its output does not fit."""
     import torch
 
     ramp = _ramp_image()
@@ -184,7 +196,7 @@ def _table(processor: Any, channels: int) -> torch.Tensor | None:
 
 
 def _arithmetic(processor: Any, pixels: torch.Tensor) -> torch.Tensor | None:
-    """Run what decides the values, on a batch where it is; None where the processor does not offer it so."""
+    """Run the second stage (rescale, normalise) on the batch's device; None where the processor cannot."""
     from transformers.image_processing_backends import TorchvisionBackend
 
     if isinstance(processor, TorchvisionBackend):
@@ -203,7 +215,7 @@ def _timm_arithmetic(steps: Sequence[Any], pixels: torch.Tensor) -> torch.Tensor
 
     if not all(isinstance(step, Normalize) for step in steps[1:]):
         return None
-    # The first of them is ToTensor, which takes pictures only; this is what it does to their numbers.
+    # The first step is ToTensor, which accepts only pictures; it divides their values by 255.
     found = pixels.to(torch.float32).div_(255)
     for step in steps[1:]:
         found = normalize(found, step.mean, step.std, inplace=True)
@@ -217,7 +229,7 @@ def _is_timm(processor: Any) -> bool:
 
 
 def _timm_parts(processor: Any) -> tuple[list[Any], list[Any]] | None:
-    """Cut the transforms of timm's processor before the one that turns a picture into a tensor."""
+    """Split the transforms of timm's processor before the one that turns a picture into a tensor."""
     from torchvision.transforms import ToTensor
 
     if not _is_timm(processor):

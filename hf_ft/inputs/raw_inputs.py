@@ -1,4 +1,4 @@
-"""What a user hands to a Predictor, as rows: files of rows, tables, dicts, or single values."""
+"""Turn the inputs of a Predictor into rows: files of rows, tables, dicts, or single values."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ def read_rows(
 
     Args:
         inputs: one input or a list of them: a file of rows (CSV, JSON lines, Parquet), a DataFrame, a
-            Dataset, a dict by role or by column, or what `single` reads.
-        roles: the roles that a row needs, with the column names that they usually have.
-        columns: role -> column(s) of the training table, looked for first.
-        single: makes rows of any other input, and is given the id that a row without a name gets.
+            Dataset, a dict by role or by column, or any value that `single` can read.
+        roles: the roles that a row needs, with their usual column names.
+        columns: role -> column(s) of the training table, which are tried first.
+        single: turns any other input into rows; its second argument is the id for a row that has none.
 
     Returns:
         Rows with an `id`: their own where they have one, else their number.
 
     Raises:
-        DataError: a role has no column, or a file cannot be read.
+        DataError: no column fits a role, or a file cannot be read.
     """
     rows: list[Row] = []
     for given in inputs if isinstance(inputs, list) else [inputs]:
@@ -53,8 +53,8 @@ def read_rows(
 def is_row_file(value: Any) -> bool:
     """Tell whether a value names a file of rows.
 
-    One word that ends like a file of rows is one, whether the file is there or not: a wrong path must not be
-    taken for a text.
+    A single word with the ending of such a file counts even if the file does not exist: a wrong path must not
+    be taken for a text.
     """
     from hf_ft.data.files import format_of
 
@@ -72,10 +72,10 @@ def is_table(value: Any) -> bool:
 
 
 def read_table(inputs: Sequence[Any]) -> Dataset:
-    """Read files of rows as one table, in their order; or take a table in memory, or a list of dicts.
+    """Read files of rows as one table, in their order; or convert a table in memory, or a list of dicts.
 
     Raises:
-        DataError: it is something else, or a file cannot be read.
+        DataError: the inputs have another type, or a file cannot be read.
     """
     from hf_ft.data.files import read_files
     from hf_ft.data.sources import as_datasets
@@ -88,30 +88,30 @@ def read_table(inputs: Sequence[Any]) -> Dataset:
 
 
 def no_row_file(value: Any) -> DataError:
-    """Say that a path is no file of rows, where only such a file can be read."""
+    """Make the error for a path that is not a file of rows, where only such files can be read."""
     from hf_ft.data.files import FORMATS
 
     return DataError(f"{value}: expected a file of rows: {listing(FORMATS)}")
 
 
 def without_usual_names(roles: Mapping[str, Role]) -> dict[str, Role]:
-    """Give roles that only the training columns or their own names play: a guess could read another text."""
+    """Remove the usual column names of roles, so that prediction never guesses which column is meant."""
     return {name: replace(role, usual=()) for name, role in roles.items()}
 
 
 def choose_columns(
     found: Sequence[str], roles: Mapping[str, Role], columns: Columns, place: str
 ) -> dict[str, str | list[str]]:
-    """Decide which column plays which role: that of the training table, else the role's or a usual name.
+    """Choose a column for each role: the training column, else one named like the role, else a usual name.
 
     Args:
-        found: the columns that there are.
+        found: the columns of the input.
         roles: the roles that are needed.
         columns: role -> column(s) of the training table.
-        place: where the columns are, for the message.
+        place: which input this is, for the message.
 
     Raises:
-        DataError: a role has no column.
+        DataError: no column fits a role.
     """
     chosen: dict[str, str | list[str]] = {}
     for name, role in roles.items():
@@ -121,7 +121,7 @@ def choose_columns(
         usual = next((column for column in (name, *role.usual) if column in found), None)
         if missing and usual is None:
             raise DataError(
-                f"{place}: no {listing(missing)}{hint(missing[0], found)}; found {listing(found)}"
+                f"{place}: no column {listing(missing)}{hint(missing[0], found)}; found {listing(found)}"
             )
         chosen[name] = str(usual) if missing else trained
     return chosen
@@ -139,14 +139,14 @@ def _by_role(
 
 
 def media_files(path: Path, kind: str) -> list[Path]:
-    """List a file, or all files of one kind in a folder, at any depth, in the order of their names.
+    """List all files of one kind in a folder, at any depth, sorted by name; of a file, list the file itself.
 
     Args:
-        path: a file, taken as it is, or a folder.
+        path: a file of any ending, or a folder.
         kind: `image`, `video` or `audio`.
 
     Raises:
-        DataError: there is no such path, or no file of that kind in the folder.
+        DataError: the path does not exist, or the folder has no file of this kind.
     """
     if path.is_file():
         return [path]

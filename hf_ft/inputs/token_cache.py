@@ -1,7 +1,7 @@
-"""Token cache: the tokens of every row, made once and read from a row store.
+"""Token cache: tokenize every row once, and read the tokens from a row store.
 
-Ids are stored in the smallest type that holds the vocabulary. The folder of a split is named after all that
-tokens depend on.
+Ids are stored in the smallest integer type that holds the vocabulary. The folder of a split is named by a
+hash of everything that its tokens depend on.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from hf_ft.storage.row_store import Field, RowStore
 if TYPE_CHECKING:
     import torch
 
-# What a tokenizer may give of a row and a batch can be made of; the mask follows from the lengths.
+# The outputs of a tokenizer that the cache can reproduce; the attention mask follows from the lengths.
 KNOWN_NAMES = frozenset(("input_ids", "token_type_ids", "attention_mask"))
-# Characters that are tokenised in one call: work for all threads of the tokenizer, in little memory.
+# Characters that are tokenized in one call: enough for all threads of the tokenizer, in little memory.
 CHUNK_CHARACTERS = 2_000_000
-# Bytes that the tokens of all runs take at most, unless those of one run take more.
+# The largest size of the whole cache in bytes; one run may exceed it.
 MOST_BYTES = 5_000_000_000
-# Part of the name: another way of storing tokens must not read these.
+# Version of the storage format, a part of the folder's name.
 _FORMAT = 2
-# Field with the number of tokens of a row before it was cut.
+# The field that holds the number of tokens of a row before truncation.
 _WHOLE_LENGTH = "whole_length"
 
 
@@ -41,32 +41,32 @@ class CachedTokens:
     """The tokens of N rows.
 
     Args:
-        store: filled for every row.
+        store: a store that holds every row.
     """
 
     def __init__(self, store: RowStore):
         self.store, self.folder = store, store.folder
-        # Tokens of each row before it was cut, and of what is stored of it, int [N].
+        # Number of tokens of each row before and after truncation, int [N].
         self.lengths = store.flat(_WHOLE_LENGTH)[0].numpy().astype(np.int64)
-        self.kept = store.lengths
+        self.cut_lengths = store.lengths
 
     def batch(self, rows: np.ndarray, tokenizer: Any) -> dict[str, torch.Tensor]:
-        """Give the model's inputs for B rows, padded as the tokenizer pads them to the longest of these.
+        """Give the model's inputs for B rows, padded to the longest of them as the tokenizer pads.
 
         Args:
-            rows: which rows, int [B].
-            tokenizer: names the inputs, the side that is padded and what with.
+            rows: positions of the rows, int [B].
+            tokenizer: decides the names of the inputs, the side of the padding and the padding ids.
 
         Returns:
-            The tokenizer's inputs, int64 [B, L] each.
+            The tokenizer's outputs, int64 [B, L] each.
 
         Raises:
-            DataError: a row is not what was written.
+            DataError: the checksum of a stored row is wrong.
         """
         import torch
 
         self.store.check(rows)
-        lengths = self.kept[rows]
+        lengths = self.cut_lengths[rows]
         columns = np.arange(lengths.max())
         before = len(columns) - lengths if tokenizer.padding_side == "left" else np.zeros_like(lengths)
         places = columns - before[:, None]
@@ -93,66 +93,73 @@ def cache_tokens(
     tokenizer: Any,
     texts: Sequence[str],
     pairs: Sequence[str] | None,
-    most: int,
+    max_length: int,
     in_use: Collection[Path] = (),
 ) -> CachedTokens:
-    """Give the tokens of every row, made once for the same texts and tokenizer, in any run.
+    """Give the tokens of every row; tokenize them if no earlier run has stored them.
 
-    Several processes that need the same wait for the first. What is damaged is made anew.
+    Of several processes that need the same tokens, one computes and the others wait. A damaged store is
+    computed again.
 
     Args:
-        tokenizer: a fast one of transformers; what is in its file is part of what tokens are stored under.
-        texts: one of each row.
+        tokenizer: a fast tokenizer of transformers; its settings are part of the folder's name.
+        texts: the text of each row.
         pairs: the second text of each row, or None.
-        most: tokens of a row; what is longer is cut as the tokenizer cuts it.
-        in_use: folders of the same run's other rows, which must not be deleted.
+        max_length: largest number of tokens of a row; longer rows are truncated by the tokenizer.
+        in_use: folders of the other splits of this run, which must not be evicted.
 
     Raises:
-        DataError: they cannot be written.
+        DataError: the cache folder cannot be written.
     """
-    folder = cache_folder() / "tokens" / _name(tokenizer, texts, pairs, most)
+    folder = cache_folder() / "tokens" / _store_name(tokenizer, texts, pairs, max_length)
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(f"{folder}.lock"):
-            store = _found(folder, tokenizer, texts, pairs, most)
+            store = _open_stored(folder, tokenizer, texts, pairs, max_length)
             if store is None:
                 shutil.rmtree(folder, ignore_errors=True)
                 mark_use(folder, {"rows": len(texts)})
-                store = _written(folder, tokenizer, texts, pairs, most)
+                store = _tokenize_all(folder, tokenizer, texts, pairs, max_length)
                 own = {folder, *in_use}
                 size = sum(size_of(part) for part in own if part.is_dir())
                 make_room(folder.parent, size, max(size, MOST_BYTES), own)
             mark_use(folder, {"rows": len(texts)})
     except OSError as error:
         raise DataError(
-            f"{folder}: {error}; tokens are stored there, and HF_FT_CACHE can name another folder"
+            f"{folder}: cannot store tokens: {error}; set HF_FT_CACHE to another folder"
         ) from error
     return CachedTokens(store)
 
 
-def _name(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, most: int) -> str:
-    """Hash all that tokens are known to depend on."""
+def _store_name(tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int) -> str:
+    """Hash everything that the tokens depend on."""
     backend = tokenizer.backend_tokenizer
-    # The settings of the last call live in the tokenizer; the next call makes its own.
+    # A tokenizer remembers truncation and padding of its last call; they are not part of the key.
     backend.no_truncation()
     backend.no_padding()
     settings = (
-        [_FORMAT, type(tokenizer).__name__, tokenizer.model_input_names, tokenizer.truncation_side, most],
+        [
+            _FORMAT,
+            type(tokenizer).__name__,
+            tokenizer.model_input_names,
+            tokenizer.truncation_side,
+            max_length,
+        ],
         [tokenizer.split_special_tokens, len(texts), pairs is not None],
         [importlib.metadata.version(name) for name in ("tokenizers", "transformers")],
     )
     state = hashlib.blake2b(repr(settings).encode() + backend.to_str().encode(), digest_size=16)
     for column in (texts, pairs or []):
-        # Where one text ends and the next begins, so that no other texts read the same.
+        # The lengths tell where one text ends, so that other texts with the same joined text differ.
         state.update(np.array([len(text) for text in column], np.int64).tobytes())
         state.update("".join(column).encode("utf-8", "surrogatepass"))
     return state.hexdigest()
 
 
-def _found(
-    folder: Path, tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, most: int
+def _open_stored(
+    folder: Path, tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
 ) -> RowStore | None:
-    """Open what is stored, if it is whole and what the tokenizer makes of a few rows."""
+    """Open the store if it is complete and a few rows, tokenized again, are equal to it; else None."""
     store = RowStore.open(folder)
     if store is None or len(store) != len(texts):
         return None
@@ -162,7 +169,7 @@ def _found(
     def compute(rows: np.ndarray) -> Iterator[list[torch.Tensor] | None]:
         import torch
 
-        encoded, lengths = _tokenize(tokenizer, texts, pairs, rows.tolist(), most)
+        encoded, lengths = _tokenize(tokenizer, texts, pairs, rows.tolist(), max_length)
         for place in range(len(rows)):
             values = {name: encoded[name][place] for name in fields if name in encoded}
             values[_WHOLE_LENGTH] = [lengths[place]]
@@ -171,19 +178,19 @@ def _found(
     return store if not len(store.missing) and store.agrees(compute) else None
 
 
-def _written(
-    folder: Path, tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, most: int
+def _tokenize_all(
+    folder: Path, tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, max_length: int
 ) -> RowStore:
-    """Tokenise all rows and store them."""
+    """Tokenize all rows and store them."""
     import torch
 
-    types = {"input_ids": _smallest(max(tokenizer.get_vocab().values()))}
+    types = {"input_ids": _smallest_dtype(max(tokenizer.get_vocab().values()))}
     if "token_type_ids" in tokenizer.model_input_names:
         types["token_type_ids"] = torch.uint8
     parts: dict[str, list[np.ndarray]] = {name: [] for name in types}
     whole, cut = list[int](), list[int]()
     for rows in _chunks(texts, pairs):
-        encoded, lengths = _tokenize(tokenizer, texts, pairs, rows, most)
+        encoded, lengths = _tokenize(tokenizer, texts, pairs, rows, max_length)
         whole += lengths
         cut += [len(ids) for ids in encoded["input_ids"]]
         for name, kind in types.items():
@@ -198,8 +205,8 @@ def _written(
     return store
 
 
-def _smallest(largest: int) -> torch.dtype:
-    """Give the smallest unsigned type that holds a number."""
+def _smallest_dtype(largest: int) -> torch.dtype:
+    """Give the smallest unsigned integer type that holds this number."""
     import torch
 
     return next(
@@ -208,7 +215,7 @@ def _smallest(largest: int) -> torch.dtype:
 
 
 def _chunks(texts: Sequence[str], pairs: Sequence[str] | None) -> Iterator[Sequence[int]]:
-    """Cut the rows into chunks of about as many characters."""
+    """Divide the rows into chunks of about CHUNK_CHARACTERS characters."""
     sizes = np.array([len(text) for text in texts])
     if pairs is not None:
         sizes += np.array([len(text) for text in pairs])
@@ -219,12 +226,12 @@ def _chunks(texts: Sequence[str], pairs: Sequence[str] | None) -> Iterator[Seque
 
 
 def _tokenize(
-    tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, rows: Sequence[int], most: int
+    tokenizer: Any, texts: Sequence[str], pairs: Sequence[str] | None, rows: Sequence[int], max_length: int
 ) -> tuple[dict[str, list[list[int]]], list[int]]:
-    """Tokenise some rows; only those that are too long a second time, to be cut.
+    """Tokenize some rows; tokenize rows that are too long a second time, with truncation.
 
     Returns:
-        The ids, and whatever else the tokenizer gives but the mask; and the lengths before cutting.
+        The tokenizer's outputs without the attention mask; and the lengths before truncation.
     """
 
     def call(chosen: Sequence[int], **options: Any) -> dict[str, list[list[int]]]:
@@ -233,9 +240,11 @@ def _tokenize(
 
     encoded = call(rows, truncation=False)
     lengths = [len(ids) for ids in encoded["input_ids"]]
-    long = [place for place, length in enumerate(lengths) if length > most]
+    long = [place for place, length in enumerate(lengths) if length > max_length]
     if long:
-        for name, values in call([rows[place] for place in long], truncation=True, max_length=most).items():
+        for name, values in call(
+            [rows[place] for place in long], truncation=True, max_length=max_length
+        ).items():
             for place, value in zip(long, values, strict=True):
                 encoded[name][place] = value
     return encoded, lengths

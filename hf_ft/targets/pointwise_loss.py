@@ -1,4 +1,4 @@
-"""What the two tasks of time series share: the loss of a value."""
+"""The loss of targets that are numbers: the mean error over the values of a row."""
 
 from __future__ import annotations
 
@@ -11,16 +11,25 @@ if TYPE_CHECKING:
 
 
 class PointwiseLoss(Section):
-    """Keys of `loss:`; the loss is taken of standardised values."""
+    """Keys of `loss:` of targets that are numbers; the loss compares standardised values."""
 
     kind: Literal["mse", "mae", "huber"] = "mse"
     """mse: squared error; mae: absolute error; huber: squared below delta, absolute above (Huber 1964)."""
     delta: PositiveFloat = 1.0
-    """Where the Huber loss turns, in standard deviations."""
+    """Error at which the Huber loss changes from squared to absolute, in standard deviations."""
 
 
 def row_losses(predicted: torch.Tensor, truth: torch.Tensor, loss: PointwiseLoss) -> torch.Tensor:
-    """Give the mean loss over all values of each row, float [B], from [B, ...]."""
+    """Compute the mean loss over all values of each row.
+
+    Args:
+        predicted: standardised predictions, float [B, ...].
+        truth: standardised targets in the same shape.
+        loss: the kind of loss.
+
+    Returns:
+        Losses, float [B].
+    """
     import torch.nn.functional as functional
 
     if loss.kind == "huber":

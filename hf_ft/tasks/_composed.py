@@ -1,10 +1,10 @@
-"""A task made of an input and a target.
+"""A task that is composed of an input and a target.
 
-A task file names the two, the roles with their usual columns, and the keys of the recipe; what is done with
-them is here. A task of a user's own may be made the same way, or inherit from `Task` alone.
+A task file names the input, the target, the roles with their usual columns, and the keys of the recipe; this
+module joins them. Your own task can be composed in the same way, or inherit from `Task` directly.
 """
 # mypy: disable-error-code="override"
-# What is a class attribute of Task is here asked of the input or the target.
+# Class attributes of Task are properties here, which read the attribute of the input or the target.
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from hf_ft.data.labels import find_problem
 from hf_ft.errors import RecipeError
 from hf_ft.evaluate.classical import model_name, sample_rows
-from hf_ft.inputs.base import Input
+from hf_ft.inputs.base_input import Input
 from hf_ft.recipe.joined_section import joined_section
-from hf_ft.targets.base import Target
+from hf_ft.targets.base_target import Target
 from hf_ft.task import (
     MOVING,
     Batch,
@@ -36,12 +36,12 @@ if TYPE_CHECKING:
     from hf_ft.recipe.schema import ModelSection, Section
     from hf_ft.task import Loaded
 
-# Why the problem is what it is, where nothing had to be found out.
+# The reason for the choice of the target, where the recipe or the task decides it.
 AS_WRITTEN = "as the recipe says"
 
 
-def _asked_of(part: str, name: str) -> Any:
-    """Make an attribute of the task that is one of its input or its target."""
+def _delegated_to(part: str, name: str) -> Any:
+    """Make a property of the task that reads and writes an attribute of its input or its target."""
 
     def get(task: ComposedTask) -> Any:
         return getattr(getattr(task, part), name)
@@ -53,20 +53,23 @@ def _asked_of(part: str, name: str) -> Any:
 
 
 class ComposedTask(Task):
-    """An input times a target, which may be one of several that `task.problem` chooses among."""
+    """Base class of tasks that are composed of an input and a target.
+
+    Where a task has several targets, `task.problem` chooses one; without it, the training labels decide.
+    """
 
     input_class: ClassVar[type[Input]]
     target_classes: ClassVar[Sequence[type[Target]]]
-    # The names under which a model may give its answer; the first that is there is taken.
+    # Names of the model's output that holds the answer; the first name that the output has is used.
     outputs: ClassVar[Sequence[str]] = ("logits",)
-    # The key of what the target encodes.
+    # The key of the encoded target, in items and batches.
     target_key: ClassVar[str] = "labels"
 
     input: Input
     target: Target
 
     def __init_subclass__(cls, **keywords: Any):
-        """Compose the recipe's sections of those of the input and the targets, where a task sets none."""
+        """Join the recipe's sections of the input and the targets, where the task does not set its own."""
         super().__init_subclass__(**keywords)
         if not {"input_class", "target_classes"} & set(vars(cls)):
             return
@@ -94,15 +97,15 @@ class ComposedTask(Task):
         self.input = self.input_class(self.options, self.augment)
         several = len(self.target_classes) > 1
         problem = self.options.problem if several else self.target_classes[0].problem
-        # Whether it is known what is learned, or must be found from the training rows.
+        # Whether the target is chosen; otherwise `fit` chooses it from the training labels.
         self.is_settled = problem is not None
         self._use_target(problem or self.target_classes[0].problem)
         self.reason = AS_WRITTEN
-        # The training rows that a classical model was fitted on, and what answers rows with it.
+        # The training rows that the classical model was fitted on; its name -> a function that answers rows.
         self._classical: tuple[Any, dict[str, Callable[[Any], list[Any]]]] | None = None
 
     def _use_target(self, problem: str) -> None:
-        """Learn this; refuse what the recipe sets for another problem."""
+        """Choose the target of a problem; refuse keys that the recipe sets for another problem."""
         chosen = next(one for one in self.target_classes if one.problem == problem)
         others = [one for one in self.target_classes if one is not chosen]
         sections = [
@@ -115,46 +118,48 @@ class ComposedTask(Task):
                 if getattr(section, key) != type(section).model_fields[key].get_default(
                     call_default_factory=True
                 ):
-                    raise RecipeError(f"{name}.{key}: has no meaning for the problem {problem}; remove it")
+                    raise RecipeError(
+                        f"{name}.{key}: has no effect with the problem {problem}; remove the key"
+                    )
         role = next(name for name, role in self.roles.items() if role.target)
         self.target = chosen(self.options, self.loss_options, role, self.target_key)
 
-    # What is all the input's, and what is all the target's.
-    processor = _asked_of("input", "processor")
-    shortcuts = _asked_of("input", "shortcuts")
-    length_key = _asked_of("input", "length_key")
-    encodes_in_threads = _asked_of("input", "encodes_in_threads")
-    is_random = _asked_of("input", "is_random")
-    mixes = _asked_of("input", "mixes")
-    mixed_with = _asked_of("input", "mixed_with")
-    load_processor = _asked_of("input", "load_processor")
-    times = _asked_of("input", "times")
-    examples = _asked_of("input", "examples")
-    lengths = _asked_of("input", "lengths")
-    finish = _asked_of("input", "finish")
-    read_inputs = _asked_of("input", "read_inputs")
-    input_note = _asked_of("input", "input_note")
-    traits = _asked_of("input", "traits")
-    pipeline_input = _asked_of("input", "pipeline_input")
-    example_input = _asked_of("input", "example")
-    main_metric = _asked_of("target", "main_metric")
-    headline_metrics = _asked_of("target", "headline_metrics")
-    labels = _asked_of("target", "labels")
-    count = _asked_of("target", "count")
-    has_loss = _asked_of("target", "has_loss")
-    summarize = _asked_of("target", "summarize")
-    groups = _asked_of("target", "groups")
-    calibrate = _asked_of("target", "calibrate")
-    decode = _asked_of("target", "decode")
-    describe = _asked_of("target", "describe")
-    decode_reference = _asked_of("target", "decode_reference")
-    difference = _asked_of("target", "difference")
-    references = _asked_of("target", "references")
-    figures = _asked_of("target", "figures")
+    # Attributes that the input alone, or the target alone, decides.
+    processor = _delegated_to("input", "processor")
+    shortcuts = _delegated_to("input", "shortcuts")
+    length_key = _delegated_to("input", "length_key")
+    encodes_in_threads = _delegated_to("input", "encodes_in_threads")
+    is_random = _delegated_to("input", "is_random")
+    mixes = _delegated_to("input", "mixes")
+    mixed_with = _delegated_to("input", "mixed_with")
+    load_processor = _delegated_to("input", "load_processor")
+    times = _delegated_to("input", "times")
+    examples = _delegated_to("input", "examples")
+    lengths = _delegated_to("input", "lengths")
+    finish = _delegated_to("input", "finish")
+    read_inputs = _delegated_to("input", "read_inputs")
+    input_note = _delegated_to("input", "input_note")
+    traits = _delegated_to("input", "traits")
+    pipeline_input = _delegated_to("input", "pipeline_input")
+    example_input = _delegated_to("input", "example")
+    main_metric = _delegated_to("target", "main_metric")
+    headline_metrics = _delegated_to("target", "headline_metrics")
+    labels = _delegated_to("target", "labels")
+    count = _delegated_to("target", "count")
+    has_loss = _delegated_to("target", "has_loss")
+    summarize = _delegated_to("target", "summarize")
+    groups = _delegated_to("target", "groups")
+    calibrate = _delegated_to("target", "calibrate")
+    decode = _delegated_to("target", "decode")
+    describe = _delegated_to("target", "describe")
+    decode_reference = _delegated_to("target", "decode_reference")
+    difference = _delegated_to("target", "difference")
+    references = _delegated_to("target", "references")
+    figures = _delegated_to("target", "figures")
 
     @property
     def greater_is_better(self) -> Mapping[str, bool]:
-        """The direction of every metric that the target has, or may turn out to have."""
+        """The direction of every metric of the target, or of all possible targets until one is chosen."""
         possible = [self.target] if self.is_settled else self.target_classes
         return {name: up for one in possible for name, up in one.greater_is_better.items()}
 
@@ -165,37 +170,37 @@ class ComposedTask(Task):
 
     @property
     def targets(self) -> tuple[str, ...]:
-        """The keys that the target brings into a batch."""
+        """The key of the encoded target in a batch."""
         return (self.target.key,)
 
     @property
     def side_keys(self) -> tuple[str, ...]:
-        """Further keys of a batch that the model is not called with."""
+        """Further keys of a batch that the model does not get."""
         return (*self.input.side_keys, *self.target.side_keys)
 
     @property
     def media_roles(self) -> tuple[str, ...]:
-        """The roles whose media can be kept decoded."""
+        """The roles whose media can be cached decoded."""
         return (*self.input.media_roles, *self.target.media_roles)
 
     @property
     def pipeline_options(self) -> Mapping[str, Any] | None:
-        """Those of the input; a pipeline knows classes, and not the scale of a number."""
+        """The pipeline options of the input; None without classes: a pipeline cannot unscale numbers."""
         return None if self.labels() is None else self.input.pipeline_options
 
     @property
     def supports_batch_encode(self) -> bool:
-        """Whether whole batches may be encoded, by the task itself, its input and its target."""
+        """Whether the task, its input and its target all support `encode_batch`."""
         return super().supports_batch_encode and all(part.supports_batch_encode for part in self.parts())
 
     def parts(self) -> list[Any]:
-        """The input and the target: their source code decides what is made of a row."""
+        """Give the input and the target; their source code is part of every cache key."""
         return [self.input, self.target]
 
     # Data
 
     def inspect(self, row: Row) -> Inspection:
-        """Look at the input, and at the value of the target where it is known what that must be."""
+        """Check the input of a row and, if the target is chosen, the value of the target."""
         found = self.input.inspect(row)
         if found.problem is None and self.is_settled and self.target.role in row:
             problem = self.target.inspect(row[self.target.role])
@@ -204,20 +209,20 @@ class ComposedTask(Task):
         return found
 
     def fit(self, train: Any) -> None:
-        """Settle what is learned, and learn what encoding needs from the training rows."""
+        """Choose the target if there are several, then let the input and the target learn from the rows."""
         if not self.is_settled:
             problems = [one.problem for one in self.target_classes]
             problem, self.reason = find_problem(train.column(self.target.role), problems)
             self.is_settled = True
             self._use_target(problem)
-            # The audit could not look at values of which it was not known what they must be.
+            # The audit ran before the target was chosen, so it did not check the target values.
             bad = self._bad_values(train)
             train = train.select([index for index in range(len(train)) if index not in bad]) if bad else train
         self.input.fit(train)
         self.target.fit(train)
 
     def check(self, split: str, rows: Any) -> dict[int, str]:
-        """Find rows that do not fit what was learned."""
+        """Find rows that do not fit what the input and the target learned."""
         bad = self._bad_values(rows) if self.reason != AS_WRITTEN else {}
         bad |= self.input.check(split, rows)
         self.target.check(
@@ -226,37 +231,37 @@ class ComposedTask(Task):
         return bad
 
     def _bad_values(self, rows: Any) -> dict[int, str]:
-        """Find values that the target cannot be: position -> why."""
+        """Find values that the target cannot use: position -> why."""
         found = map(self.target.inspect, rows.column(self.target.role))
         return {index: problem for index, problem in enumerate(found) if problem is not None}
 
     def state(self) -> dict[str, Any]:
-        """What input and target learned; and the problem, where it was chosen."""
+        """Give what input and target learned, and the problem where the task has several."""
         settled = {"problem": self.target.problem} if len(self.target_classes) > 1 else {}
         return {**settled, **self.input.state(), **self.target.state()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` gave."""
+        """Set what `fit` would learn from the values that `state` returned."""
         self.is_settled = True
         self._use_target(state.get("problem", self.target.problem))
         self.input.restore(state)
         self.target.restore(state)
 
     def notes(self, rows: Mapping[str, Any]) -> list[str]:
-        """What kind of problem it is where there was a choice; and what the input says of the rows."""
+        """List the problem where the task has several, and the notes of the input and the target."""
         chosen = [f"problem: {self.target.problem}, {self.reason}"] if len(self.target_classes) > 1 else []
         return [*chosen, *self.input.notes(rows), *self.target.notes(rows)]
 
     # Model
 
     def load(self, section: ModelSection) -> Loaded:
-        """Load the model and its processor, and prepare the head."""
+        """Load the model and its processor, and initialise the head."""
         loaded = self.input.load(self.auto_class, section, self.target.config)
         loaded.notes += self.target.prepare(loaded)
         return loaded
 
     def encode(self, rows: Sequence[Row], rngs: Sequence[np.random.Generator] | None) -> list[Item]:
-        """Inputs of the rows, and what is learned where a row has it."""
+        """Encode the inputs of the rows and, where a row has the target role, the target."""
         labelled = [self.target.role in row for row in rows]
         moving = [self.target.moving(row) if has else {} for row, has in zip(rows, labelled, strict=True)]
         given = [{**row, MOVING: one} if one else row for row, one in zip(rows, moving, strict=True)]
@@ -268,43 +273,43 @@ class ComposedTask(Task):
         return items
 
     def encode_batch(self, rows: Any, indices: np.ndarray) -> Batch | None:
-        """Inputs and targets of rows that both can gather."""
+        """Encode inputs and targets of many rows at once, if both support it for these rows."""
         inputs = self.input.encode_batch(rows, indices)
         if inputs is None:
             return None
         targets = self.target.encode_batch(rows, indices)
         return None if targets is None else {**inputs, **targets}
 
-    def media(self, rows: Sequence[Row], *, ready: bool) -> list[dict[str, torch.Tensor]] | None:
-        """Decode the media of rows, those of the input and of the target."""
-        found = [part.media(rows, ready=ready) for part in self.parts()]
+    def media(self, rows: Sequence[Row], *, preprocessed: bool) -> list[dict[str, torch.Tensor]] | None:
+        """Decode the media of the input and of the target."""
+        found = [part.media(rows, preprocessed=preprocessed) for part in self.parts()]
         if any(part is None for part in found):
             return None
         return [{**one, **other} for one, other in zip(*found, strict=True)]
 
     def media_numbers(self, row: Row) -> int:
-        """Count the numbers of a row's decoded media."""
+        """Count the uint8 values of all decoded media of a row."""
         return self.input.media_numbers(row) + self.target.media_numbers(row)
 
     def mix(self, item: Item, others: Sequence[Item], rng: np.random.Generator) -> Item:
-        """Mix the inputs of items, and their targets by the share that each has."""
+        """Mix the inputs of items, and their targets with the same shares."""
         key, items = self.target.key, [item, *others]
         mixed, shares = self.input.mix(items, rng)
         return {**mixed, key: self.target.mix([one[key] for one in items], shares)}
 
     def collate(self, items: Sequence[Item]) -> Batch:
-        """Stack inputs, and targets where there are any."""
+        """Stack inputs and, where the items have them, targets."""
         known = self.target.key in items[0]
         own = {self.target.key, *self.target.side_keys}
         inputs = [{key: value for key, value in item.items() if key not in own} for item in items]
         return {**self.input.collate(inputs), **(self.target.collate(items) if known else {})}
 
     def answer(self, outputs: Any) -> Any:
-        """Take what the target needs out of the model's outputs, in float32."""
+        """Select the model output that the target needs, in float32."""
         return next(outputs[name] for name in self.outputs if name in outputs).float()
 
     def loss(self, model: Any, outputs: Any, batch: Batch) -> torch.Tensor:
-        """Give the target's loss of each row [B]."""
+        """Compute the target's loss of each row, float [B]."""
         return self.target.loss(model, self.answer(outputs), batch)
 
     def predict(self, model: Any, outputs: Any, batch: Batch) -> list[Any]:
@@ -314,18 +319,18 @@ class ComposedTask(Task):
     # Evaluation
 
     def metrics(self) -> Metrics:
-        """Give a fresh accumulator of the target's metrics."""
+        """Make the object that computes the target's metrics."""
         return self.target.metrics(self.extra_metrics)
 
     def baselines(self, train: Any, rows: Any) -> dict[str, list[Any]]:
-        """The target's trivial answers, and a classical model where the input has features for one."""
+        """Answer rows with the target's trivial baselines and, where possible, a classical model."""
         found = self.target.baselines(train, rows)
         if self._classical is None or self._classical[0] is not train:
             self._classical = train, self._fit_classical(train)
         return found | {name: answer(rows) for name, answer in self._classical[1].items()}
 
     def _fit_classical(self, train: Any) -> dict[str, Callable[[Any], list[Any]]]:
-        """Fit a classical model, on a sample of many rows; give its name, and what answers rows with it."""
+        """Fit a classical model on (a sample of) the training rows: name -> function that answers rows."""
         chosen = sample_rows(len(train), len(self.target.labels() or [""]))
         few = train if len(chosen) == len(train) else train.select(chosen.tolist())
         features = self.input.simple_features(few)
@@ -338,14 +343,14 @@ class ComposedTask(Task):
     def fit_classical(
         self, features: SimpleFeatures, rows: Any
     ) -> tuple[str, Callable[[Any], list[Any]]] | None:
-        """Fit the classical model that suits the target."""
+        """Fit the classical model of the target."""
         answer = self.target.fit_classical(features, self.target.references(rows))
         if answer is None:
             return None
         return model_name(features, classes=self.target.labels() is not None), answer
 
     def preview(self, row: Row, result: Any, reference: Any) -> Preview | None:
-        """Show a row small: with the answer drawn into it, or as the input is."""
+        """Show a row with the answer drawn into it if the target can, else the input alone."""
         return self.target.preview(row, result, reference) or self.input.preview(row)
 
     # Prediction

@@ -1,4 +1,4 @@
-"""Image classification: one picture in; one class, or several labels, out."""
+"""Image classification: predict one class, or several labels, of a picture."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ class Options(ImageOptions, Thresholds):
     """Keys inside `task:` of image-classification."""
 
     problem: Literal["single-label", "multi-label"] | None = None
-    """null: lists of labels are multi-label, all others single-label."""
+    """null: multi-label if the labels are lists, else single-label."""
 
 
 class ImageClassification(ComposedTask):
-    """What is to be seen in a picture, as one class or as several labels."""
+    """Predict one class, or several labels, of a picture."""
 
     name = "image-classification"
     summary = "one picture in; one class, or several labels, out (ViT, ResNet, ConvNeXt, Swin, timm, ...)"

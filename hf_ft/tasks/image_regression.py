@@ -1,4 +1,4 @@
-"""Image regression: one picture in, one number (or several) out."""
+"""Image regression: predict one number, or several, from a picture."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hf_ft.tasks._composed import ComposedTask
 
 
 class ImageRegression(ComposedTask):
-    """Numbers that are to be seen in a picture: an age, an amount, an angle, a distance."""
+    """Predict numbers from a picture: an age, an amount, an angle, a distance."""
 
     name = "image-regression"
     summary = "one picture in, one number or several out (ViT, ResNet, ConvNeXt, Swin, timm, ...)"

@@ -1,4 +1,4 @@
-"""Text classification: a text, or a pair of texts, in; one label, several labels, or a number out."""
+"""Text classification: predict one label, several labels, or a number from a text or a pair of texts."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ class Options(TextOptions, Thresholds, NumberOptions):
     """Keys inside `task:` of text-classification."""
 
     problem: Literal["single-label", "multi-label", "regression"] | None = None
-    """null: lists of labels are multi-label, numbers with fractions regression, all others single-label."""
+    """null: multi-label if labels are lists, regression if they have decimal places, else single-label."""
 
 
 class TextClassification(ComposedTask):
-    """Something to be said about a text; what kind of thing is settled once, before training."""
+    """Predict one label, several labels, or a number from a text or a pair of texts."""
 
     name = "text-classification"
     summary = "a text or a pair of texts in; one label, several labels, or a number out (BERT, RoBERTa, ...)"
@@ -30,6 +30,8 @@ class TextClassification(ComposedTask):
     input_class, target_classes = TextInput, (SingleLabel, MultiLabel, Number)
     roles: ClassVar = {
         **TextInput.roles,
-        "label": Role("what is to be said about it", target=True, usual=tuple(_LABEL_COLUMNS.split())),
+        "label": Role(
+            "the label, the list of labels, or the number", target=True, usual=tuple(_LABEL_COLUMNS.split())
+        ),
     }
     Options = Options

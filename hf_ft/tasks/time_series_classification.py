@@ -1,4 +1,4 @@
-"""Time-series classification: a whole series in, one class out."""
+"""Time-series classification: predict the class of a whole series."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from hf_ft.tasks._composed import ComposedTask
 
 
 class TimeSeriesClassification(ComposedTask):
-    """The class of a whole series of fixed length, from all of its channels."""
+    """Predict the class of a whole series of fixed length from all of its channels."""
 
     name = "time-series-classification"
     summary = "a whole series in, one class out (PatchTST, PatchTSMixer)"
     auto_class = "hf_ft.inputs.series.series_models:AutoModelForTimeSeriesClassification"
-    # What PatchTST and PatchTSMixer call their logits.
+    # The names of the logits in PatchTST and PatchTSMixer.
     outputs = ("prediction_logits", "prediction_outputs")
     input_class, target_classes = SeriesInput, (SingleLabel,)
     roles: ClassVar = {

@@ -1,4 +1,4 @@
-"""Time-series forecasting: a history in, the steps that follow out."""
+"""Time-series forecasting: predict the next steps of a series from its history."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hf_ft.tasks._composed import ComposedTask
 
 
 class TimeSeriesForecasting(ComposedTask):
-    """The next steps of one or several targets, from their own past, covariates, and what is known ahead."""
+    """Predict the next steps of one or several targets from their past and from covariates."""
 
     name = "time-series-forecasting"
     summary = "a history in, the steps that follow out (PatchTST, PatchTSMixer)"
@@ -22,6 +22,6 @@ class TimeSeriesForecasting(ComposedTask):
     roles: ClassVar = {
         **WindowInput.roles,
         "target": Role(
-            "what is forecast: one column or several", target=True, several=True, usual=("value", "y")
+            "the values to forecast: one column or several", target=True, several=True, usual=("value", "y")
         ),
     }

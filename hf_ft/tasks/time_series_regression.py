@@ -1,4 +1,4 @@
-"""Time-series regression: a whole series in, one number (or several) out."""
+"""Time-series regression: predict one number, or several, from a whole series."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from hf_ft.tasks._composed import ComposedTask
 
 
 class TimeSeriesRegression(ComposedTask):
-    """Numbers that belong to a whole series of fixed length, from all of its channels."""
+    """Predict numbers from a whole series of fixed length and all of its channels."""
 
     name = "time-series-regression"
     summary = "a whole series in, one number or several out (PatchTST, PatchTSMixer)"

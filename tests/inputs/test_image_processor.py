@@ -1,4 +1,4 @@
-"""Pixels in two halves are the processor's own, bit for bit; where they would not be, it is used whole."""
+"""Two stages give the processor's pixels bit for bit; where they cannot, it runs in one call."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ from PIL import Image
 
 from hf_ft.data.device import to_device
 from hf_ft.inputs import image_processor as module
-from hf_ft.inputs.image_processor import pixels_of, whole
+from hf_ft.inputs.image_processor import process_in_one_call, two_stage_processor
 from hf_ft.task import Task
 
 
@@ -31,7 +31,7 @@ def processor(name, **settings):
 
 
 SQUARE = {"size": {"height": 24, "width": 24}}
-HALVED = {
+PROCESSORS = {
     "resize": lambda: processor("ViTImageProcessor", **SQUARE),
     "crop": lambda: processor(
         "CLIPImageProcessor", size={"shortest_edge": 28}, crop_size={"height": 24, "width": 24}
@@ -46,15 +46,15 @@ HALVED = {
 }
 
 
-@pytest.mark.parametrize("name", HALVED)
-def test_two_halves_are_the_whole_bit_for_bit(name):
-    made = HALVED[name]()
-    found = pixels_of(made, pictures((30, 40)))
+@pytest.mark.parametrize("name", PROCESSORS)
+def test_two_stages_equal_one_call_bit_for_bit(name):
+    made = PROCESSORS[name]()
+    found = two_stage_processor(made, pictures((30, 40)))
     assert found.table is not None, found.reason
     for images in (pictures((24, 24), (60, 31), (9, 50), seed=1), pictures((33, 24), seed=2)):
         encoded = found.encode(images)
         assert encoded.dtype == torch.uint8 and encoded.shape == (len(images), 3, 24, 24)
-        finished, expected = found.finish(encoded), whole(made, images)
+        finished, expected = found.finish(encoded), process_in_one_call(made, images)
         assert finished.dtype == expected.dtype == torch.float32
         assert torch.equal(finished, expected)
         assert found.finish(finished) is finished, "what is finished must stay as it is"
@@ -62,9 +62,9 @@ def test_two_halves_are_the_whole_bit_for_bit(name):
 
 
 @pytest.mark.parametrize("name", ["resize", "timm"])
-def test_a_device_that_rounds_otherwise_looks_the_numbers_up(name, monkeypatch):
+def test_a_device_that_rounds_differently_uses_the_lookup_table(name, monkeypatch):
     """An accelerator multiplies by 1/255 where the CPU divides by 255: an ulp is not bit for bit."""
-    arithmetic, made = module._arithmetic, HALVED[name]()
+    arithmetic, made = module._arithmetic, PROCESSORS[name]()
     calls = []
 
     def rounds(processor, pixels):
@@ -72,18 +72,18 @@ def test_a_device_that_rounds_otherwise_looks_the_numbers_up(name, monkeypatch):
         return arithmetic(processor, pixels) * (1 + 2**-23)
 
     monkeypatch.setattr(module, "_arithmetic", rounds)
-    found, images = pixels_of(made, pictures((30, 40))), pictures((40, 50), seed=3)
-    assert torch.equal(found.finish(found.encode(images)), whole(made, images))
+    found, images = two_stage_processor(made, pictures((30, 40))), pictures((40, 50), seed=3)
+    assert torch.equal(found.finish(found.encode(images)), process_in_one_call(made, images))
     assert calls == [1], "asked once for a device, and not believed"
 
 
 def padded():
-    """Pads after it has normalised: its zeros are grey and not black."""
+    """Make a processor that pads after normalising: its zeros are grey and not black."""
     return processor("ViTImageProcessor", do_resize=False, do_pad=True, pad_size={"height": 90, "width": 90})
 
 
 class Brighter:
-    """Looks at whole pictures before it normalises: no function of single values."""
+    """Subtracts the mean of the picture, so its output is not a function of single values."""
 
     def __new__(cls):
         from transformers import ViTImageProcessor
@@ -104,37 +104,37 @@ class Other:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (padded, "cannot be told apart"),
-        (Brighter, "cannot be told apart"),
-        (lambda: processor("EfficientNetImageProcessor", **SQUARE), "cannot be called in two halves"),
+        (padded, "differ from one call"),
+        (Brighter, "differ from one call"),
+        (lambda: processor("EfficientNetImageProcessor", **SQUARE), "cannot be called in two stages"),
         (
             lambda: processor("ViTImageProcessor", **SQUARE, do_rescale=False, do_normalize=False),
-            "arithmetic",
+            "arithmetic needs its geometry",
         ),
         (Other, "no image processor of transformers"),
     ],
 )
-def test_what_cannot_be_proved_is_used_whole_and_says_why(make, reason):
+def test_a_processor_without_equal_stages_runs_in_one_call_and_says_why(make, reason):
     made, images = make(), pictures((80, 70), seed=4)
-    found = pixels_of(made, pictures((70, 60)))
+    found = two_stage_processor(made, pictures((70, 60)))
     assert found.table is None and reason in str(found)
-    expected = whole(made, images)
+    expected = process_in_one_call(made, images)
     assert torch.equal(found.finish(found.encode(images)), expected)
 
 
-def test_padding_is_noticed_although_the_pictures_at_hand_need_none():
-    """They are turned and cut, too: the rows that are tried may all happen to be of one shape."""
-    assert pixels_of(padded(), pictures((90, 90))).table is None
+def test_padding_is_detected_with_pictures_that_need_none():
+    """The test also rotates and crops pictures, because the first rows may all have one shape."""
+    assert two_stage_processor(padded(), pictures((90, 90))).table is None
 
 
-def test_a_finding_stands_for_its_processor_alone():
-    one, other = HALVED["resize"](), HALVED["crop"]()
-    found = pixels_of(one, pictures((30, 40)))
-    assert pixels_of(one, [], found) is found
-    assert pixels_of(other, [], found).processor is other
+def test_a_result_is_reused_only_for_its_processor():
+    one, other = PROCESSORS["resize"](), PROCESSORS["crop"]()
+    found = two_stage_processor(one, pictures((30, 40)))
+    assert two_stage_processor(one, [], found) is found
+    assert two_stage_processor(other, [], found).processor is other
 
 
-def test_a_batch_is_finished_where_the_model_is():
+def test_a_batch_is_finished_on_the_device_of_the_model():
     class Doubling(Task):
         def finish(self, batch):
             return {**batch, "x": batch["x"] * 2}

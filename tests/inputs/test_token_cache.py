@@ -1,4 +1,4 @@
-"""Rows are tokenised once, and again whenever anything that tokens depend on has changed."""
+"""Rows are tokenized once, and again when anything that tokens depend on has changed."""
 
 import multiprocessing
 import os
@@ -27,10 +27,10 @@ def cache(monkeypatch, tmp_path):
 
 @pytest.fixture
 def made(monkeypatch):
-    """Keep tokens; gives them, and whether all rows were tokenised."""
+    """Give a function that caches tokens and returns them, and whether all rows were tokenized."""
     written = []
-    write = tokens._written
-    monkeypatch.setattr(tokens, "_written", lambda *given: written.append(given) or write(*given))
+    write = tokens._tokenize_all
+    monkeypatch.setattr(tokens, "_tokenize_all", lambda *given: written.append(given) or write(*given))
 
     def call(tokenizer, texts, pairs=None, most=16):
         before = len(written)
@@ -45,7 +45,7 @@ def _flat(kept):
 
 
 def expected(tokenizer, texts, pairs, most, rows):
-    """What transformers makes of these rows."""
+    """Tokenize these rows with transformers."""
     parts = [[column[row] for row in rows] for column in (texts, pairs) if column is not None]
     return tokenizer(*parts, truncation=True, max_length=most, padding=True, return_tensors="pt")
 
@@ -61,7 +61,7 @@ def test_a_batch_is_what_the_tokenizer_makes_of_its_rows(pairs, side, most, name
     tokenizer = tiny.tokenizer()
     tokenizer.padding_side, tokenizer.model_input_names = side, names
     tokenizer.truncation_side = "left" if side == "right" else "right"
-    # Zero is what an array is empty with, so that a forgotten fill would not show.
+    # The padding id is not zero, so that padding that is not filled in would be noticed.
     tokenizer.pad_token = "[MASK]"
     kept = cache_tokens(tokenizer, TEXTS, pairs, most)
     for rows in ([0, 3, 5], [2], [6, 6, 1, 4], range(7)):
@@ -98,11 +98,11 @@ def test_chunks_change_nothing(monkeypatch, made):
     assert flat == _flat(parts)
 
 
-def test_the_same_rows_are_tokenised_once(made, monkeypatch):
+def test_the_same_rows_are_tokenized_once(made, monkeypatch):
     first, anew = made(tiny.tokenizer(), TEXTS)
     assert anew
     tokenizer = tiny.tokenizer()
-    # The settings of the last call live in the tokenizer, and do not make it another one.
+    # A tokenizer remembers the settings of its last call; they are not part of the key.
     tokenizer(TEXTS, truncation=True, max_length=4, padding=True)
     seen = []
     call = type(tokenizer).__call__
@@ -116,7 +116,7 @@ def test_the_same_rows_are_tokenised_once(made, monkeypatch):
     assert again.lengths.tolist() == first.lengths.tolist() and sum(seen) == CHECKED_ROWS < len(TEXTS)
 
 
-def test_other_texts_and_other_tokenizers_are_tokenised_anew(made):
+def test_other_texts_or_tokenizers_are_tokenized_again(made):
     """ds#3297: an old result for what has changed."""
     texts, pairs = ["one two", "three"], ["four", "five"]
     made(tiny.tokenizer(), texts, pairs)
@@ -145,8 +145,8 @@ def damage(path, place=-1):
 
 
 @pytest.mark.parametrize("name", ["input_ids.bin", "token_type_ids.bin", "lengths.bin"])
-def test_what_is_damaged_cut_or_missing_is_made_anew(made, name):
-    """A wrong token must never be trained on in silence."""
+def test_damaged_truncated_or_missing_files_are_tokenized_again(made, name):
+    """Damaged tokens must never be used for training."""
     first, _ = made(tiny.tokenizer(), TEXTS, PAIRS)
     batch = first.batch(np.arange(7), tiny.tokenizer())
     file = first.folder / name
@@ -166,17 +166,17 @@ def test_what_is_damaged_cut_or_missing_is_made_anew(made, name):
     assert not made(tiny.tokenizer(), TEXTS, PAIRS)[1]
 
 
-def test_tokens_that_the_name_does_not_tell_from_others_are_found_by_trying(made, monkeypatch):
-    """A tokenizer whose own code has changed, for one, has the file that it had."""
+def test_wrong_tokens_with_the_right_key_are_found_by_a_sample(made, monkeypatch):
+    """The code of a tokenizer can change without its file."""
     folder = made(tiny.tokenizer(), TEXTS)[0].folder
     other = tiny.tokenizer()
     other.add_tokens(["red light"])
-    monkeypatch.setattr(tokens, "_name", lambda *given: folder.name)
+    monkeypatch.setattr(tokens, "_store_name", lambda *given: folder.name)
     assert made(other, TEXTS)[1]
     assert not made(other, TEXTS)[1]
 
 
-def test_what_a_killed_process_left_is_made_anew(made):
+def test_an_unfinished_store_of_a_killed_process_is_tokenized_again(made):
     def killed(*given):
         raise KeyboardInterrupt
 
@@ -190,15 +190,15 @@ def test_what_a_killed_process_left_is_made_anew(made):
 
 
 def _keep(queue):
-    """In a process of its own: keep the tokens and tell whether they were made."""
+    """Run in another process: cache the tokens, and report whether they were computed."""
     kept = []
-    write = tokens._written
-    tokens._written = lambda *given: kept.append(given) or write(*given)
+    write = tokens._tokenize_all
+    tokens._tokenize_all = lambda *given: kept.append(given) or write(*given)
     found = cache_tokens(tiny.tokenizer(), TEXTS, None, 16)
     queue.put((len(kept), _flat(found)["input_ids"]))
 
 
-def test_of_two_processes_one_tokenises_and_the_other_finds(monkeypatch):
+def test_one_of_two_processes_tokenizes_and_the_other_reads(monkeypatch):
     context = multiprocessing.get_context("fork")
     queue = context.Queue()
     processes = [context.Process(target=_keep, args=(queue,)) for _ in range(2)]
@@ -210,7 +210,7 @@ def test_of_two_processes_one_tokenises_and_the_other_finds(monkeypatch):
     assert sorted(made for made, _ in found) == [0, 1] and found[0][1] == found[1][1]
 
 
-def test_tokens_that_were_unused_the_longest_make_room(made, monkeypatch):
+def test_the_tokens_used_longest_ago_are_evicted(made, monkeypatch):
     folders = []
     for number, text in enumerate(["red", "green", "blue"]):
         folders.append(made(tiny.tokenizer(), [text] * 100)[0].folder)
@@ -218,12 +218,12 @@ def test_tokens_that_were_unused_the_longest_make_room(made, monkeypatch):
     unfinished = folders[0].with_name("killed")
     mark_use(unfinished, {})
     os.utime(unfinished / "use", (0, 0))
-    # Finding them again is use.
+    # Reading tokens counts as use.
     made(tiny.tokenizer(), ["red"] * 100)
     monkeypatch.setattr(tokens, "MOST_BYTES", 3.5 * size_of(folders[0]))
     last = cache_tokens(tiny.tokenizer(), ["stop"] * 100, None, 16, in_use=[folders[2]]).folder
     assert [folder.is_dir() for folder in (*folders, last, unfinished)] == [True, False, True, True, False]
-    # What the run itself reads stays, however little room there is.
+    # The tokens of the run itself are never evicted.
     monkeypatch.setattr(tokens, "MOST_BYTES", 1)
     own = cache_tokens(tiny.tokenizer(), ["go"] * 100, None, 16, in_use=[last]).folder
     assert [folder.is_dir() for folder in (*folders, last, own)] == [False, False, False, True, True]
@@ -232,7 +232,7 @@ def test_tokens_that_were_unused_the_longest_make_room(made, monkeypatch):
 def test_a_folder_that_cannot_be_used_is_named(monkeypatch, tmp_path):
     monkeypatch.setenv("HF_FT_CACHE", str(tmp_path))
     (tmp_path / "tokens").write_text("not a folder")
-    with pytest.raises(DataError, match=r"tokens are stored there, and HF_FT_CACHE can name another folder"):
+    with pytest.raises(DataError, match=r"cannot store tokens: .*set HF_FT_CACHE"):
         cache_tokens(tiny.tokenizer(), TEXTS, None, 16)
 
 
@@ -240,6 +240,6 @@ def test_a_full_disk_is_named(monkeypatch):
     def full(*given):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(tokens, "_written", full)
-    with pytest.raises(DataError, match=r"No space left on device; tokens are stored there, and HF_FT_CACHE"):
+    monkeypatch.setattr(tokens, "_tokenize_all", full)
+    with pytest.raises(DataError, match=r"cannot store tokens: .*No space left on device; set HF_FT_CACHE"):
         cache_tokens(tiny.tokenizer(), TEXTS, None, 16)

@@ -181,7 +181,7 @@ def test_files_that_cannot_be_written_are_refused_before_anything_is_read(texts,
 
 def test_a_missing_column_is_reported_once(texts, tmp_path):
     (tmp_path / "rows.csv").write_text("nr,body\n1,a\n2,b\n")
-    with pytest.raises(DataError, match=r"^\S*rows\.csv: no text; found nr, body$"):
+    with pytest.raises(DataError, match=r"^\S*rows\.csv: no column text; found nr, body$"):
         predict_to_file(texts, [tmp_path / "rows.csv"], tmp_path / "answers.csv")
 
 

@@ -57,7 +57,7 @@ def test_no_module_that_encodes_or_computes_is_missing(name, tmp_path, monkeypat
             with torch.no_grad():
                 forward(task, model, to_device(task, batch, torch.device("cpu")))
         if task.media_roles:
-            task.media([encoded.rows[0]], ready=True)
+            task.media([encoded.rows[0]], preprocessed=True)
             task.media_numbers(encoded.rows[0])
     finally:
         sys.setprofile(None)

@@ -1,4 +1,4 @@
-"""What an input and a target may ask of each other: shown by a mask that belongs to a picture."""
+"""Interaction of an input and a target: a mask that is augmented with its picture."""
 
 import io
 
@@ -22,27 +22,27 @@ from hf_ft.registry import get_task, list_tasks
 from hf_ft.storage.row_store import RowStore
 from hf_ft.targets.classes import ClassLoss, ClassWeights, MultiLabel, SingleLabel
 from hf_ft.targets.numbers import Number
-from hf_ft.task import MOVING, Ready, Role
+from hf_ft.task import MOVING, Preprocessed, Role
 
 SIDE = tiny.SIDE
 
 
 def grey(value, row_id):
-    """Decode a mask, which stays what it is where it is decoded already."""
-    if isinstance(value, Ready):
+    """Decode a mask; return a decoded mask unchanged."""
+    if isinstance(value, Preprocessed):
         return value.tensor
     return torch.from_numpy(np.array(Image.open(io.BytesIO(value)) if isinstance(value, bytes) else value))
 
 
 class DiscMask(Target):
-    """Whether each pixel belongs to the disc; moves with the picture, and remembers how large it was."""
+    """Whether each pixel belongs to the disc; augmented with the picture; stores the original size."""
 
     problem, main_metric, greater_is_better = "mask", "iou", {"iou": True}
     media_roles = ("mask",)
     side_keys = ("sizes",)
 
     def fit(self, train):
-        """Nothing is learned of the rows."""
+        """Learn nothing from the rows."""
 
     def moving(self, row):
         return {"mask": Mask(grey(row["mask"], row["id"]))}
@@ -54,7 +54,7 @@ class DiscMask(Target):
     def collate(self, items):
         return {key: torch.stack([item[key] for item in items]) for key in (self.key, "sizes")}
 
-    def media(self, rows, *, ready):
+    def media(self, rows, *, preprocessed):
         return [{"mask": grey(row["mask"], row["id"])} for row in rows]
 
     def media_numbers(self, row):
@@ -110,7 +110,7 @@ def test_a_mask_moves_with_its_picture(table, augment):
     moved = False
     for epoch in range(4):
         batch = batch_of(task, table, epoch=epoch)
-        # What a rotation uncovers is grey.
+        # Pixels that a rotation uncovers are grey.
         red = batch["pixel_values"][:, 0] - batch["pixel_values"][:, 1] > 0.6
         overlap = (red & batch["labels"]).sum((1, 2)) / (red | batch["labels"]).sum((1, 2))
         assert overlap.min() > 0.7
@@ -130,15 +130,15 @@ def test_neither_targets_nor_side_keys_reach_the_model(table):
     assert set(seen) == {"pixel_values"} and task.side_keys == ("sizes",)
 
 
-@pytest.mark.parametrize("ready", [True, False])
-def test_picture_and_mask_are_kept_decoded(table, tmp_path, ready, monkeypatch):
-    task = task_of(table, **({} if ready else {"policy": "light"}))
+@pytest.mark.parametrize("preprocessed", [True, False])
+def test_picture_and_mask_are_cached_decoded(table, tmp_path, preprocessed, monkeypatch):
+    task = task_of(table, **({} if preprocessed else {"policy": "light"}))
     assert task.media_roles == ("image", "mask")
-    media = task.media([table[0]], ready=ready)[0] if ready else None
-    lengths = [0 if ready else task.media_numbers(row) for row in table]
-    assert ready or lengths == [4 * SIDE * SIDE] * 6
+    media = task.media([table[0]], preprocessed=preprocessed)[0] if preprocessed else None
+    lengths = [0 if preprocessed else task.media_numbers(row) for row in table]
+    assert preprocessed or lengths == [4 * SIDE * SIDE] * 6
     store = RowStore(tmp_path, fields_of(task.media_roles, media), np.array(lengths, np.int64))
-    rows = DecodedRows(task, table, store, ready=ready)
+    rows = DecodedRows(task, table, store, preprocessed=preprocessed)
     expected = batch_of(task, table)
     for _ in range(2):
         found = batch_of(task, rows)
@@ -146,13 +146,13 @@ def test_picture_and_mask_are_kept_decoded(table, tmp_path, ready, monkeypatch):
         assert all(torch.equal(found[key], expected[key]) for key in expected)
     monkeypatch.setattr(ImageInput, "media", lambda *given, **how: pytest.fail("decoded twice"))
     batch_of(task, rows)
-    assert set(rows.others.columns) == set() and rows.kept(2)["mask"].shape == (SIDE, SIDE)
+    assert set(rows.others.columns) == set() and rows.read_stored(2)["mask"].shape == (SIDE, SIDE)
 
 
 # Which classes may gather whole batches
 
 
-def test_a_part_that_encodes_otherwise_gathers_nothing():
+def test_a_part_that_overrides_encode_is_not_gathered():
     class Inverted(ImageInput):
         def encode(self, rows, rngs):
             return super().encode(rows, rngs)
@@ -203,7 +203,7 @@ def test_a_section_that_another_inherits_from_is_not_joined_twice():
     assert joined_section([Empty, Empty]) is Empty
 
 
-def test_what_is_set_for_another_problem_is_refused():
+def test_keys_of_another_problem_are_refused():
     task = get_task("text-classification")
     with pytest.raises(RecipeError, match=r"task\.thresholds: .* problem single-label"):
         task(task.Options(problem="single-label", thresholds="tuned"))

@@ -1,4 +1,4 @@
-"""What every built-in task promises, whatever it reads and learns."""
+"""Properties that every built-in task must have."""
 
 import json
 import re
@@ -19,20 +19,20 @@ def cache(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_FT_CACHE", str(tmp_path / "cache"))
 
 
-def ready(name, folder, **sections):
+def prepare_task(name, folder, **sections):
     content, data = small_tasks.recipe_and_data(name, folder, **sections)
     recipe = load_recipe(content)
     task = new_task(recipe)
     return recipe, task, prepare(recipe, task, data=data, cache=folder / "audit")
 
 
-def test_every_task_is_tried_here():
+def test_every_task_is_tested_here():
     assert set(small_tasks.SMALL) == set(list_tasks())
 
 
 @pytest.mark.parametrize("name", list_tasks())
 def test_notes_say_the_same_when_asked_twice_and_change_nothing(name, tmp_path):
-    recipe, task, prepared = ready(name, tmp_path)
+    recipe, task, prepared = prepare_task(name, tmp_path)
     task.load(recipe.model)
     state = json.dumps(task.state())
     first = task.notes(prepared.rows)
@@ -41,7 +41,7 @@ def test_notes_say_the_same_when_asked_twice_and_change_nothing(name, tmp_path):
 
 @pytest.mark.parametrize("name", list_tasks())
 def test_baselines_answer_in_the_form_of_the_model(name, tmp_path):
-    _, task, prepared = ready(name, tmp_path)
+    _, task, prepared = prepare_task(name, tmp_path)
     rows = prepared.rows["validation"]
     references = task.references(rows)
     found = task.baselines(prepared.rows["train"], rows)
@@ -57,7 +57,7 @@ def test_baselines_answer_in_the_form_of_the_model(name, tmp_path):
 
 @pytest.mark.parametrize("name", list_tasks())
 def test_a_row_can_be_shown(name, tmp_path):
-    _, task, prepared = ready(name, tmp_path)
+    _, task, prepared = prepare_task(name, tmp_path)
     rows = prepared.rows["validation"]
     result = next(iter(task.baselines(prepared.rows["train"], rows).values()))[0]
     shown = task.preview(rows[0], result, task.references(rows, [0])[0])
@@ -70,7 +70,7 @@ def test_a_row_can_be_shown(name, tmp_path):
 
 @pytest.mark.parametrize("name", list_tasks())
 def test_references_of_some_rows_are_those_of_all(name, tmp_path):
-    _, task, prepared = ready(name, tmp_path)
+    _, task, prepared = prepare_task(name, tmp_path)
     rows = prepared.rows["train"]
     whole, some = task.references(rows), task.references(rows, [3, 1])
     assert repr([whole[3], whole[1]]) == repr(some) and len(whole) == len(rows)
@@ -78,7 +78,7 @@ def test_references_of_some_rows_are_those_of_all(name, tmp_path):
 
 @pytest.mark.parametrize("name", list_tasks())
 def test_the_state_is_json_and_all_that_is_needed(name, tmp_path):
-    _, task, prepared = ready(name, tmp_path)
+    _, task, prepared = prepare_task(name, tmp_path)
     again = get_task(name)(task.options)
     again.restore(json.loads(json.dumps(task.state(), allow_nan=False)))
     assert again.state() == task.state() and again.labels() == task.labels()

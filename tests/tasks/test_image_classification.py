@@ -1,4 +1,4 @@
-"""The image task on its own: encoding, mixing, weights, inputs."""
+"""The image task without a run: encoding, mixing, weights, inputs."""
 
 import numpy as np
 import pytest
@@ -76,11 +76,11 @@ def test_a_batch_of_worker_processes_is_finished_by_a_task_that_encoded_nothing(
     )
 
 
-def test_what_is_decided_about_pixels_is_told(table):
+def test_notes_say_how_pixels_are_processed(table):
     task = fitted(table)
     notes = task.notes({"train": table})
-    assert "uint8 until they are on the device" in notes[-1]
-    assert task.notes({"train": table}) == notes and task.input.pixels is None
+    assert "uint8, normalised on the device" in notes[-1]
+    assert task.notes({"train": table}) == notes and task.input.two_stage is None
     mixing = fitted(table, augment=Augment(cutmix=1.0))
     assert mixing.notes({"train": table})[-1].startswith("pixels: floats of the processor in training")
 

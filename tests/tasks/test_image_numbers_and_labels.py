@@ -1,4 +1,4 @@
-"""Numbers and several labels of a picture: what is learned, saved, and read again."""
+"""Image regression and multi-label pictures: training, saving and loading."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Whole runs on pictures: what the model is given, and that no shortcut to it changes a number."""
+"""Whole runs on pictures: the model's inputs, and that no cache or shortcut changes a result."""
 
 import json
 import os
@@ -65,7 +65,7 @@ def recipe(signs, model, folder, **sections):
         "data": {"source": str(signs), "split": {"validation": 7, "test": 7}},
         "model": {"name": model},
         **sections,
-        # Equal losses are a promise of full precision, and one thread adds up in one order.
+        # Losses are equal only in full precision and with one thread, which adds in a fixed order.
         "train": {"precision": "fp32", "threads": 1, **train, **sections.get("train", {})},
     }
 
@@ -121,8 +121,8 @@ FULL = {"freeze": {"strategy": "full"}}
     ],
     ids=["head", "head of timm", "last", "augmented", "mixed", "workers"],
 )
-def test_bytes_until_the_device_change_no_number(signs, models, tmp_path, monkeypatch, family, sections):
-    """The control is the run whose processor is used whole; every call of the model sees floats."""
+def test_uint8_pixels_change_no_result(signs, models, tmp_path, monkeypatch, family, sections):
+    """The control is a run whose processor runs in one call; the model always gets floats."""
     if family == "timm":
         pytest.importorskip("timm")
     seen = set()
@@ -130,35 +130,37 @@ def test_bytes_until_the_device_change_no_number(signs, models, tmp_path, monkey
     forward = kind.forward
 
     def watched(self, pixel_values=None, *rest, **named):
-        # Before the cut there is nothing but NaN.
+        # Before the cut of the activation cache all inputs are NaN.
         normalised = bool((pixel_values < 0).any() or pixel_values.isnan().all())
         seen.add((str(pixel_values.dtype), normalised))
         return forward(self, pixel_values, *rest, **named)
 
     monkeypatch.setattr(kind, "forward", watched)
-    halves, note = trained(recipe(signs, models[family], tmp_path / "halves", **sections))
+    stages, note = trained(recipe(signs, models[family], tmp_path / "stages", **sections))
     assert seen == {("torch.float32", True)}
     assert note.startswith("pixels: floats" if "mixup" in sections.get("augment", {}) else "pixels: uint8")
     monkeypatch.setenv("HF_FT_CACHE", str(tmp_path / "other"))
     monkeypatch.setattr(
-        pixels, "_taken_apart", lambda processor, images: pixels.Pixels(processor, None, "the test says so")
+        pixels,
+        "_prove_stages",
+        lambda processor, images: pixels.TwoStageProcessor(processor, None, "of the test"),
     )
     whole, _ = trained(recipe(signs, models[family], tmp_path / "whole", **sections))
-    assert_same(halves, whole)
+    assert_same(stages, whole)
 
 
-READY = "train, validation, test as the processor crops and sizes them"
+PREPROCESSED = "train, validation, test cropped and resized"
 DECODED = {"cache": {"decoded": True}}
 
 
 @pytest.fixture
 def opened(monkeypatch):
-    """How many pictures are opened to be decoded."""
+    """Count the pictures that are decoded from files."""
     counts = {"pictures": 0}
     decode = images._upright
 
     def counted(image):
-        # What is decoded already is no picture of a file any more.
+        # A picture that is already decoded has no file format.
         counts["pictures"] += hasattr(image, "format") and image.format is not None
         return decode(image)
 
@@ -169,16 +171,16 @@ def opened(monkeypatch):
 @pytest.mark.parametrize(
     ("family", "sections", "form"),
     [
-        ("resnet", FULL, READY),
+        ("resnet", FULL, PREPROCESSED),
         ("resnet", {**FULL, "augment": {"policy": "light", "flip": "horizontal"}}, "train as RGB"),
         ("resnet", {**FULL, "augment": {"mixup": 0.3, "crop": 0.6}}, "train as RGB"),
-        ("resnet", {**FULL, "augment": {"cutmix": 0.3}}, READY),
-        ("timm", {**FULL, "data_sampler": "balanced"}, READY),
-        ("resnet", HEAD, READY),
+        ("resnet", {**FULL, "augment": {"cutmix": 0.3}}, PREPROCESSED),
+        ("timm", {**FULL, "data_sampler": "balanced"}, PREPROCESSED),
+        ("resnet", HEAD, PREPROCESSED),
     ],
     ids=["plain", "augmented", "augmented and mixed", "mixed", "timm", "cached activations"],
 )
-def test_decoded_rows_change_no_number_and_are_decoded_once(
+def test_decoded_rows_change_no_result_and_are_decoded_once(
     signs, models, tmp_path, cache, opened, family, sections, form
 ):
     if family == "timm":
@@ -191,28 +193,28 @@ def test_decoded_rows_change_no_number_and_are_decoded_once(
         return made | {"data": {**made["data"], "sampler": sampler}}
 
     plain, _ = trained(settings("plain"))
-    # A run that finds all activations encodes no row, and so would decode none.
+    # A run that reads all activations from the cache would encode and decode no row.
     shutil.rmtree(cache / "activations", ignore_errors=True)
     for name, found in (("first", "0 of 36 rows found"), ("second", "36 of 36 rows found")):
         opened["pictures"] = 0
         run, _ = trained(settings(name, **DECODED))
         assert form in run.said and found in run.said
         assert_same(plain, run)
-        # The audit finds its rows; three pictures are for the proof of the pixels, one a split for their
-        # shape, and up to five a split are compared with what was kept.
+        # The audit reads its cache; three pictures are for the test of the two stages, one per split for
+        # their shape, and up to five a split are compared with what was kept.
         few = 3 + 3 + (15 if name == "second" else 0)
         assert opened["pictures"] <= few + (36 if name == "first" else 0)
 
 
-def test_activations_that_are_found_leave_nothing_to_decode(signs, models, tmp_path):
+def test_with_cached_activations_nothing_is_decoded(signs, models, tmp_path):
     trained(recipe(signs, models["resnet"], tmp_path / "first", **HEAD))
     for name in ("second", "third"):
         run, _ = trained(recipe(signs, models["resnet"], tmp_path / name, **HEAD, **DECODED))
-        # A cut is looked for on six rows, and four of those that are stored are computed again.
+        # The search for the cut reads six rows, and four stored rows are computed again.
         assert len(run.train_dataset.rows.store) == 22 and len(run.train_dataset.rows.store.filled) <= 10
 
 
-def test_worker_processes_keep_rows_and_read_them(signs, models, tmp_path, monkeypatch):
+def test_worker_processes_store_rows_and_read_them(signs, models, tmp_path, monkeypatch):
     workers = {"train": {"dataloader_num_workers": 2}}
     plain, _ = trained(recipe(signs, models["resnet"], tmp_path / "plain", **FULL))
     for name, found in (("first", "0 of 36 rows found"), ("second", "36 of 36 rows found")):
@@ -221,7 +223,7 @@ def test_worker_processes_keep_rows_and_read_them(signs, models, tmp_path, monke
         assert_same(plain, run)
 
 
-@pytest.mark.parametrize("augment", [{}, {"policy": "light"}], ids=["ready", "rgb"])
+@pytest.mark.parametrize("augment", [{}, {"policy": "light"}], ids=["preprocessed", "rgb"])
 def test_a_damaged_row_is_decoded_again(signs, models, tmp_path, cache, augment):
     sections = {**FULL, **DECODED, "augment": augment}
     first, _ = trained(recipe(signs, models["resnet"], tmp_path / "first", **sections))
@@ -236,19 +238,19 @@ def test_a_damaged_row_is_decoded_again(signs, models, tmp_path, cache, augment)
     assert_same(first, second)
 
 
-def test_rows_that_fit_no_longer_are_decoded_again(signs, models, tmp_path, cache):
-    """The control: stored rows that are intact but wrong, as of a processor whose name did not change."""
+def test_stored_rows_that_are_wrong_are_decoded_again(signs, models, tmp_path, cache):
+    """The control: stored rows with valid checksums but wrong values, as after a change of the processor."""
     sections = {**FULL, **DECODED}
     first, _ = trained(recipe(signs, models["resnet"], tmp_path / "first", **sections))
     for rows in (first.train_dataset.rows, first.eval_dataset.rows):
         for place in range(len(rows)):
-            rows.store.write(place, [255 - rows.kept(place)["image"].clone()])
+            rows.store.write(place, [255 - rows.read_stored(place)["image"].clone()])
     second, _ = trained(recipe(signs, models["resnet"], tmp_path / "second", **sections))
     assert "7 of 36 rows found" in second.said  # of test, which was left alone
     assert_same(first, second)
 
 
-def test_another_processor_has_rows_of_its_own(signs, models, tmp_path):
+def test_another_processor_uses_another_store(signs, models, tmp_path):
     trained(recipe(signs, models["resnet"], tmp_path / "first", **FULL, **DECODED))
     smaller = recipe(signs, models["resnet"], tmp_path / "second", **FULL, **DECODED)
     smaller["task"] = {"name": "image-classification", "image_size": 24}
@@ -257,7 +259,7 @@ def test_another_processor_has_rows_of_its_own(signs, models, tmp_path):
     assert run.train_dataset[(0, 0, True)]["pixel_values"].shape == (3, 24, 24)
 
 
-def test_decoded_rows_that_are_too_many_are_not_kept_and_the_reason_is_told(signs, models, tmp_path, cache):
+def test_decoded_rows_above_the_size_limit_are_not_stored(signs, models, tmp_path, cache):
     sections = {**FULL, "cache": {"decoded": True, "max_gb": 1e-6}}
     run, _ = trained(recipe(signs, models["resnet"], tmp_path / "run", **sections))
     assert (
@@ -267,18 +269,18 @@ def test_decoded_rows_that_are_too_many_are_not_kept_and_the_reason_is_told(sign
     assert not list((cache / "decoded").glob("*/*.bin"))
 
 
-def test_where_there_is_nothing_to_decode_that_is_told():
+def test_a_task_without_media_does_not_use_the_cache():
     task, data = Task(), SimpleNamespace(rows={"train": [1, 2]})
     task.name = "text"
     assert cache_decoded(data, task, CacheSection(), PartialState(), keep=True) == (data.rows, None)
     rows, said = cache_decoded(data, task, CacheSection(decoded=True), PartialState(), keep=True)
-    assert rows is data.rows and said == "not used: text has nothing to decode"
+    assert rows is data.rows and said == "not used: text has no media to decode"
 
 
-def test_a_check_says_what_would_be_kept_and_keeps_nothing(signs, models, tmp_path, cache):
+def test_a_check_says_what_would_be_stored_and_stores_nothing(signs, models, tmp_path, cache):
     findings = check(recipe(signs, models["resnet"], tmp_path / "run", **FULL, **DECODED))
     (line,) = [line for line in findings.notes if line.startswith("decoded: ")]
-    assert "train, validation, test as the processor crops and sizes them" in line and "found" not in line
+    assert "train, validation, test cropped and resized" in line and "found" not in line
     assert not list((cache / "decoded").glob("*/*.bin"))
 
 
@@ -292,7 +294,7 @@ def test_a_full_disk_costs_time_and_not_the_run(signs, models, tmp_path, monkeyp
 
 
 def test_pixels_that_a_shortcut_moves_are_refused_by_the_gate(signs, models, tmp_path, monkeypatch):
-    """The gate's fresh process has the same shortcut at hand, and must not take it."""
+    """The gate's fresh process has the same shortcut, and must not use it."""
     (tmp_path / "moving.py").write_text(
         "from hf_ft.tasks.image_classification import ImageClassification\n"
         "class Moving(ImageClassification):\n"
@@ -308,12 +310,12 @@ def test_pixels_that_a_shortcut_moves_are_refused_by_the_gate(signs, models, tmp
         finetune({**settings, "task": "moving:Moving"}, verbose=False)
 
 
-def test_a_run_is_verified_and_its_processor_is_taken_apart(signs, models, tmp_path, capsys):
+def test_a_run_with_a_two_stage_processor_is_verified(signs, models, tmp_path, capsys):
     run = finetune(recipe(signs, models["resnet"], tmp_path / "run", **HEAD, **DECODED))
     assert all(item["passed"] for item in run.verification)
     said = " ".join(capsys.readouterr().out.split())
-    assert "pixels: uint8 until they are on the device" in said
-    assert "decoded train, validation, test as the processor crops and sizes them" in said
+    assert "pixels: uint8, normalised on the device" in said
+    assert "decoded train, validation, test cropped and resized" in said
 
 
 def odd_signs(folder, deep=False):

@@ -26,7 +26,7 @@ NUMBERS = [0.5, 2.0, 4.25, 1.0, 3.5, 2.75]
 
 
 def table(labels, texts=TEXTS, **columns):
-    """Rows of a split, each column that plays a role under the role's name."""
+    """Make the rows of a split; each role has a column of the same name."""
     rows = Dataset.from_dict({"text": texts, "label": labels, **columns})
     roles = {name: name for name in rows.column_names if name in TextClassification.roles}
     return Table(rows, roles, [f"row {number}" for number in range(len(rows))])
@@ -76,13 +76,13 @@ def test_the_problem_is_found_from_all_training_labels(labels, problem):
     assert (task.class_role is None) == (problem == "regression")
 
 
-def test_the_problem_does_not_hang_on_the_first_rows():
+def test_the_problem_does_not_depend_on_the_first_rows():
     """tf PR#11012, tf#14180: transformers picks the loss from the first batch, of all 1.0 perhaps."""
     assert fitted([1.0, 2.0, 3.0, 1.0, 2.0, 2.5]).target.problem == "regression"
     assert fitted([["a"], ["b"], ["a"], ["b"], ["a"], ["a", "b"]]).target.problem == "multi-label"
 
 
-def test_what_cannot_be_told_is_asked():
+def test_an_ambiguous_problem_is_an_error():
     with pytest.raises(DataError, match=r"whole numbers written as decimals \(0\.0, 1\.0\).*task\.problem"):
         fitted([0.0, 1.0, 0.0, 1.0, 1.0, 0.0])
     assert fitted([0.0, 1.0, 0.0, 1.0, 1.0, 0.0], {"problem": "regression"}).target.problem == "regression"
@@ -116,7 +116,7 @@ def test_labels_that_do_not_fit_the_stated_problem_are_bad_rows(problem, labels,
     ],
 )
 def test_bad_labels_are_named_where_the_problem_had_to_be_found(labels, bad):
-    """The audit looks at a row before it is known what its label must be."""
+    """The audit checks a row before the target is chosen."""
     rows = table(labels)
     task = TextClassification()
     assert all(task.inspect(row).problem is None for row in rows)
@@ -148,7 +148,7 @@ def test_other_splits_must_fit_train():
         (NAMES, {"class_weights": {"og": 2.0}}, "no class 'og' in the training rows; classes: go, 停"),
     ],
 )
-def test_loss_keys_that_mean_nothing_here_are_refused(labels, loss, message):
+def test_loss_keys_of_another_problem_are_refused(labels, loss, message):
     with pytest.raises(RecipeError, match=message):
         fitted(labels, loss=loss)
 
@@ -156,11 +156,11 @@ def test_loss_keys_that_mean_nothing_here_are_refused(labels, loss, message):
 # The audit
 
 
-def test_inspect_names_what_is_wrong_and_finds_twins():
+def test_inspect_names_problems_and_finds_duplicates():
     task = fitted(NAMES)
     assert task.inspect({"text": " \n"}).problem == "the text is empty"
     assert task.inspect({"text": None}).problem == "the text is empty"
-    assert "found int 7 in place of a text" in task.inspect({"text": 7}).problem
+    assert "found int 7; expected a text" in task.inspect({"text": 7}).problem
     assert task.inspect({"text": ["a title", None]}).problem is None
     assert task.inspect({"text": "fine", "pair": ""}).problem == "the text is empty"
     digests = {task.inspect({"text": text}).digest for text in ("Stop  now", "stop now\n", "ｓｔｏｐ now")}
@@ -190,14 +190,14 @@ def test_pads_to_the_batch_and_counts_what_is_cut(folder):
 
 def test_the_length_is_bounded_by_the_model(folder):
     task = fitted(NAMES, {"max_length": 33})
-    with pytest.raises(ModelError, match=r"task\.max_length: 33 tokens, and the model can take at most 32"):
+    with pytest.raises(ModelError, match=r"task\.max_length: found 33; the model reads at most 32"):
         loaded(task, folder)
     task = fitted(NAMES)
     loaded(task, folder)
     assert task.input.max_length == 32
 
 
-def test_roberta_has_fewer_places_than_its_table_of_positions(tmp_path):
+def test_roberta_reads_fewer_tokens_than_its_position_table_has(tmp_path):
     tokenizer = tiny.tokenizer()
     tokenizer.model_max_length = 10**30
     folder = tiny.saved(tiny.roberta(), tmp_path / "roberta", tokenizer)
@@ -221,7 +221,7 @@ def test_several_columns_make_one_text(folder):
 
 def test_a_tokenizer_of_another_model_is_refused(tmp_path):
     folder = bert_folder(tmp_path / "small", vocab_size=20)
-    with pytest.raises(ModelError, match=r"the tokenizer of .* has 44 tokens, the model 20"):
+    with pytest.raises(ModelError, match=r"the tokenizer of .* has 44 tokens, and the model has 20"):
         loaded(fitted(NAMES), folder)
 
 
@@ -291,7 +291,7 @@ def test_every_family_learns_every_problem_alone_and_as_a_pair(family, labels, t
         optimizer.zero_grad()
         losses.append(float(loss.mean().detach()))
     assert losses[-1] < 0.95 * losses[0]
-    # Padding must not change an answer: GPT-2 finds the last token by the padding token of its config.
+    # Padding must not change an answer: GPT-2 needs the padding token in its config to find the last token.
     model.eval()
     with torch.inference_mode():
         together = task.predict(model, task.forward(model, batch), batch)
@@ -343,7 +343,7 @@ def test_multi_label_loss_is_binary_cross_entropy_with_weighted_positives():
     assert float(losses.mean()) == pytest.approx(float(expected))
 
 
-def test_a_number_is_learned_standardised_and_told_in_its_unit():
+def test_a_number_is_learned_standardised_and_decoded_in_its_unit():
     task = fitted(NUMBERS)
     scaled = np.array([task.target.encode(value) for value in NUMBERS])
     assert scaled.mean() == pytest.approx(0, abs=1e-6) and scaled.std() == pytest.approx(1)
@@ -353,7 +353,7 @@ def test_a_number_is_learned_standardised_and_told_in_its_unit():
 
 
 def test_the_new_head_of_several_labels_starts_at_their_log_odds(folder):
-    """From zero, rare labels need hundreds of steps to be called rare: on 28 emotions an epoch was lost."""
+    """With a bias of zero, rare labels need hundreds of steps to become rare: one epoch with 28 emotions."""
     task = fitted([["go"], ["go"], ["go", "left"], ["stop", "go"], [], ["left"]])
     model = loaded(task, folder)
     assert model.classifier.bias.tolist() == pytest.approx([np.log(4 / 2), np.log(2 / 4), np.log(1 / 5)])
@@ -474,13 +474,13 @@ def test_inputs_come_as_texts_dicts_frames_and_files(tmp_path):
         else:
             write(path, index=False)
         assert task.read_inputs(str(path)) == task.read_inputs(path) == expected
-    with pytest.raises(DataError, match="input 0: no sms; found txt"):
+    with pytest.raises(DataError, match="input 0: no column sms; found txt"):
         task.read_inputs([{"txt": "go"}])
     with pytest.raises(DataError, match="input 1: the text is empty"):
         task.read_inputs(["go", " "])
     with pytest.raises(DataError, match=r"expected a file of rows: \.csv"):
         task.read_inputs(tmp_path)
-    # The command line hands over a list.
+    # The command line passes a list.
     assert task.read_inputs([str(tmp_path / "inputs.csv")]) == expected
     with pytest.raises(DataError, match="there is no file"):
         task.read_inputs(["inputs.csv"])

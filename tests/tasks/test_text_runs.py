@@ -16,7 +16,7 @@ COLOURS, WAYS = ["red", "green", "blue"], ["left", "right"]
 
 
 def rows():
-    """Texts that name a colour, a way, both or neither, in some number of words."""
+    """Texts of different lengths that name a colour, a direction, both or neither."""
     found = []
     for number, (colour, way, more) in enumerate(
         itertools.product([*COLOURS, ""], [*WAYS, ""], ["a", "the sign", "go"])

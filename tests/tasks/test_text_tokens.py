@@ -78,7 +78,7 @@ def tokenised(monkeypatch):
 
 @pytest.fixture
 def tuner(tmp_path):
-    """Build a trainer for one of the runs, and say what was decided about its activation cache."""
+    """Build a trainer for one of the runs; return the decision about its activation cache too."""
     numbers = itertools.count()
 
     def build(name, *, folder=None, callbacks=(), freeze_section="full", **train):
@@ -117,12 +117,12 @@ def told(tuner):
 
 
 @pytest.mark.parametrize("name", RUNS)
-def test_training_on_kept_tokens_is_the_same_to_the_bit(name, tuner, monkeypatch, tokenised):
+def test_training_on_cached_tokens_is_equal_bit_for_bit(name, tuner, monkeypatch, tokenised):
     kept, _ = tuner(name)
     assert kept.train_dataset.supports_batch_encode and kept.eval_dataset.supports_batch_encode
     before = len(tokenised)
     kept.train()
-    # Two epochs and two evaluations, and not one row of them was tokenised.
+    # Two epochs and two evaluations tokenized no row.
     assert len(tokenised) == before
     monkeypatch.setattr(TextClassification, "encode_batch", lambda self, rows, indices: None)
     single, _ = tuner(name)
@@ -146,12 +146,12 @@ def test_every_batch_is_what_encode_and_collate_give(name, tuner):
     assert data.lengths == one_by_one
 
 
-def test_a_second_run_tokenises_nothing_but_its_checks(tuner, tokenised):
+def test_a_second_run_tokenizes_only_the_checked_rows(tuner, tokenised):
     tuner("bert, pairs")[0].train()
     assert sum(tokenised) > 40
     tokenised.clear()
     tuner("bert, pairs")[0].train()
-    # Of train and of validation: those compared with the kept ones, and two to try the gathering.
+    # For train and validation: the rows that are compared with the stored ones, and two for encode_batch.
     assert sum(tokenised) == 2 * (CHECKED_ROWS + 2)
 
 
@@ -160,7 +160,7 @@ def test_workers_change_nothing_and_need_no_tokenizer(tuner, monkeypatch, capfd)
     alone.train()
     others, _ = tuner("bert, pairs", dataloader_num_workers=2)
     assert others.train_dataset.supports_batch_encode and others.eval_dataset.supports_batch_encode
-    # Processes that are forked from here on cannot tokenise.
+    # Processes that are forked from here on cannot tokenize.
     monkeypatch.setattr(PreTrainedTokenizerBase, "__call__", None)
     others.train()
     assert told(others) == told(alone)
@@ -183,7 +183,7 @@ def test_a_resumed_run_is_the_same_run(tuner, tmp_path, step):
     resumed, _ = tuner("bert, one text", folder="stopped")
     assert resumed.train_dataset.supports_batch_encode
     resumed.train(resume_from_checkpoint=str(tmp_path / "stopped" / "checkpoints" / f"checkpoint-{step}"))
-    # Not the weights: the run that was stopped has looked at validation once more for its best checkpoint.
+    # The weights may differ: the stopped run evaluated validation once more for its best checkpoint.
     found = [
         [line["loss"] for line in run.state.log_history if "loss" in line] for run in (resumed, straight)
     ]
@@ -191,10 +191,10 @@ def test_a_resumed_run_is_the_same_run(tuner, tmp_path, step):
 
 
 @pytest.mark.parametrize("name", ["bert, pairs", "gpt2, pairs"])
-def test_cached_activations_come_of_cached_tokens(tuner, monkeypatch, tokenised, name):
+def test_cached_activations_are_computed_from_cached_tokens(tuner, monkeypatch, tokenised, name):
     kept, note = tuner(name, freeze_section={"strategy": "last", "n": 1})
     assert note.startswith("starts at") and isinstance(kept.train_dataset, CachedRows)
-    # All rows once, and few again: the probe's, and those of the checks.
+    # All rows once, and a few again: those of the search for the cut, and those of the checks.
     assert max(tokenised) == 32 and sum(count == 32 for count in tokenised) == 1
     lengths = kept.train_dataset.store.lengths.tolist()
     kept.train()
@@ -207,7 +207,7 @@ def test_cached_activations_come_of_cached_tokens(tuner, monkeypatch, tokenised,
 
 
 def test_tokens_that_are_wrong_stop_the_run(tuner):
-    """Both tries, on opening and before the first batch, look at the last row."""
+    """Both comparisons, on opening and before the first batch, read the last row."""
     data = tuner("bert, one text")[0].train_dataset
     kept = data.task.input._tokens[data.rows.fingerprint]
     flat, _ = kept.store.flat("input_ids")
@@ -221,12 +221,12 @@ def test_tokens_that_are_wrong_stop_the_run(tuner):
         again.__getitems__([(0, 0, True)])
 
 
-def test_rows_whose_tokens_are_not_kept_go_one_by_one(tuner, monkeypatch):
+def test_rows_without_cached_tokens_are_encoded_one_by_one(tuner, monkeypatch):
     task = tuner("bert, one text")[0].task
     few = Table(Dataset.from_list(rows("single")[:3]), {"text": "text", "label": "label"}, ["a", "b", "c"])
     assert task.encode_batch(few, np.arange(2)) is None
     assert task.encode_batch(list(few), np.arange(2)) is None
-    # A tokenizer without a file, and one that gives what is not known here.
+    # A slow tokenizer, and one with an output that the cache does not know.
     monkeypatch.setattr(type(task.processor), "is_fast", False)
     assert task.lengths(few) == [len(item["input_ids"]) for item in task.encode(list(few), None)]
     assert task.encode_batch(few, np.arange(2)) is None

@@ -1,4 +1,4 @@
-"""Forecasting as a task: from a table to a model that is proved, and back to forecasts in original units."""
+"""Forecasting: from a table to a verified model, and to forecasts in original units."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def recipe(folder, model="patchtst", *, columns=None, train=None, split=None, lo
     )
 
 
-def ready(chosen, table):
+def prepare_task(chosen, table):
     task = new_task(chosen)
     prepared = prepare(chosen, task, data=table, cache=None)
     return task, prepared
@@ -76,7 +76,7 @@ def test_a_whole_run(model, tmp_path):
     predictions = pandas.read_parquet(run.folder / "predictions.parquet")
     assert len(predictions) == 49 and len(predictions["forecast"][0]) == 4
     assert (run.folder / "report.html").exists()
-    # From a table that ends with the present, and from the window that the run itself saw.
+    # Predict from a table of recent rows, and from a window of the run.
     whole = data()
     forecast = Predictor.load(run.folder)(whole[: len(whole) - 4])[0]
     assert forecast["start"] == pandas.Timestamp(whole["timestamp"].iloc[-4]).isoformat()
@@ -92,7 +92,7 @@ def test_training_learns_the_wave(tmp_path):
 
 
 def test_the_interval_draws_days_and_not_overlapping_windows(tmp_path):
-    task, prepared = ready(recipe(tmp_path, split={"validation": 72}), data())
+    task, prepared = prepare_task(recipe(tmp_path, split={"validation": 72}), data())
     rows = prepared.rows["validation"]
     groups = task.groups(rows)
     days = {(row["series"], pandas.Timestamp(row["start"]).date()) for row in rows}
@@ -101,8 +101,8 @@ def test_the_interval_draws_days_and_not_overlapping_windows(tmp_path):
 
 
 def test_random_rows_are_never_drawn_from_a_series(tmp_path):
-    """Splits are by time without being told so: a random split of steps would train on the future."""
-    _, prepared = ready(recipe(tmp_path), data())
+    """Splits are cut by time by default: a random split of steps would train on the future."""
+    _, prepared = prepare_task(recipe(tmp_path), data())
     train, validation = prepared.rows["train"], prepared.rows["validation"]
     assert train.target_times().max() < validation.target_times().min()
     assert validation.ids[0] == "train/208"
@@ -110,13 +110,13 @@ def test_random_rows_are_never_drawn_from_a_series(tmp_path):
 
 def test_a_split_by_a_column_is_refused(tmp_path):
     with pytest.raises(DataError, match=r"data.split.by: the rows are steps in time"):
-        ready(recipe(tmp_path, split={"validation": 0.2, "by": "site"}), data(site="a"))
+        prepare_task(recipe(tmp_path, split={"validation": 0.2, "by": "site"}), data(site="a"))
 
 
 def test_the_standard_protocol_of_row_ranges(tmp_path):
     chosen = recipe(tmp_path, split={"validation": 40, "test": 40})
     section = chosen.data.model_copy(update={"rows": [0, 200]})
-    _, prepared = ready(chosen.model_copy(update={"data": section}), data())
+    _, prepared = prepare_task(chosen.model_copy(update={"data": section}), data())
     assert {split: len(rows) for split, rows in prepared.rows.items()} == {
         "train": 93,
         "validation": 37,
@@ -129,7 +129,7 @@ def test_the_scale_is_learned_from_train_alone(tmp_path):
     table = data()
     later = table.copy()
     later.loc[208:, "target"] = 1e6
-    first, second = (ready(recipe(tmp_path), one)[0] for one in (table, later))
+    first, second = (prepare_task(recipe(tmp_path), one)[0] for one in (table, later))
     assert first.state() == second.state()
     assert first.input.scaler.mean[0] == pytest.approx(table["target"][:208].mean())
     assert first.input.scaler.std[0] == pytest.approx(table["target"][:208].std(ddof=0))
@@ -138,7 +138,7 @@ def test_the_scale_is_learned_from_train_alone(tmp_path):
 def test_known_columns_arrive_shifted_by_the_horizon_and_past_ones_do_not(tmp_path):
     table = data(plan=np.arange(260.0), load=np.arange(260.0))
     chosen = recipe(tmp_path, columns={"past": "load", "known": "plan"}, calendar=["hour_of_day"])
-    task, prepared = ready(chosen, table)
+    task, prepared = prepare_task(chosen, table)
     rows = prepared.rows["train"]
     items = task.encode([rows[0]], None)
     past = items[0]["past_values"]
@@ -178,7 +178,7 @@ def encoded(task, prepared, split, train=False):
 @pytest.mark.parametrize("way", WAYS)
 def test_a_gathered_batch_is_that_of_its_rows_bit_for_bit(way, tmp_path):
     table, options = WAYS[way]
-    task, prepared = ready(recipe(tmp_path, **options), table)
+    task, prepared = prepare_task(recipe(tmp_path, **options), table)
     for split, train in (("train", True), ("validation", False)):
         rows = encoded(task, prepared, split, train=train)
         assert rows.supports_batch_encode
@@ -193,14 +193,14 @@ def test_a_gathered_batch_is_that_of_its_rows_bit_for_bit(way, tmp_path):
 
 
 class Shifted(TimeSeriesForecasting):
-    """Encodes otherwise than its base, which gathers whole batches."""
+    """Overrides `encode` of a base class that has `encode_batch`."""
 
     def encode(self, rows, rngs):
         return [{**item, "past_values": item["past_values"] + 1} for item in super().encode(rows, rngs)]
 
 
-def test_a_task_that_encodes_otherwise_does_not_inherit_whole_batches(tmp_path):
-    task, prepared = ready(recipe(tmp_path), data())
+def test_a_task_that_overrides_encode_does_not_inherit_encode_batch(tmp_path):
+    task, prepared = prepare_task(recipe(tmp_path), data())
     other = Shifted(task.options)
     other.restore(task.state())
     plain, rows = (encoded(one, prepared, "train", train=True) for one in (task, other))
@@ -210,11 +210,11 @@ def test_a_task_that_encodes_otherwise_does_not_inherit_whole_batches(tmp_path):
 
 
 def test_covariates_reach_the_targets(tmp_path):
-    """PatchTST and PatchTSMixer keep channels apart by default: covariates would be read and never used."""
+    """PatchTST and PatchTSMixer do not mix channels by default: covariates would be read but not used."""
     table = data(load=np.random.default_rng(1).normal(0, 1, 260))
     for model in SIZES:
         chosen = recipe(tmp_path, model, columns={"past": "load"})
-        task, prepared = ready(chosen, table)
+        task, prepared = prepare_task(chosen, table)
         network = task.load(chosen.model).model
         batch = task.collate(task.encode([prepared.rows["train"][0]], None))
         moved = dict(batch, past_values=batch["past_values"].clone())
@@ -226,47 +226,47 @@ def test_covariates_reach_the_targets(tmp_path):
         assert targets[0].shape == (1, 4, 1)
 
 
-def test_channels_that_are_kept_apart_are_refused_with_covariates(tmp_path):
+def test_unmixed_channels_are_refused_with_covariates(tmp_path):
     chosen = recipe(tmp_path, columns={"past": "load"}, config={"channel_attention": False})
-    task, _ = ready(chosen, data(load=1.0 * np.arange(260)))
-    with pytest.raises(ModelError, match="channel_attention: False keeps the channels apart"):
+    task, _ = prepare_task(chosen, data(load=1.0 * np.arange(260)))
+    with pytest.raises(ModelError, match="channel_attention: with False the channels are not mixed"):
         task.load(chosen.model)
 
 
 def test_another_kind_of_model_is_refused(tmp_path):
     chosen = recipe(tmp_path, "bert")
-    with pytest.raises(ModelError, match="of the type 'bert'; time series take patchtst or patchtsmixer"):
-        ready(chosen, data())[0].load(chosen.model)
+    with pytest.raises(ModelError, match="of the type 'bert'; expected patchtst or patchtsmixer"):
+        prepare_task(chosen, data())[0].load(chosen.model)
 
 
-def test_a_checkpoint_is_read_and_its_context_length_is_a_must(tmp_path):
+def test_a_checkpoint_is_read_and_its_context_length_is_required(tmp_path):
     chosen = recipe(tmp_path)
-    task, _ = ready(chosen, data())
+    task, _ = prepare_task(chosen, data())
     task.load(chosen.model).model.save_pretrained(tmp_path / "checkpoint")
     section = chosen.model.model_copy(
         update={"name": str(tmp_path / "checkpoint"), "from_scratch": False, "config": {}}
     )
     assert task.load(section).new == []
-    task, _ = ready(recipe(tmp_path, context_length=32), data())
+    task, _ = prepare_task(recipe(tmp_path, context_length=32), data())
     with pytest.raises(ModelError, match=r"pretrained on 24 steps .* set task.context_length: 24"):
         task.load(section)
 
 
 def test_another_horizon_makes_a_new_head_and_nothing_else(tmp_path):
     chosen = recipe(tmp_path)
-    task, _ = ready(chosen, data())
+    task, _ = prepare_task(chosen, data())
     task.load(chosen.model).model.save_pretrained(tmp_path / "checkpoint")
     section = chosen.model.model_copy(
         update={"name": str(tmp_path / "checkpoint"), "from_scratch": False, "config": {}}
     )
-    other, _ = ready(recipe(tmp_path, horizon=6), data())
+    other, _ = prepare_task(recipe(tmp_path, horizon=6), data())
     assert set(other.load(section).new) == {"head.projection.weight", "head.projection.bias"}
 
 
 @pytest.mark.parametrize("kind", ["mse", "mae", "huber"])
 def test_one_loss_a_row(kind, tmp_path):
     chosen = recipe(tmp_path, loss={"kind": kind, "delta": 0.5})
-    task, prepared = ready(chosen, data())
+    task, prepared = prepare_task(chosen, data())
     network = task.load(chosen.model).model
     batch = task.collate(task.encode([prepared.rows["train"][i] for i in range(3)], None))
     outputs = task.forward(network, batch)
@@ -284,14 +284,14 @@ def test_one_loss_a_row(kind, tmp_path):
 
 def test_the_loss_of_mse_is_the_scaled_mse(tmp_path):
     chosen = recipe(tmp_path)
-    task, prepared = ready(chosen, data())
+    task, prepared = prepare_task(chosen, data())
     network = task.load(chosen.model).model
     found = evaluate_rows(task, network, encoded(task, prepared, "validation"), batch_size=13).metrics
     assert found["loss"] == pytest.approx(found["mse_scaled"], rel=1e-4)
 
 
 def test_the_state_restores_everything_that_prediction_needs(tmp_path):
-    task, prepared = ready(recipe(tmp_path, calendar=["weekend"]), data())
+    task, prepared = prepare_task(recipe(tmp_path, calendar=["weekend"]), data())
     again = new_task(recipe(tmp_path, calendar=["weekend"]))
     again.restore(json.loads(json.dumps(task.state(), allow_nan=False)))
     row = prepared.rows["validation"][3]
@@ -318,12 +318,14 @@ def test_several_series_and_several_targets_in_one_table(tmp_path):
 def test_prediction_inputs_are_checked(tmp_path):
     chosen = recipe(tmp_path, columns={"known": "plan"})
     table = data(plan=1.0 * np.arange(260))
-    task, _ = ready(chosen, table)
-    with pytest.raises(DataError, match="the model needs the columns plan"):
+    task, _ = prepare_task(chosen, table)
+    with pytest.raises(DataError, match="missing columns: plan"):
         task.read_inputs(table.drop(columns="plan"))
-    with pytest.raises(DataError, match="10 steps with values were given, the model needs 24"):
+    with pytest.raises(DataError, match="found 10 steps with values; the model needs 24"):
         task.read_inputs(table[:10])
-    with pytest.raises(DataError, match=r"plan must be given for the 4 steps to forecast, \d.*found 0 rows"):
+    with pytest.raises(
+        DataError, match=r"found 0 rows after the last target value; expected plan for the 4 steps"
+    ):
         task.read_inputs(table)
     ahead = table.copy()
     ahead.loc[256:, "target"] = np.nan
@@ -335,7 +337,7 @@ def test_prediction_inputs_are_checked(tmp_path):
 
 
 def test_files_are_read_for_prediction(tmp_path):
-    task, prepared = ready(recipe(tmp_path, calendar=["hour_of_day"]), data())
+    task, prepared = prepare_task(recipe(tmp_path, calendar=["hour_of_day"]), data())
     data().to_csv(tmp_path / "history.csv", index=False)
     row = task.read_inputs(tmp_path / "history.csv")[0]
     last = prepared.rows["validation"][len(prepared.rows["validation"]) - 1]

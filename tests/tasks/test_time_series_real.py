@@ -16,7 +16,7 @@ pytestmark = pytest.mark.real
 
 
 def windows_of(name, data):
-    """The task of a recipe, fitted, and its windows."""
+    """Fit the task of a recipe; return it with its windows."""
     recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml", overrides_of(name, data))
     task = new_task(recipe)
     splits = make_splits(read_source(recipe.data), recipe.data, task.roles, recipe.seed, None, task.times)

@@ -1,4 +1,4 @@
-"""Regression as a task: a whole series in, a number out, its level in sight of the model."""
+"""Time-series regression: the model predicts a number from a whole series and sees its level."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def recipe(folder, model="patchtst", *, columns=None, train=None, config=None, *
     )
 
 
-def ready(chosen, table):
+def prepare_task(chosen, table):
     task = new_task(chosen)
     return task, prepare(chosen, task, data=table, cache=None)
 
@@ -76,9 +76,9 @@ def test_a_whole_run(model, channels, tmp_path):
 
 @pytest.mark.parametrize("model", SIZES)
 def test_the_level_of_a_series_is_seen(model, tmp_path):
-    """The models' own scaling takes a series' level away: FloodModeling1 0.0169 with it, 0.004 without."""
+    """The models' own scaling removes the level of a series: FloodModeling1 0.0169 with it, 0.004 without."""
     chosen = recipe(tmp_path, model)
-    task, prepared = ready(chosen, rows())
+    task, prepared = prepare_task(chosen, rows())
     loaded = task.load(chosen.model)
     assert loaded.model.config.scaling is None
     assert any("scaling: null" in note for note in loaded.notes)
@@ -104,10 +104,10 @@ def test_bad_rows_are_named(tmp_path):
     table.at[3, "dim_0"] = [1.0] * 9
     table.at[5, "dim_0"] = [np.nan, *[1.0] * 15]
     table.loc[7, "target"] = np.nan
-    task, prepared = ready(recipe(tmp_path), table)
+    task, prepared = prepare_task(recipe(tmp_path), table)
     reasons = {entry["id"]: entry["reason"] for entry in prepared.findings.bad}
     assert set(reasons) == {"train/3", "train/5", "train/7"}
-    assert "9 steps of 1 channels, and most training rows have 16 steps of 1" in reasons["train/3"]
+    assert "9 steps of 1 channels; most training rows have 16 steps of 1" in reasons["train/3"]
     assert "1 of 16 values are missing" in reasons["train/5"]
     assert "expected a finite number" in reasons["train/7"]
     with pytest.raises(DataError, match="rows cannot be used"):
@@ -118,13 +118,13 @@ def test_bad_rows_are_named(tmp_path):
 def test_missing_values_can_be_filled(tmp_path):
     table = rows()
     table.at[5, "dim_0"] = [0.0, np.nan, 2.0, *[1.0] * 13]
-    task, prepared = ready(recipe(tmp_path, missing="interpolate"), table)
+    task, prepared = prepare_task(recipe(tmp_path, missing="interpolate"), table)
     assert not prepared.findings.bad
     assert task.input.values({"id": "x", "series": table["dim_0"][5]})[1, 0] == 1.0
 
 
 def test_the_state_restores_everything_that_prediction_needs(tmp_path):
-    task, prepared = ready(recipe(tmp_path), rows())
+    task, prepared = prepare_task(recipe(tmp_path), rows())
     again = new_task(recipe(tmp_path))
     again.restore(json.loads(json.dumps(task.state(), allow_nan=False)))
     row = prepared.rows["validation"][0]
@@ -135,7 +135,7 @@ def test_the_state_restores_everything_that_prediction_needs(tmp_path):
 
 
 def test_targets_come_back_in_original_units(tmp_path):
-    task, prepared = ready(recipe(tmp_path), rows())
+    task, prepared = prepare_task(recipe(tmp_path), rows())
     batch = task.collate(task.encode([prepared.rows["train"][i] for i in range(4)], None))
     result = task.predict(None, {"regression_outputs": batch["labels"]}, batch)
     truth = task.references(prepared.rows["train"].select(range(4)))
@@ -143,7 +143,7 @@ def test_targets_come_back_in_original_units(tmp_path):
 
 
 def long_rows(wide):
-    """The same series, one row a step, the steps of all series mixed."""
+    """The same series with one row for each step, the steps of all series shuffled."""
     steps = [
         {"pump": f"pump {number}", "day": f"2020-01-{step + 1:02}", "flow": value, "wear": row.target}
         for number, row in enumerate(wide.itertuples())
@@ -169,7 +169,7 @@ def test_a_table_with_one_row_a_step(tmp_path):
 
 def test_single_numbers_without_a_series_id_say_what_is_missing(tmp_path):
     columns = {"series": "flow", "target": "wear"}
-    _, prepared = ready(recipe(tmp_path, columns=columns), long_rows(rows(24)))
+    _, prepared = prepare_task(recipe(tmp_path, columns=columns), long_rows(rows(24)))
     with pytest.raises(DataError, match=r"data\.columns\.series_id"):
         prepared.findings.raise_for_errors()
 
@@ -178,7 +178,7 @@ def test_two_numbers_with_units_of_their_own_have_no_mean_error(tmp_path):
     table = rows()
     table["depth"], table["cost"] = table["target"] / 100, table.pop("target") * 3
     chosen = recipe(tmp_path, columns={"target": ["depth", "cost"]}, units={"depth": "m", "cost": "EUR"})
-    task, _ = ready(chosen, table)
+    task, _ = prepare_task(chosen, table)
     assert task.main_metric == "r2" and "rmse" not in task.greater_is_better
     run = finetune(chosen, data=table, verbose=False)
     assert run.results["headline"]["metric"] == "r2"

@@ -1,4 +1,4 @@
-"""What a forecast has to beat: the last value, the value a season ago, boosted trees on the same lags."""
+"""Baseline forecasts: the last value, the value one season ago, and boosted trees on the same lags."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ import numpy as np
 from hf_ft.inputs.series.series_table import Series
 from hf_ft.inputs.series.windows import Windows
 
-# Seasons that are looked back for a value: a Monday has no yesterday where weekends are absent.
+# How many seasons the seasonal naive forecast looks back for a value: where weekends are missing, a Monday
+# has no value one day ago.
 MOST_SEASONS = 7
-# The trees' cost is bounded: they learn from at most this many (window, step) pairs, see every lag of a
-# history no longer than this, and are judged on at most this many forecast values.
+# Bounds for the cost of the trees: they are fitted on at most TREE_PAIRS (window, step) pairs, see all lags
+# of histories of up to TREE_LAGS steps, and are evaluated on at most TREE_FORECASTS values.
 TREE_PAIRS = 20_000
 TREE_LAGS = 48
 TREE_FORECASTS = 400_000
@@ -20,7 +21,11 @@ _DAY = 86_400_000_000_000
 
 
 def default_season(step: int) -> int:
-    """Steps in a season: a day of anything that divides it, a week of days, a year of weeks or months."""
+    """Give the number of steps in a season: a day of shorter steps, a week of days, a year of longer steps.
+
+    Args:
+        step: time between two rows, in nanoseconds.
+    """
     if step < _DAY:
         return max(1, round(_DAY / step))
     if step < 7 * _DAY:
@@ -29,20 +34,20 @@ def default_season(step: int) -> int:
 
 
 def last_value(windows: Windows) -> np.ndarray:
-    """Forecast that nothing changes, float [N, H, T]."""
+    """Forecast the last known value for every step, float [N, H, T]."""
     targets = len(windows.series.channels.target)
     return np.repeat(windows.last()[:, None, :targets], windows.shape.horizon, axis=1)
 
 
 def seasonal_naive(windows: Windows, season: int) -> tuple[np.ndarray, np.ndarray]:
-    """Forecast the value a season ago, or two, ... up to seven, where that one is absent or not yet known.
+    """Forecast the value one season ago, or up to seven seasons ago where it is missing or not yet known.
 
     Args:
         windows: N windows.
-        season: steps.
+        season: steps in a season.
 
     Returns:
-        Forecasts float [N, H, T], and which windows have one for every step, bool [N].
+        Forecasts, float [N, H, T]; and whether a window has a forecast for every step, bool [N].
     """
     series, times = windows.series, windows.target_times()
     present = series.times[windows.starts + windows.shape.context - 1][:, None]
@@ -52,7 +57,7 @@ def seasonal_naive(windows: Windows, season: int) -> tuple[np.ndarray, np.ndarra
         moment = times - back * season * series.step
         place = series.find(windows.series_of()[:, None], moment)
         value = np.where((place >= 0)[..., None], targets[place], np.nan)
-        # Only what was known when the forecast was made.
+        # Use only values that are known at the time of the forecast.
         value[moment > present] = np.nan
         found = np.where(np.isnan(found), value, found)
     complete: Any = ~np.isnan(found).any(axis=(1, 2))
@@ -60,7 +65,15 @@ def seasonal_naive(windows: Windows, season: int) -> tuple[np.ndarray, np.ndarra
 
 
 def naive_error(series: Series, season: int) -> np.ndarray | None:
-    """Mean absolute error of the value a season ago over the training rows, float [T]; None without one."""
+    """Compute the mean absolute error of the value one season ago over the training rows.
+
+    Args:
+        series: the rows of all splits.
+        season: steps in a season.
+
+    Returns:
+        The error of each target, float [T]; None where a target has no such pair of values or an error of 0.
+    """
     rows = np.flatnonzero(series.split == 0)
     before = series.find(series.series[rows], series.times[rows] - season * series.step)
     known = before >= 0
@@ -73,15 +86,15 @@ def naive_error(series: Series, season: int) -> np.ndarray | None:
 
 
 class Trees:
-    """Gradient-boosted trees on the same lags: one ensemble a target, the step ahead among its features.
+    """Gradient-boosted trees on the same lags: one ensemble for each target; the step ahead is a feature.
 
-    Lags enter as differences from the last value, and what is forecast is the difference from it, so that
-    trees, which cannot extrapolate, follow a level they have not seen.
+    Lags and forecasts are differences from the last value of the history, because trees cannot extrapolate to
+    a level that they have not seen.
 
     Args:
         train: the training windows; a seeded sample of them is used.
-        season: steps; lags of whole seasons are kept where not every lag is.
-        seed: of the sample.
+        season: steps in a season; used to choose lags of a long history.
+        seed: seed of the sample.
     """
 
     def __init__(self, train: Windows, season: int, seed: int):
@@ -89,7 +102,7 @@ class Trees:
 
         self.lags = choose_lags(train.shape.context, season)
         self.targets = len(train.series.channels.target)
-        # Lags of other channels too, as long as the features stay few; otherwise their last values.
+        # Use the lags of the other channels while the features are few; otherwise only their last values.
         self.all_channels = len(self.lags) * train.series.values.shape[1] <= 2 * TREE_LAGS
         rng = np.random.default_rng(seed)
         pairs = len(train) * train.shape.horizon
@@ -108,14 +121,14 @@ class Trees:
     def _features(
         self, windows: Windows, indices: np.ndarray, repeat: np.ndarray, steps: np.ndarray, target: int
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Features [pairs, F] of one target and its last value [pairs].
+        """Compute the features [pairs, F] of one target, and its last value [pairs].
 
         Args:
-            windows: of one split.
-            indices: the windows needed.
-            repeat: position in `indices` of each pair's window.
-            steps: step ahead of each pair, from 0.
-            target: which target.
+            windows: the windows of one split.
+            indices: the windows that are needed.
+            repeat: position in `indices` of each pair's window, int [pairs].
+            steps: step ahead of each pair, from 0, int [pairs].
+            target: index of the target.
         """
         history = windows.histories(indices)
         last = history[:, -1]
@@ -139,7 +152,7 @@ class Trees:
 
 
 def choose_lags(context: int, season: int) -> np.ndarray:
-    """Give the lags that the trees see, from 1: all of a short history, else recent and seasonal ones."""
+    """Choose the lags for the trees, from 1: all lags of a short history, else recent and seasonal lags."""
     if context <= TREE_LAGS:
         return np.arange(1, context + 1)
     recent = np.arange(1, TREE_LAGS // 2 + 1)
@@ -150,15 +163,15 @@ def choose_lags(context: int, season: int) -> np.ndarray:
 def forecast_baselines(
     windows: Windows, *, season: int, trees: Trees | None
 ) -> dict[str, list[dict[str, Any] | None]]:
-    """Forecast the windows of a split without the model.
+    """Forecast the windows of a split with every baseline.
 
     Args:
         windows: N windows.
-        season: steps.
-        trees: fitted on the training windows, or None.
+        season: steps in a season.
+        trees: trees that were fitted on the training windows, or None.
 
     Returns:
-        Name in words -> N results, None for a window that a baseline has no forecast of.
+        Name in words -> N results, None for a window for which the baseline has no forecast.
     """
     found = {"the last value": _results(last_value(windows), np.arange(len(windows)), len(windows))}
     seasonal, known = seasonal_naive(windows, season)
@@ -173,7 +186,7 @@ def forecast_baselines(
 
 
 def _results(forecasts: np.ndarray, picked: np.ndarray, count: int) -> list[dict[str, Any] | None]:
-    """Give the forecasts [P, H, T] of the picked windows as results of all windows."""
+    """Turn the forecasts [P, H, T] of the picked windows into `count` results, None for the other windows."""
     results: list[dict[str, Any] | None] = [None] * count
     for index, forecast in zip(picked.tolist(), forecasts, strict=True):
         results[index] = {"value": forecast}

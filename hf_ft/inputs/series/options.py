@@ -13,26 +13,26 @@ class SeriesOptions(Section):
     """How the rows of a table are read as steps of one or several time series."""
 
     timestamp_format: str | None = None
-    """How timestamps are written: a strptime format ('%d/%m/%Y %H:%M'), unix_s or unix_ms; null: ISO 8601."""
+    """Format of timestamps: a strptime format ('%d/%m/%Y %H:%M'), unix_s or unix_ms; null: ISO 8601."""
     time_zone: str | None = None
-    """IANA name of the zone whose wall clock is shown; null: timestamps have an offset, or never jump."""
+    """IANA name of the time zone; null: timestamps have a UTC offset, or no daylight saving time."""
     step: str | None = None
     """Time between two rows, such as 5min, 1h or 1D; null: the most frequent difference."""
     unordered: Literal["error", "sort"] = "error"
-    """What to do with rows that are not in the order of time within their series."""
+    """Rows that are not sorted by time within their series: stop with an error; sort: sort them."""
     gaps: Literal["error", "split", "ignore"] = "error"
-    """Missing steps: stop; split: no window spans one; ignore: the rows as they stand."""
+    """Missing steps: stop with an error; split: no window spans a gap; ignore: treat rows as consecutive."""
     missing: Literal["error", "drop_windows", "interpolate"] = "error"
-    """Missing values: stop; leave out windows with one; or fill a history from itself, never a target."""
+    """Missing values: stop with an error; leave out windows with one; or fill histories, never targets."""
     calendar: list[Literal["hour_of_day", "day_of_week", "day_of_year", "weekend"]] = Field(default=[])
-    """Features of the calendar, known ahead, that the model sees beside the values."""
+    """Calendar features that the model gets as covariates known ahead."""
 
 
 class WindowOptions(SeriesOptions):
-    """How windows are cut out of time series."""
+    """How windows are cut from time series."""
 
     context_length: Annotated[int, Field(ge=2)] = 96
-    """Steps of history that the model sees."""
+    """Steps of history that the model reads."""
     horizon: PositiveInt = 24
     """Steps to forecast."""
     stride: PositiveInt = 1
@@ -40,13 +40,13 @@ class WindowOptions(SeriesOptions):
     eval_stride: PositiveInt = 1
     """Steps from one validation or test window to the next."""
     reach_back: bool = True
-    """Whether the history of a validation or test window may lie in the split before, as it will in use."""
+    """Whether the history of a validation or test window may reach into the split before, as in real use."""
 
 
 class WholeSeriesOptions(Section):
-    """How whole series are read, one in each row."""
+    """How whole series are read, one from each row."""
 
     missing: Literal["error", "interpolate"] = "error"
-    """Missing values within a series: a bad row; or filled along a straight line."""
+    """Missing values within a series: error: the row is bad; interpolate: fill them linearly."""
     trees: bool = True
-    """Whether gradient-boosted trees on all values of the series are fitted beside (scikit-learn)."""
+    """Whether to fit gradient-boosted trees on all values of the series as a baseline (scikit-learn)."""

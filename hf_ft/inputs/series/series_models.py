@@ -1,4 +1,4 @@
-"""Models of time series: which class belongs to which configuration, and what the data decide of it."""
+"""Load models of time series: auto classes, and the settings of the configuration that the data decide."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ if TYPE_CHECKING:
     from hf_ft.recipe.schema import ModelSection
 
 FORECASTERS = OrderedDict(patchtst="PatchTSTForPrediction", patchtsmixer="PatchTSMixerForPrediction")
-# The setting that lets channels see each other, and its value when they do.
+# model type -> (the setting that mixes the channels, its value for mixed channels).
 MIXING = {"patchtst": ("channel_attention", True), "patchtsmixer": ("mode", "mix_channel")}
 LONGEST_PATCH = 16
 
 
 class AutoModelForForecasting(_BaseAutoModelClass):
-    """Models from `past_values` to `prediction_outputs`; transformers has no auto class for these."""
+    """Auto class of forecasting models (`past_values` to `prediction_outputs`); transformers has none."""
 
     _model_mapping: Any = _LazyAutoMapping(CONFIG_MAPPING_NAMES, FORECASTERS)
 
 
 class AutoModelForTimeSeriesRegression(_BaseAutoModelClass):
-    """Regression models of time series; transformers has the mapping, but no auto class for it."""
+    """Auto class of regression models for time series; transformers has only the mapping."""
 
     _model_mapping: Any = MODEL_FOR_TIME_SERIES_REGRESSION_MAPPING
 
 
 class AutoModelForTimeSeriesClassification(_BaseAutoModelClass):
-    """Classifiers of time series; transformers has the mapping, but no auto class for it."""
+    """Auto class of classification models for time series; transformers has only the mapping."""
 
     _model_mapping: Any = MODEL_FOR_TIME_SERIES_CLASSIFICATION_MAPPING
 
@@ -51,32 +51,32 @@ def load_series_model(
     context: int,
     channels: int,
     outputs: Mapping[str, Any],
-    mixed: bool,
-    level_kept: bool,
+    mix_channels: bool,
+    disable_scaling: bool,
 ) -> Loaded:
     """Load PatchTST or PatchTSMixer from a checkpoint, or build it from its configuration.
 
     Args:
         auto_class: one of the classes above, as `module:Class`.
-        section: the recipe's `model`.
+        section: the recipe's section `model`.
         context: steps of history.
-        channels: channels of the input.
-        outputs: what else the task decides of the configuration (`prediction_length`, `num_targets`).
-        mixed: whether the channels must see each other.
-        level_kept: whether the model's own scaling of each window, which takes its level away, is off by
-            default.
+        channels: number of input channels.
+        outputs: further settings that the task decides (`prediction_length`, `num_targets`).
+        mix_channels: whether the model must mix the channels, so that covariates reach the targets.
+        disable_scaling: whether the model's own scaling of each window, which removes its level, is off
+            unless the recipe sets `model.config.scaling`.
 
     Returns:
-        The model, with a note for every setting that neither the recipe nor the checkpoint made.
+        The model, with a note for every setting that is chosen here.
 
     Raises:
-        ModelError: it is another kind of model, its context is another one, or its channels cannot see each
-            other.
+        ModelError: the model has another type, the checkpoint has another context length, or the model does
+            not mix its channels.
     """
     found = load_config(find_model(section), section, {})
     if found.model_type not in MIXING:
         raise ModelError(
-            f"model.name: {section.name!r} is of the type {found.model_type!r}; time series take "
+            f"model.name: {section.name!r} is a model of the type {found.model_type!r}; expected "
             f"{' or '.join(MIXING)}"
         )
     if not section.from_scratch and found.context_length != context:
@@ -93,25 +93,25 @@ def load_series_model(
             f"patches of {patch} steps, one every {defaults['patch_stride']} (model.config.patch_length, "
             "_stride)"
         )
-    if level_kept and "scaling" not in section.config:
+    if disable_scaling and "scaling" not in section.config:
         defaults["scaling"] = None
         notes.append(
-            "scaling: null, as the model's own would take the level of each window away "
+            "scaling: null, because the model's own scaling would remove the level of each window "
             "(model.config.scaling)"
         )
     key, value = MIXING[found.model_type]
-    if mixed and section.config.get(key, value) != value:
+    if mix_channels and section.config.get(key, value) != value:
         raise ModelError(
-            f"model.config.{key}: {section.config[key]!r} keeps the channels apart, so the covariates would "
-            f"never reach the targets; write {value!r}, or leave the key out"
+            f"model.config.{key}: with {section.config[key]!r} the channels are not mixed, so the covariates "
+            f"would not reach the targets; write {value!r}, or leave the key out"
         )
-    if mixed and key not in section.config and section.from_scratch:
+    if mix_channels and key not in section.config and section.from_scratch:
         defaults[key] = value
         notes.append(f"{key}: {value}, so that the covariates reach the targets")
-    if mixed and not section.from_scratch and getattr(found, key) != value:
+    if mix_channels and not section.from_scratch and getattr(found, key) != value:
         raise ModelError(
-            f"model.name: {section.name!r} keeps its channels apart ({key}: {getattr(found, key)}), so the "
-            "covariates would never reach the targets; leave them out, or take another checkpoint"
+            f"model.name: {section.name!r} does not mix its channels ({key}: {getattr(found, key)}), so the "
+            "covariates would not reach the targets; leave the covariates out, or use another checkpoint"
         )
     decided = {
         "context_length": context,

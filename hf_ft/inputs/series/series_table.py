@@ -1,6 +1,6 @@
-"""Time series in memory: the rows of all splits as one array, in the order of time.
+"""Time series in memory: the rows of all splits as one array, sorted by series and time.
 
-Unordered and repeated timestamps, missing steps and missing values are found here and named by row.
+Reading checks for unordered and repeated timestamps, missing steps and missing values, and names their rows.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from hf_ft.inputs.series.step_checks import (
     check_repeats,
     find_gaps,
     find_step,
-    rows_named,
+    list_row_ids,
 )
 from hf_ft.inputs.series.timestamps import calendar, calendar_names, hours, parse_timestamps
 from hf_ft.text_utils import listing
@@ -35,15 +35,15 @@ SPLITS = ("train", "validation", "test")
 
 @dataclass(frozen=True)
 class Channels:
-    """The columns of a series, in the order in which a model sees them.
+    """The columns of a series, in the order of the model's channels.
 
     Args:
-        target: what is forecast.
-        past: further columns, known up to the present.
-        known: further columns, known ahead.
-        calendar: features of the calendar, known ahead.
-        timestamp: the column of the time.
-        series_id: the column that tells the series apart, or None.
+        target: columns to forecast.
+        past: covariates that are known up to the present.
+        known: covariates that are known ahead.
+        calendar: calendar features, known ahead.
+        timestamp: the column of the timestamps.
+        series_id: the column that says which series a row belongs to, or None.
     """
 
     target: list[str]
@@ -66,8 +66,8 @@ class Channels:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise DataError(
-                f"data.columns: {listing(twice)} plays several of the roles target, past and known; a "
-                "target's own past is always seen, so name it as the target alone"
+                f"data.columns: {listing(twice)} has several of the roles target, past and known; the model "
+                "always sees the past of a target, so give a target no other role"
             )
         one = several("series_id")
         return cls(
@@ -79,12 +79,12 @@ class Channels:
 
     @property
     def values(self) -> list[str]:
-        """Columns known up to the present: targets first."""
+        """The columns that are known up to the present, targets first."""
         return [*self.target, *self.past]
 
     @property
     def ahead(self) -> list[str]:
-        """Columns known ahead, those of the calendar last."""
+        """The columns that are known ahead, calendar features last."""
         return [*self.known, *calendar_names(self.calendar)]
 
 
@@ -93,19 +93,19 @@ class Series:
     """The rows of all splits, sorted by series and time: N steps.
 
     Args:
-        channels: what the columns are.
+        channels: the columns and their roles.
         values: targets and past covariates in original units, float64 [N, C].
-        ahead: known covariates and calendar, float64 [N, K].
+        ahead: known covariates and calendar features, float64 [N, K].
         times: nanoseconds since 1970 in UTC, int64 [N].
-        hours: hour of the day on the wall clock, int8 [N].
-        series: number of the series of each row, the smallest int that holds it [N].
+        hours: hour of the day in local time, int8 [N].
+        series: number of the series of each row, in the smallest integer type [N].
         names: names of the series.
-        split: position in SPLITS of each row's split, int8 [N].
+        split: position of each row's split in SPLITS, int8 [N].
         ids: N row ids.
         step: nanoseconds between two rows.
-        breaks: whether a row does not follow the one before it (another series, or a gap that splits), bool
+        breaks: whether a row does not continue the row before it (another series, or a gap that splits), bool
             [N].
-        notes: what was found and is allowed by the options.
+        notes: irregularities that the options allow, one line each.
     """
 
     channels: Channels
@@ -131,12 +131,20 @@ class Series:
         return sum(array.nbytes for array in arrays)
 
     def bounds(self, series: int) -> tuple[int, int]:
-        """Positions of the first row of a series and of the first one after it."""
+        """Give the position of the first row of a series, and of the first row after it."""
         low, high = np.searchsorted(self.series, [series, series + 1])
         return int(low), int(high)
 
     def find(self, series: np.ndarray, times: np.ndarray) -> np.ndarray:
-        """Give the position of the row of each series at each moment, or -1, in the shape of `times`."""
+        """Find rows by series and time.
+
+        Args:
+            series: number of a series, int, broadcast to the shape of `times`.
+            times: nanoseconds since 1970 in UTC, int64.
+
+        Returns:
+            The position of each row, or -1 where there is no such row, int64 in the shape of `times`.
+        """
         found = np.full(times.shape, -1, dtype=np.int64)
         for one in np.unique(series):
             low, high = self.bounds(int(one))
@@ -151,13 +159,13 @@ def read_series(tables: Mapping[str, Table], options: SeriesOptions) -> Series:
     """Read the tables of all splits as one set of series, and check them.
 
     Args:
-        tables: split -> rows, with the roles `timestamp` and `target`, and perhaps `past`, `known`,
+        tables: split -> rows, with the roles `timestamp` and `target`, and optionally `past`, `known` and
             `series_id`.
-        options: the format of timestamps, and what is allowed.
+        options: the format of timestamps, and the irregularities that are allowed.
 
     Raises:
-        DataError: timestamps or values are unreadable, unordered, repeated or missing; the message names
-            rows, and the option that allows it where there is one.
+        DataError: timestamps or values are unreadable, unordered, repeated or missing; the message names the
+            rows, and the option that would allow it.
     """
     import pandas
 
@@ -200,7 +208,7 @@ def read_series(tables: Mapping[str, Table], options: SeriesOptions) -> Series:
 
 
 def table_times(table: Table, options: SeriesOptions) -> np.ndarray:
-    """Give the moment of each row of a table, int64 [N], in the order of its rows; checks that order."""
+    """Give the time of each row of a table, int64 nanoseconds [N]; check that the rows are in order."""
     channels = Channels.of(table.columns, ())
     columns = [channels.timestamp, *([channels.series_id] if channels.series_id else [])]
     frame = table.dataset.select_columns(columns).to_pandas()
@@ -213,7 +221,7 @@ def table_times(table: Table, options: SeriesOptions) -> np.ndarray:
 
 
 def number_series(frame: DataFrame, column: str | None, ids: Sequence[str]) -> tuple[np.ndarray, list[str]]:
-    """Number the series in the order in which they first appear: numbers int64 [N], names."""
+    """Number the series in the order of their first rows: the number of each row, int64 [N]; the names."""
     import pandas
 
     if column is None:
@@ -221,12 +229,12 @@ def number_series(frame: DataFrame, column: str | None, ids: Sequence[str]) -> t
     codes, names = pandas.factorize(frame[column])
     missing = np.flatnonzero(codes < 0)
     if len(missing):
-        raise DataError(f"{len(missing)} rows have no {column!r}: {rows_named(missing, ids)}")
+        raise DataError(f"{len(missing)} rows have no {column!r}: {list_row_ids(missing, ids)}")
     return codes.astype(np.int64), [str(name) for name in names]
 
 
 def numbers(frame: DataFrame, columns: Sequence[str], order: np.ndarray, ids: Sequence[str]) -> np.ndarray:
-    """Give columns as float64 [N, len(columns)] in this order of rows; NaN where a value is missing."""
+    """Read columns as float64 [N, len(columns)] with the rows in this order; NaN where a value is missing."""
     import pandas
 
     found = np.empty((len(frame), len(columns)))
@@ -244,18 +252,21 @@ def numbers(frame: DataFrame, columns: Sequence[str], order: np.ndarray, ids: Se
     endless = np.argwhere(np.isinf(found))
     if len(endless):
         row, column = endless[0]
-        raise DataError(f"column {columns[column]!r}: row {ids[row]} is infinite ({len(endless)} values are)")
+        raise DataError(
+            f"column {columns[column]!r}: the value in row {ids[row]} is infinite ({len(endless)} infinite "
+            "values in all). Correct the values, or leave the column out of data.columns"
+        )
     return found
 
 
 def fill(history: np.ndarray) -> np.ndarray:
-    """Fill missing values of windows from the windows themselves.
+    """Fill missing values of each window by linear interpolation within the window.
 
-    Between two values along a straight line; before the first and after the last one with that value. Nothing
-    outside of the window is used, so no value from after the present can leak into a history.
+    Values before the first known value, and after the last one, are copies of that value. Only values of the
+    same window are used, so no value from after the present can leak into a history.
 
     Args:
-        history: float [B, steps, channels]; each channel has at least one value.
+        history: float [B, steps, channels]; each channel has at least one known value.
 
     Returns:
         A filled copy, or the array itself where nothing is missing.

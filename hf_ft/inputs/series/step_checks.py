@@ -1,4 +1,4 @@
-"""Checks of the steps of a series: their order, repeats, gaps and missing values, each named by row."""
+"""Check the rows of time series for order, repeated timestamps, gaps and missing values."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def check_order(times: np.ndarray, series: np.ndarray, ids: Sequence[str], options: SeriesOptions) -> None:
-    """Refuse rows that are not in the order of time within their series, unless they shall be sorted.
+    """Refuse rows that are not sorted by time within their series, unless `task.unordered` is `sort`.
 
     Raises:
-        DataError: names the rows.
+        DataError: rows are not sorted; the message names them.
     """
     if options.unordered == "sort":
         return
@@ -35,10 +35,10 @@ def check_order(times: np.ndarray, series: np.ndarray, ids: Sequence[str], optio
 
 
 def check_repeats(times: np.ndarray, series: np.ndarray, ids: Sequence[str], options: SeriesOptions) -> None:
-    """Refuse a moment that one series has twice.
+    """Refuse timestamps that occur twice in one series.
 
     Raises:
-        DataError: names the rows.
+        DataError: a timestamp is repeated; the message names the rows.
     """
     same = np.flatnonzero((np.diff(times) == 0) & (np.diff(series) == 0))
     if len(same):
@@ -48,16 +48,21 @@ def check_repeats(times: np.ndarray, series: np.ndarray, ids: Sequence[str], opt
         ]
         raise DataError(
             f"{len(same)} timestamps occur twice in their series: {', '.join(pairs)}. Remove the repeated "
-            "rows; where the table holds several series, name the column that tells them apart in "
-            "data.columns.series_id; where it is an hour in autumn, set task.time_zone"
+            "rows; where the table holds several series, name the column that identifies them in "
+            "data.columns.series_id; where it is the hour that daylight saving repeats, set task.time_zone"
         )
 
 
 def find_step(times: np.ndarray, series: np.ndarray, written: str | None) -> int:
-    """Give the time between two rows in nanoseconds: as written, or the most frequent difference.
+    """Give the time between two rows in nanoseconds.
+
+    Args:
+        times: nanoseconds since 1970, sorted within each series, int64 [N].
+        series: number of the series of each row, int [N].
+        written: `task.step`; None: use the most frequent difference.
 
     Raises:
-        DataError: it is not a time, or no series has two rows.
+        DataError: `written` is not a time, or no series has two rows.
     """
     import pandas
 
@@ -74,7 +79,7 @@ def find_step(times: np.ndarray, series: np.ndarray, written: str | None) -> int
     differences = np.diff(times)[np.diff(series) == 0]
     if not len(differences):
         raise DataError(
-            "no series has two rows, so there is no step from one to the next; is series_id right?"
+            "no series has two rows, so the time between two rows is unknown; check data.columns.series_id"
         )
     steps, counts = np.unique(differences, return_counts=True)
     return int(steps[counts.argmax()])
@@ -88,13 +93,14 @@ def find_gaps(
     step: int,
     options: SeriesOptions,
 ) -> tuple[np.ndarray, list[str]]:
-    """Tell where a row does not follow the one before it, and what to say about it.
+    """Find the rows that do not follow the row before them by one step.
 
     Returns:
-        Whether no window may span from the row before to this one, bool [N]; notes on allowed gaps.
+        Whether no window may contain both a row and the row before it, bool [N]; and notes on allowed gaps.
 
     Raises:
-        DataError: steps are missing within a split, and `task.gaps` does not allow it; names the rows before.
+        DataError: steps are missing within a split, and `task.gaps` does not allow it; the message names the
+            rows before the gaps.
     """
     other = np.diff(series) != 0
     jump = (np.diff(times) != step) & ~other
@@ -108,12 +114,12 @@ def find_gaps(
         for row, when in zip(within.tolist(), clock, strict=False)
     ]
     more = ", ..." if len(within) > 3 else ""
-    text = f"{len(within)} gaps: {', '.join(places)}{more} of {spoken(step)} are missing"
+    text = f"{len(within)} gaps: {', '.join(places)}{more} of {format_duration(step)} are missing"
     if options.gaps == "error":
         raise DataError(
-            f"{text}. Set task.gaps: split (no window spans one) or ignore (the rows as they stand); where "
-            "they are an hour in spring, set task.time_zone; where most rows are not one step apart, set "
-            "task.step"
+            f"{text}. Set task.gaps: split (no window spans a gap) or ignore (rows count as consecutive); "
+            "where the gap is the hour that daylight saving skips, set task.time_zone; where most rows are "
+            "not one step apart, set task.step"
         )
     return breaks, [f"{text} (task.gaps: {options.gaps})"]
 
@@ -124,10 +130,11 @@ def check_missing(
     """Find missing values in columns [N, C].
 
     Returns:
-        What to say about them, where `task.missing` allows them.
+        Notes on missing values, where `task.missing` allows them.
 
     Raises:
-        DataError: they are not allowed, or a column has no value at all; names columns and rows.
+        DataError: missing values are not allowed, or a column has no value at all; the message names columns
+            and rows.
     """
     lines = []
     for position, name in enumerate(columns):
@@ -135,24 +142,24 @@ def check_missing(
         if len(rows) == len(values):
             raise DataError(f"column {name!r}: no row has a value")
         if len(rows):
-            shown = rows_named(rows, ids, 3)
+            shown = list_row_ids(rows, ids, 3)
             lines.append(f"column {name!r}: {len(rows)} of {len(values)} values are missing: {shown}")
     if lines and options.missing == "error":
         raise DataError(
             "\n".join(lines)
-            + "\nSet task.missing: drop_windows (leave out windows that hold one) or interpolate "
-            "(fill a history from itself; windows without their target values are left out)"
+            + "\nSet task.missing: drop_windows (leave out windows with a missing value) or interpolate "
+            "(fill histories by interpolation; windows with missing target values are left out)"
         )
     return [f"{line} (task.missing: {options.missing})" for line in lines]
 
 
-def rows_named(positions: np.ndarray, ids: Sequence[str], limit: int = 5) -> str:
-    """List the ids of these rows for a message, the first few spelled out."""
+def list_row_ids(positions: np.ndarray, ids: Sequence[str], limit: int = 5) -> str:
+    """List the ids of the first few of these rows, for a message."""
     return listing([ids[int(position)] for position in positions], limit)
 
 
-def spoken(step: int) -> str:
-    """Write a time as hours, minutes and seconds, after days where there are any."""
+def format_duration(step: int) -> str:
+    """Write a duration in nanoseconds as days, hours, minutes and seconds."""
     import pandas
 
     return str(pandas.Timedelta(step, unit="ns")).removeprefix("0 days ")

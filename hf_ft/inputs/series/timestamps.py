@@ -1,4 +1,4 @@
-"""Timestamps: text to moments in UTC without guessing, daylight saving included; features of the calendar."""
+"""Convert timestamps to UTC without guessing formats or zones, and compute calendar features."""
 
 from __future__ import annotations
 
@@ -14,38 +14,38 @@ from hf_ft.text_utils import listing
 if TYPE_CHECKING:
     from pandas import DatetimeIndex, Series
 
-# Nanoseconds since 1970 in UTC are what a moment is from here on.
+# In these modules a time is the number of nanoseconds since 1970 in UTC.
 SECOND = 1_000_000_000
 EPOCHS = {"unix_s": SECOND, "unix_ms": SECOND // 1000}
 # An offset from UTC at the end of a text with a time of day: Z, +01:00, -0500.
 _OFFSET = re.compile(r"\d[T ]\d.*(Z|[+-]\d{2}:?\d{2})$")
 
-# name -> period in days, or None for a flag. A periodic feature is the sine and cosine of its place in it.
+# feature -> period in days, or None for a flag. A periodic feature is a sine and a cosine over its period.
 CALENDAR = {"hour_of_day": 1.0, "day_of_week": 7.0, "day_of_year": 365.2425, "weekend": None}
 
 
 def parse_timestamps(
     values: Sequence[Any], ids: Sequence[str], written: str | None, time_zone: str | None, series: np.ndarray
 ) -> np.ndarray:
-    """Turn timestamps into moments.
+    """Convert timestamps to nanoseconds since 1970 in UTC.
 
-    Text without an offset is the wall clock of `time_zone`, or, without one, of a clock that never jumps. On
-    the night on which a zone's clock goes back, the order of the rows tells the first pass of the repeated
-    hour from the second.
+    Text without a UTC offset is local time of `time_zone`; without a zone it is read as UTC, a clock without
+    daylight saving. When daylight saving ends, one hour occurs twice in local time: the order of the rows
+    decides which rows belong to its first and which to its second occurrence.
 
     Args:
-        values: text, datetimes, or numbers since 1970; N of them.
+        values: N timestamps: text, datetimes, or numbers since 1970.
         ids: N row ids, for messages.
         written: `task.timestamp_format`: a strptime format, `unix_s`, `unix_ms`; None: ISO 8601.
-        time_zone: IANA name.
-        series: which series each row belongs to, int [N]; the repeated hour is told apart within a series.
+        time_zone: IANA name, or None.
+        series: number of the series of each row, int [N]; a repeated hour is resolved within each series.
 
     Returns:
         Nanoseconds since 1970 in UTC, int64 [N].
 
     Raises:
-        DataError: a timestamp is missing, is not of this format, or does not exist in this zone; names the
-            rows.
+        DataError: a timestamp is missing, has another format, or does not exist in this zone; the message
+            names the rows.
     """
     import pandas
 
@@ -74,7 +74,7 @@ def _numbers(column: Series, ids: Sequence[str], written: str | None) -> np.ndar
     if written not in EPOCHS:
         raise DataError(
             f"the timestamps are numbers ({column.iloc[0]} in row {ids[0]}); set task.timestamp_format: "
-            "unix_s or unix_ms where they count seconds or milliseconds since 1970"
+            "unix_s or unix_ms, for seconds or milliseconds since 1970"
         )
     result: np.ndarray = np.round(column.to_numpy(dtype=np.float64) * EPOCHS[written]).astype(np.int64)
     return result
@@ -85,7 +85,8 @@ def _texts(column: Series, ids: Sequence[str], written: str | None) -> Series:
 
     if written in EPOCHS:
         raise DataError(
-            f"task.timestamp_format is {written}, but row {ids[0]} holds the text {column.iloc[0]!r}"
+            f"task.timestamp_format: found {written}, but row {ids[0]} holds the text {column.iloc[0]!r}; "
+            "write a strptime format, or remove the key for ISO 8601"
         )
     offset = column.map(lambda text: bool(_OFFSET.search(text.strip()))).to_numpy()
     if offset.any() and not offset.all():
@@ -99,7 +100,7 @@ def _texts(column: Series, ids: Sequence[str], written: str | None) -> Series:
     if len(wrong):
         expected = f"the format {written!r}" if written else "ISO 8601 (2016-01-31 23:55)"
         raise DataError(
-            f"{len(wrong)} of {len(column)} timestamps are not of {expected}: {column.iloc[wrong[0]]!r} in "
+            f"{len(wrong)} of {len(column)} timestamps do not have {expected}: {column.iloc[wrong[0]]!r} in "
             f"row {ids[wrong[0]]}. Set task.timestamp_format, for instance '%d/%m/%Y %H:%M' where the day "
             "comes first"
         )
@@ -116,25 +117,25 @@ def _localise(moments: Series, ids: Sequence[str], time_zone: str) -> np.ndarray
     if len(absent):
         raise DataError(
             f"task.time_zone: {len(absent)} rows have a time that {time_zone} skips when its clock goes "
-            f"forward: {moments.iloc[absent[0]]} in row {ids[absent[0]]}. The data are in another zone, or "
-            "in a clock without daylight saving: correct task.time_zone, or remove it"
+            f"forward: {moments.iloc[absent[0]]} in row {ids[absent[0]]}. The timestamps are in another "
+            "zone, or in a clock without daylight saving: correct task.time_zone, or remove it"
         )
     try:
         known = moments.dt.tz_localize(time_zone, ambiguous="infer")
     except ValueError as error:
         raise DataError(
             f"task.time_zone: {len(twice)} rows lie in the hour that {time_zone} has twice, and their order "
-            f"does not tell which: {moments.iloc[twice[0]]} in row {ids[twice[0]]}. Write the timestamps in "
-            "UTC or with an offset"
+            f"does not say in which of the two: {moments.iloc[twice[0]]} in row {ids[twice[0]]}. Write the "
+            "timestamps in UTC or with a UTC offset"
         ) from error
     return _nanoseconds(known.dt.tz_convert("UTC").dt.tz_localize(None))
 
 
 def zone(name: str) -> Any:
-    """Give a time zone by its IANA name.
+    """Load a time zone by its IANA name.
 
     Raises:
-        DataError: there is none; the message names the nearest ones.
+        DataError: no zone has this name; the message gives the nearest name.
     """
     import zoneinfo
 
@@ -144,7 +145,7 @@ def zone(name: str) -> Any:
         return zoneinfo.ZoneInfo(name)
     except (zoneinfo.ZoneInfoNotFoundError, ValueError) as error:
         raise DataError(
-            f"task.time_zone: there is no zone {name!r}{hint(name, sorted(zoneinfo.available_timezones()))} "
+            f"task.time_zone: there is no zone {name!r}{hint(name, sorted(zoneinfo.available_timezones()))}. "
             "Expected an IANA name such as Europe/Berlin"
         ) from error
 
@@ -155,7 +156,7 @@ def _nanoseconds(moments: Series) -> np.ndarray:
 
 
 def wall_clock(times: np.ndarray, time_zone: str | None) -> DatetimeIndex:
-    """Give moments as the wall clock of a zone shows them (UTC where none is named)."""
+    """Convert times to the local time of a zone (UTC where none is named)."""
     import pandas
 
     moments = pandas.DatetimeIndex(np.asarray(times, dtype="datetime64[ns]"))
@@ -165,13 +166,13 @@ def wall_clock(times: np.ndarray, time_zone: str | None) -> DatetimeIndex:
 
 
 def hours(times: np.ndarray, time_zone: str | None) -> np.ndarray:
-    """Give the hour of the day of each moment on the wall clock, int8 [N]."""
+    """Give the hour of the day of each time, in local time, int8 [N]."""
     result: np.ndarray = wall_clock(times, time_zone).hour.to_numpy().astype(np.int8)
     return result
 
 
 def calendar_names(features: Sequence[str]) -> list[str]:
-    """Name the columns that `calendar` makes of these features."""
+    """Name the columns that `calendar` computes for these features."""
     return [
         name
         for feature in features
@@ -180,12 +181,12 @@ def calendar_names(features: Sequence[str]) -> list[str]:
 
 
 def calendar(times: np.ndarray, features: Sequence[str], time_zone: str | None) -> np.ndarray:
-    """Describe moments by the calendar of the wall clock.
+    """Compute calendar features of times, in local time.
 
     Args:
         times: nanoseconds since 1970 in UTC, int64 [N].
         features: names in CALENDAR.
-        time_zone: whose wall clock.
+        time_zone: IANA name; None: UTC.
 
     Returns:
         Values from -1 to 1, float64 [N, columns], in the order of `calendar_names`.

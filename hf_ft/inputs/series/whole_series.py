@@ -1,4 +1,4 @@
-"""Whole series of fixed length as an input: one series, of one or several channels, in each row."""
+"""The input of whole series: each row holds one series of fixed length, with one or several channels."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hf_ft.data.scaler import Scaler
 from hf_ft.errors import DataError
-from hf_ft.inputs.base import Input
+from hf_ft.inputs.base_input import Input
 from hf_ft.inputs.raw_inputs import (
     is_row_file,
     is_table,
@@ -31,16 +31,16 @@ if TYPE_CHECKING:
 
 
 class SeriesInput(Input):
-    """A series from all of its channels, as `past_values` [steps, channels].
+    """One whole series for each row, encoded as `past_values` [steps, channels].
 
-    Series are standardised with the training rows, each channel as a whole, so that the level and the size of
-    a series stay visible. The models' own scaling of each series, on by default in transformers, would hide
-    both; it is off unless `model.config.scaling` says otherwise.
+    Each channel is standardised with the mean and deviation over all training rows, so that the model still
+    sees the level and the amplitude of a series. The models' own scaling of each series, which transformers
+    turns on by default, would remove both; it is off unless the recipe sets `model.config.scaling`.
     """
 
     roles: ClassVar = {
         "series": Role(
-            "the values: a column of lists, or one for each channel; numbers where a row is one step",
+            "the values: a column of lists, or one column for each channel; numbers where a row is one step",
             several=True,
             usual=("values", "dim_0"),
             gathered=True,
@@ -56,7 +56,7 @@ class SeriesInput(Input):
     # Data
 
     def inspect(self, row: Row) -> Inspection:
-        """Is there a series, and is it complete?"""
+        """Check that the row holds a complete series; hash its values."""
         try:
             values = self.values(row)
         except DataError as error:
@@ -67,7 +67,7 @@ class SeriesInput(Input):
         """Give the series of a row, float64 [steps, channels].
 
         Raises:
-            DataError: it is no series, or values are missing and `task.missing` does not allow it.
+            DataError: the row holds no series, or values are missing and `task.missing` does not allow it.
         """
         import numpy as np
 
@@ -77,7 +77,7 @@ class SeriesInput(Input):
             given = np.asarray(row["series"], dtype=np.float64)
         except (TypeError, ValueError) as error:
             raise DataError(
-                f"row {row['id']}: the series is no list of numbers, or its channels differ in length"
+                f"row {row['id']}: expected a list of numbers for each channel, all of one length ({error})"
             ) from error
         values = given[:, None] if given.ndim == 1 else given.T
         if values.ndim != 2 or not values.size:
@@ -89,8 +89,8 @@ class SeriesInput(Input):
         holes = np.isnan(values)
         if holes.any() and (self.options.missing == "error" or holes.all(axis=0).any()):
             raise DataError(
-                f"row {row['id']}: {int(holes.sum())} of {values.size} values are missing (task.missing: "
-                "interpolate fills them where a channel has any)"
+                f"row {row['id']}: {int(holes.sum())} of {values.size} values are missing; task.missing: "
+                "interpolate fills them if each channel has at least one value"
             )
         if np.isinf(values).any():
             raise DataError(f"row {row['id']}: a value is infinite")
@@ -109,22 +109,22 @@ class SeriesInput(Input):
         self.scaler = Scaler.fit(np.concatenate(common), _channels(self.columns["series"], channels))
 
     def check(self, split: str, rows: Any) -> dict[int, str]:
-        """Find series that are not as long as most of the training series are, or have other channels."""
+        """Find series whose length or channels differ from those of most training rows."""
         expected = (self.length, len(self.scaler.names))
         shapes = [self.values(row).shape for row in rows]
         return {
-            index: f"{steps} steps of {channels} channels, and most training rows have {expected[0]} steps "
+            index: f"found {steps} steps of {channels} channels; most training rows have {expected[0]} steps "
             f"of {expected[1]}"
             for index, (steps, channels) in enumerate(shapes)
             if (steps, channels) != expected
         }
 
     def state(self) -> dict[str, Any]:
-        """Columns, length and scales."""
+        """Give columns, length and scales."""
         return {**super().state(), "length": self.length, "scaler": self.scaler.to_json()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` gave."""
+        """Set what `fit` would learn from the values that `state` returned."""
         super().restore(state)
         self.length, self.scaler = state["length"], Scaler.from_json(state["scaler"])
 
@@ -135,7 +135,7 @@ class SeriesInput(Input):
         from hf_ft.inputs.series.series_models import load_series_model
 
         outputs = dict(config)
-        # These models call the number of their outputs so, whether they are numbers or classes.
+        # These models use `num_targets` for the number of outputs, both of numbers and of classes.
         outputs["num_targets"] = outputs.pop("num_labels", None) or len(outputs["id2label"])
         return load_series_model(
             auto_class,
@@ -143,12 +143,12 @@ class SeriesInput(Input):
             context=self.length,
             channels=len(self.scaler.names),
             outputs=outputs,
-            mixed=False,  # the head joins the channels
-            level_kept=True,
+            mix_channels=False,  # the head reads all channels
+            disable_scaling=True,
         )
 
     def encode(self, rows: Sequence[Row], rngs: Sequence[np.random.Generator] | None) -> list[Item]:
-        """Series to `past_values` [steps, channels], scaled."""
+        """Scale series and give them as `past_values` [steps, channels]."""
         import numpy as np
 
         past = self.scaler.scale(np.stack([self.values(row) for row in rows])).astype(np.float32)
@@ -157,7 +157,7 @@ class SeriesInput(Input):
     # Evaluation and prediction
 
     def simple_features(self, train: Any) -> SimpleFeatures | None:
-        """All values of the series, for boosted trees; none with `task.trees: false`."""
+        """Give all values of the series, for boosted trees; None with `task.trees: false`."""
         import numpy as np
 
         def values_of(rows: Any) -> np.ndarray:
@@ -168,11 +168,11 @@ class SeriesInput(Input):
         return SimpleFeatures("all values of the series", values_of(train), values_of, "trees")
 
     def preview(self, row: Row) -> Preview:
-        """The curve of the series, of its first channel."""
+        """Show the first channel of the series as a curve."""
         return Preview(curves={"series": self.values(row)[:, 0].tolist()})
 
     def read_inputs(self, inputs: Any) -> list[Row]:
-        """A file or DataFrame with the training data's columns, arrays, or rows with the key `series`."""
+        """Read files or DataFrames with the training columns, arrays, or rows with the key `series`."""
 
         def single(value: Any, number: str) -> list[Row]:
             if isinstance(value, (str, Path)):
@@ -186,7 +186,7 @@ class SeriesInput(Input):
         return read_rows(given, roles, self.columns, single)
 
     def _gathered(self, table: Dataset) -> list[Any]:
-        """Make one row of the steps of each series, where the table has one row a step."""
+        """Gather the steps of each series into one row, where the table has one row for each step."""
         from hf_ft.data.long_table import gather_steps, is_long
 
         series_id = self.columns.get("series_id")
@@ -202,15 +202,18 @@ class SeriesInput(Input):
 
     @property
     def example(self) -> str:
-        """The name of a file of rows."""
+        """The name of a file that holds series."""
         return "series.parquet"
 
 
 def _channels(columns: str | list[str], channels: int) -> list[str]:
-    """Name the channels: by their columns, or by number where one column holds them all."""
+    """Name the channels by their columns, or by number where one column holds them all."""
     names = [columns] if isinstance(columns, str) else columns
     if len(names) == channels:
         return list(names)
     if len(names) > 1:
-        raise DataError(f"train: {channels} channels came of the columns {listing(names)}")
+        raise DataError(
+            f"train: found {channels} channels in the columns {listing(names)} of data.columns.series; "
+            "expected one channel in each"
+        )
     return [f"{names[0]}[{index}]" for index in range(channels)]

@@ -1,4 +1,4 @@
-"""Windows of time series as an input: a history of steps, and what is known ahead."""
+"""The input of windows of time series: the steps of a history, and covariates that are known ahead."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hf_ft.data.scaler import Scaler
-from hf_ft.inputs.base import Input
+from hf_ft.inputs.base_input import Input
 from hf_ft.inputs.series.options import WindowOptions
 from hf_ft.inputs.series.series_table import Channels, read_series, table_times
 from hf_ft.inputs.series.windows import Shape, Windows, cut_windows
@@ -23,11 +23,12 @@ if TYPE_CHECKING:
 
 
 class WindowInput(Input):
-    """The steps before the present, as `past_values` [context, channels].
+    """The steps up to the present, encoded as `past_values` [context, channels].
 
-    Values are standardised with the training rows. What is known ahead reaches the model as channels shifted
-    by the horizon: at each step of the history it sees their values `horizon` steps later, up to the last
-    step to forecast.
+    Values are standardised with the training rows. Covariates that are known ahead are channels shifted by
+    the
+    horizon: at each step of the history the model reads their values `horizon` steps later, so that it sees
+    them up to the last step to forecast.
     """
 
     roles: ClassVar = {
@@ -46,22 +47,22 @@ class WindowInput(Input):
     # Data
 
     def times(self, rows: Table) -> np.ndarray:
-        """Splits are cut by time."""
+        """Give the time of each row: the splits are cut by time."""
         return table_times(rows, self.options)
 
     def examples(self, splits: dict[str, Table]) -> dict[str, Windows]:
-        """Cut windows, lazily; a validation or test window may have its history in the split before."""
+        """Cut windows lazily; the history of a validation or test window may reach into the split before."""
         series = read_series(splits, self.options)
         shape = Shape(self.options.context_length, self.options.horizon, self.options.reach_back)
         strides = (self.options.stride, self.options.eval_stride)
         return cut_windows(series, shape, strides, self.options.missing)
 
     def notes(self, rows: Mapping[str, Windows]) -> list[str]:
-        """The step, gaps and missing values, and the windows that were left out."""
-        from hf_ft.inputs.series.step_checks import spoken
+        """List the time between rows, gaps, missing values, and the windows that are left out."""
+        from hf_ft.inputs.series.step_checks import format_duration
 
         series = rows["train"].series
-        steps = f"{len(series)} steps of {spoken(self.step)} in {len(series.names)} series"
+        steps = f"{len(series)} steps of {format_duration(self.step)} in {len(series.names)} series"
         left_out = [
             f"{split}: {part.left_out} of {part.left_out + len(part)} windows are left out, because values "
             "are missing"
@@ -71,11 +72,11 @@ class WindowInput(Input):
         return [steps, *series.notes, *left_out]
 
     def inspect(self, row: Row) -> Inspection:
-        """Windows overlap, so equal ones mean nothing; bad values were found when they were read."""
+        """Check nothing: reading has checked the values, and duplicates mean nothing for windows."""
         return Inspection()
 
     def fit(self, train: Windows) -> None:
-        """Learn every column's scale from the training rows."""
+        """Learn the mean and deviation of every column from the training rows."""
         series = train.series
         own = series.split == 0
         self.channels, self.step = series.channels, series.step
@@ -85,18 +86,18 @@ class WindowInput(Input):
         self.scaler = Scaler.fit(series.values[own], series.channels.values).joined(known).joined(calendar)
 
     def state(self) -> dict[str, Any]:
-        """Columns, scales and step."""
+        """Give columns, scales and the time between rows."""
         return {"channels": asdict(self.channels), "scaler": self.scaler.to_json(), "step": self.step}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` gave."""
+        """Set what `fit` would learn from the values that `state` returned."""
         self.channels, self.step = Channels(**state["channels"]), state["step"]
         self.scaler = Scaler.from_json(state["scaler"])
 
     # Model
 
     def load(self, auto_class: str, section: ModelSection, config: Mapping[str, Any]) -> Loaded:
-        """Load a forecaster with a channel for every column."""
+        """Load a forecasting model with a channel for every column."""
         from hf_ft.inputs.series.series_models import load_series_model
 
         covariates = len(self.channels.values) + len(self.channels.ahead) - len(self.channels.target)
@@ -106,20 +107,20 @@ class WindowInput(Input):
             context=self.options.context_length,
             channels=covariates + len(self.channels.target),
             outputs=config,
-            mixed=covariates > 0,
-            # A window's own scaling would take the level of an hour of the day, or of a covariate, away.
-            level_kept=covariates > 0 and section.from_scratch,
+            mix_channels=covariates > 0,
+            # The model's own scaling of each window would remove the level of its covariates.
+            disable_scaling=covariates > 0 and section.from_scratch,
         )
 
     def encode(self, rows: Sequence[Row], rngs: Sequence[np.random.Generator] | None) -> list[Item]:
-        """Windows to `past_values` [context, channels], scaled."""
+        """Scale windows and give them as `past_values` [context, channels]."""
         import numpy as np
 
         past = self._scaled(*(np.stack([row[key] for row in rows]) for key in ("history", "ahead")))
         return [{"past_values": one, "start": row["start"]} for one, row in zip(past, rows, strict=True)]
 
     def encode_batch(self, rows: Any, indices: np.ndarray) -> Batch | None:
-        """Gather windows out of the series, scaled."""
+        """Gather windows from the series and scale them."""
         import torch
 
         if not isinstance(rows, Windows):
@@ -128,7 +129,7 @@ class WindowInput(Input):
         return {"past_values": torch.from_numpy(past), "start": torch.from_numpy(rows.moments(indices))}
 
     def _scaled(self, history: np.ndarray, ahead: np.ndarray) -> np.ndarray:
-        """Join the history of B windows and what is known ahead, float32 [B, context, channels]."""
+        """Join and scale histories and known covariates of B windows, float32 [B, context, channels]."""
         import numpy as np
 
         if ahead.shape[2]:
@@ -138,21 +139,21 @@ class WindowInput(Input):
     # Prediction
 
     def input_note(self) -> str:
-        """How much history is read, and what must be known of the steps to forecast."""
-        from hf_ft.inputs.series.step_checks import spoken
+        """Say how much history the model reads, and which covariates it needs for the steps to forecast."""
+        from hf_ft.inputs.series.step_checks import format_duration
 
-        ahead, steps = self.channels.known, f"{self.options.horizon} steps of {spoken(self.step)}"
-        needed = f"; of these steps it needs {listing(ahead)}" if ahead else ""
+        ahead, steps = self.channels.known, f"{self.options.horizon} steps of {format_duration(self.step)}"
+        needed = f"; needs {listing(ahead)} for these steps" if ahead else ""
         return (
             f"forecasts the {steps} after the last row with {listing(self.channels.target)}, from the "
             f"{self.options.context_length} steps up to it{needed}"
         )
 
     def read_inputs(self, inputs: Any) -> list[Row]:
-        """A table that ends with the present (a file, a DataFrame, a list of dicts): one forecast a series.
+        """Read a table of recent rows (a file, DataFrame or list of dicts); give one window for each series.
 
-        Columns that are known ahead must go on for `horizon` steps after the last target value. A list of
-        rows that hold a `history` is taken as it is.
+        Covariates that are known ahead must cover the `horizon` steps after the last target value. A list of
+        rows with the key `history` is returned as it is.
         """
         from hf_ft.inputs.series.latest_windows import latest_windows
 
@@ -163,5 +164,5 @@ class WindowInput(Input):
 
     @property
     def example(self) -> str:
-        """The name of a file of rows."""
+        """The name of a file of recent rows."""
         return "history.csv"

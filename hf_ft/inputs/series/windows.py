@@ -1,7 +1,7 @@
-"""Windows over a series: a history and what followed it, indexed lazily.
+"""Windows of time series: a history and the steps that follow it, cut lazily.
 
-A window is one number, the position of its first row; the values are strided views of the series until a
-batch of them is gathered, so any number of overlapping windows takes the memory of the series.
+A window is stored as the position of its first row. Its values are strided views of the series until a batch
+is gathered, so any number of overlapping windows needs only the memory of the series.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class Shape:
     Args:
         context: steps of history.
         horizon: steps to forecast.
-        reach_back: whether the history of a validation or test window may lie in the split before.
+        reach_back: whether the history of a validation or test window may reach into the split before.
     """
 
     context: int
@@ -33,24 +33,24 @@ class Shape:
 
     @property
     def steps(self) -> int:
-        """Steps of a whole window."""
+        """Number of steps of a whole window."""
         return self.context + self.horizon
 
 
 class Windows:
     """The windows of one split: a sequence of rows.
 
-    A row holds `history` [context, C] (targets and past covariates), `ahead` [context + horizon, K] (what is
-    known ahead), `target` [horizon, T], all in original units; `start`, the moment of the first step to
-    forecast; `hour` [horizon] of the day on the wall clock; `series`, the name of the series; and `id`, that
-    of the table row of the first step to forecast.
+    A row holds `history` [context, C] (targets and past covariates), `ahead` [context + horizon, K]
+    (covariates that are known ahead) and `target` [horizon, T], all in original units; `start`, the time of
+    the first step to forecast; `hour` [horizon], the hour of the day in local time; `series`, the name of the
+    series; and `id`, the id of the table row of the first step to forecast.
 
     Args:
         series: the rows of all splits.
-        starts: positions of the first history rows, int32 [windows]; int64 in a series beyond its range.
-        shape: of every window.
-        interpolate: whether missing values of a history are filled from itself.
-        left_out: how many windows the split would have besides, were no value missing.
+        starts: position of the first row of each window, int32 [windows]; int64 for very long series.
+        shape: the shape of every window.
+        interpolate: whether missing values of a history are filled by interpolation.
+        left_out: number of windows that are left out because of missing values.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Windows:
 
     @property
     def ids(self) -> list[str]:
-        """Ids of the table rows of the first steps to forecast."""
+        """The id of each window: that of the table row of its first step to forecast."""
         return [self.series.ids[row] for row in self.starts + self.shape.context]
 
     def __getitem__(self, index: int) -> dict[str, Any]:
@@ -101,34 +101,34 @@ class Windows:
         return fill(found) if self.interpolate else found
 
     def last(self, indices: np.ndarray | None = None) -> np.ndarray:
-        """Values of the last step of each history, float64 [B, C]."""
+        """Gather the values of the last step of each history, float64 [B, C]."""
         if self.interpolate:
             return self.histories(indices)[:, -1]
         result: np.ndarray = self.series.values[self._chosen(indices) + self.shape.context - 1]
         return result
 
     def aheads(self, indices: np.ndarray | None = None) -> np.ndarray:
-        """Gather what is known ahead, float64 [B, context + horizon, K]."""
+        """Gather the covariates that are known ahead, float64 [B, context + horizon, K]."""
         found = self._ahead[self._chosen(indices)]
         return fill(found) if self.interpolate else found
 
     def targets(self, indices: np.ndarray | None = None) -> np.ndarray:
-        """Gather what followed, float64 [B, horizon, T]."""
+        """Gather the target values of the steps to forecast, float64 [B, horizon, T]."""
         result: np.ndarray = self._targets[self._chosen(indices) + self.shape.context]
         return result
 
     def moments(self, indices: np.ndarray | None = None) -> np.ndarray:
-        """Moments of the first steps to forecast, int64 [B]."""
+        """Give the time of each first step to forecast, int64 nanoseconds [B]."""
         result: np.ndarray = self.series.times[self._chosen(indices) + self.shape.context]
         return result
 
     def target_times(self, indices: np.ndarray | None = None) -> np.ndarray:
-        """Moments of the steps to forecast, int64 [B, horizon]."""
+        """Give the times of the steps to forecast, int64 nanoseconds [B, horizon]."""
         steps = np.arange(self.shape.horizon)
         return self.series.times[(self._chosen(indices) + self.shape.context)[:, None] + steps]
 
     def series_of(self, indices: np.ndarray | None = None) -> np.ndarray:
-        """Numbers of the series, [B]."""
+        """Give the number of each window's series, [B]."""
         result: np.ndarray = self.series.series[self._chosen(indices)]
         return result
 
@@ -136,7 +136,7 @@ class Windows:
         return self.starts if indices is None else self.starts[indices]
 
     def column(self, name: str, indices: Sequence[int] | None = None) -> list[Any]:
-        """Give one entry of every row, or of some: `target`, `start`, `series` or `id`."""
+        """Give one entry (`target`, `start`, `series` or `id`) of each row; `indices` None: of all rows."""
         if name not in ("target", "start", "series", "id"):
             raise DataError(f"windows have no column {name!r}; expected target, start, series or id")
         wanted = range(len(self)) if indices is None else indices
@@ -151,7 +151,7 @@ class Windows:
 
     @property
     def fingerprint(self) -> str:
-        """Hash of the values and of the places of the windows."""
+        """Hash of the values and of the positions of the windows."""
         digest = hashlib.blake2b(digest_size=16)
         for array in (self.series.values, self.series.ahead, self.series.times, self.starts):
             digest.update(array.tobytes())
@@ -171,20 +171,21 @@ def _blocks(values: np.ndarray, steps: int) -> np.ndarray:
 def cut_windows(series: Series, shape: Shape, strides: Sequence[int], missing: str) -> dict[str, Windows]:
     """Cut the windows of every split.
 
-    All target steps of a window lie in its split. Its history lies in its split or, with `reach_back`, in
-    those before it (train, validation, test), never in a later one; no window spans two series or a break.
+    All target steps of a window lie in its split. Its history lies in the same split or, with `reach_back`,
+    in an earlier one (the order is train, validation, test), never in a later one. No window spans two series
+    or a break.
 
     Args:
         series: the rows of all splits.
-        shape: of the windows.
-        strides: steps from one window to the next: of train, of validation and test.
-        missing: `task.missing`; windows that hold a missing value are left out, or filled where they can be.
+        shape: the shape of the windows.
+        strides: steps from one window to the next: for train, and for validation and test.
+        missing: `task.missing`; windows with missing values are left out, unless interpolation can fill them.
 
     Returns:
         split -> windows, for the splits that have rows.
 
     Raises:
-        DataError: a split is too short for one window.
+        DataError: a split has no usable window.
     """
     possible = _unbroken(series, shape)
     bad = _unusable(series, shape, possible, fills=missing == "interpolate")
@@ -198,7 +199,7 @@ def cut_windows(series: Series, shape: Shape, strides: Sequence[int], missing: s
             raise DataError(
                 f"{split}: {int((series.split == code).sum())} rows give no window of {shape.context} + "
                 f"{shape.horizon} steps (task.context_length + task.horizon); give the split more rows, or "
-                "shorten the windows" + (", or look at the missing values" if len(starts) else "")
+                "shorten the windows" + (", or add the missing values" if len(starts) else "")
             )
         places = usable.astype(np.int32 if len(series) < np.iinfo(np.int32).max else np.int64)
         found[split] = Windows(
@@ -212,7 +213,7 @@ def cut_windows(series: Series, shape: Shape, strides: Sequence[int], missing: s
 
 
 def _unbroken(series: Series, shape: Shape) -> np.ndarray:
-    """Positions at which a window can start without spanning a break."""
+    """Find the positions at which a window can start without spanning a break."""
     run = np.cumsum(series.breaks)
     starts = np.arange(max(0, len(series) - shape.steps + 1))
     result: np.ndarray = starts[run[starts] == run[starts + shape.steps - 1]]
@@ -230,7 +231,7 @@ def _belongs(series: Series, shape: Shape, starts: np.ndarray, code: int) -> np.
 
 
 def _unusable(series: Series, shape: Shape, starts: np.ndarray, fills: bool) -> np.ndarray:
-    """Tell at which positions a window would hold a missing value that cannot be filled, bool [N]."""
+    """Tell whether a window that starts at a position has a missing value that cannot be filled, bool [N]."""
     bad = np.zeros(len(series), dtype=bool)
     present, end = starts + shape.context, starts + shape.steps
     targets = len(series.channels.target)
@@ -247,12 +248,12 @@ def _unusable(series: Series, shape: Shape, starts: np.ndarray, fills: bool) -> 
 
 
 def _count(flags: np.ndarray) -> np.ndarray:
-    """How many flags are set before each position, int64 [N + 1]."""
+    """Count the flags that are set before each position, int64 [N + 1]."""
     return np.concatenate([[0], np.cumsum(flags)])
 
 
 def _strided(starts: np.ndarray, stride: int) -> np.ndarray:
-    """Keep every `stride`-th window, counted anew after each break."""
+    """Select every `stride`-th window; the count starts again after each break."""
     if stride == 1 or not len(starts):
         return starts
     first = np.concatenate([[True], np.diff(starts) != 1])

@@ -1,4 +1,4 @@
-"""The baselines know only what was known when the forecast was made."""
+"""The baselines use only values that are known at the time of the forecast."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def test_seasonal_naive_never_looks_at_what_it_forecasts():
     again = windows_of(changed, 90, context=24, horizon=30)["validation"]
     forecast, _ = seasonal_naive(rows, 24)
     assert np.array_equal(forecast[0], seasonal_naive(again, 24)[0][0])
-    # The 25th step lies more than a season ahead: two seasons are looked back.
+    # The 25th step is more than a season ahead, so the value of two seasons ago is used.
     assert forecast[0, 24, 0] == data["target"][90 + 24 - 48]
 
 

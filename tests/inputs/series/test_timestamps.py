@@ -1,4 +1,4 @@
-"""Timestamps are never guessed: format, offset, zone and the two nights on which a clock jumps."""
+"""Timestamps are read without guessing: formats, offsets, zones and the changes of daylight saving."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Windows: which ones there are, what they hold, and that they hold it lazily."""
+"""Windows: which windows are cut, what their rows contain, and that they need no copy of the series."""
 
 from __future__ import annotations
 
@@ -113,7 +113,8 @@ def test_interpolation_fills_histories_and_never_targets():
     assert windows["train"].left_out == 5, "four steps of horizon over two missing rows"
     present = rows.ids.index("train/32")
     history = rows[present]["history"][:, 0]
-    # The two last values are missing: the last known one stands for them, not a line to the next value.
+    # The two last values are missing: they are filled with the last known value, not interpolated to the
+    # next.
     assert history[-2:].tolist() == [data["target"][29]] * 2
     assert np.array_equal(rows.histories(np.array([present]))[0, :, 0], history)
     assert rows.last()[present, 0] == data["target"][29]

@@ -1,7 +1,7 @@
-"""The base of all inputs: what is read of a row, and how it becomes the tensors that a model is called with.
+"""The base class of all inputs: an input reads a row and encodes it as the tensors that the model gets.
 
-A task is an input times a target (`hf_ft/tasks/_composed.py`). An input knows nothing of what is learned, and
-a target (`hf_ft/targets/base.py`) nothing of pictures, texts or series.
+A composed task (`hf_ft/tasks/_composed.py`) consists of an input and a target. The input does not depend on
+what is learned, and the target (`hf_ft/targets/base_target.py`) does not depend on pictures, texts or series.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ if TYPE_CHECKING:
 
 
 class Input:
-    """Base class of all inputs. The methods of the same name in `hf_ft.task.Task` say more of each.
+    """Base class of all inputs. `hf_ft.task.Task` documents the methods of the same names in detail.
 
     Args:
-        options: the recipe's section `task`, which has the keys of `Options` among others.
+        options: the recipe's section `task`, which includes the keys of `Options`.
         augment: the recipe's section `augment`.
     """
 
-    # Role -> Role of all that is read of a row.
+    # role name -> Role, for every role that the input reads.
     roles: ClassVar[Mapping[str, Role]]
-    # The keys of the recipe that this input brings into `task:` and `augment:`.
+    # The keys that this input adds to the sections `task:` and `augment:` of the recipe.
     Options: ClassVar[type[Section]] = Empty
     Augment: ClassVar[type[Section]] = Empty
-    # As in Task.
+    # The same as in Task.
     length_key: ClassVar[str | None] = None
     side_keys: ClassVar[tuple[str, ...]] = ()
     media_roles: ClassVar[tuple[str, ...]] = ()
@@ -45,112 +45,116 @@ class Input:
         self.options, self.augment = options, augment
         self.processor: Any = None
         self.shortcuts = True
-        # Role -> column(s) of the training table, so that a prediction can read a table like it.
+        # role -> column(s) of the training table, so that prediction can read a table with the same columns.
         self.columns: dict[str, str | list[str]] = {}
 
     # Data
 
     def times(self, rows: Any) -> np.ndarray | None:
-        """Give the moment of each row where splits are cut by time, else None."""
+        """Give the time of each row where the splits are cut by time, else None."""
         return None
 
     def examples(self, splits: dict[str, Any]) -> dict[str, Any]:
-        """Turn the tables of the splits into sequences of rows; by default they are that."""
+        """Turn the tables of the splits into sequences of examples; by default each table row is one."""
         return dict(splits)
 
     def inspect(self, row: Row) -> Inspection:
-        """Look at one row for the audit. Must not raise on bad data; here rows are only told apart."""
+        """Check one row for the audit; by default only hash its content. Must not raise on bad data."""
         from hf_ft.storage.row_hash import hash_row
 
         return Inspection(digest=hash_row({role: row.get(role) for role in self.roles}).hex())
 
     def fit(self, train: Any) -> None:
-        """Learn from the training rows what encoding needs; here the names of the columns."""
+        """Learn from the training rows what encoding needs; by default the names of the columns."""
         self.columns = {role: column for role, column in train.columns.items() if role in self.roles}
 
     def check(self, split: str, rows: Any) -> Mapping[int, str]:
-        """Find rows that do not fit what was learned: position -> why."""
+        """Find rows that do not fit what `fit` learned: position -> why."""
         return {}
 
     def state(self) -> dict[str, Any]:
-        """What `fit` learned, as JSON."""
+        """Give what `fit` learned, as JSON."""
         return {"columns": self.columns}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` gave."""
+        """Set what `fit` would learn from the values that `state` returned."""
         self.columns = dict(state.get("columns", {}))
 
     def notes(self, rows: Mapping[str, Any]) -> list[str]:
-        """Say what was decided about these rows, and what the model will not see of them."""
+        """List decisions about these rows, and data in them that the model will not see."""
         return []
 
     # Model
 
     def load(self, auto_class: str, section: ModelSection, config: Mapping[str, Any]) -> Loaded:
-        """Load the model, and its processor where there is one, made to fit each other.
+        """Load the model and, where the input needs one, a processor that fits the model.
 
         Args:
             auto_class: `Task.auto_class`.
-            section: the recipe's `model`.
-            config: what the target decides of the model's configuration.
+            section: the recipe's section `model`.
+            config: the settings of the model's configuration that the target decides.
         """
         from hf_ft.model.load import load_model
 
         return load_model(auto_class, section, config)
 
     def load_processor(self, folder: str) -> None:
-        """Set `processor` from a saved model folder; by default there is none."""
+        """Set `processor` from a saved model folder; by default an input has no processor."""
 
     def encode(self, rows: Sequence[Row], rngs: Sequence[np.random.Generator] | None) -> list[Item]:
-        """Turn rows into model inputs; with a generator for each where they are changed at random."""
+        """Turn rows into model inputs; `rngs` holds one generator for each row if they are augmented."""
         raise NotImplementedError
 
     def encode_batch(self, rows: Any, indices: np.ndarray) -> Batch | None:
-        """Give the inputs of many rows at once, where they can be gathered; None where not."""
+        """Encode many rows at once; None where these rows must be encoded one by one."""
         return None
 
     @property
     def supports_batch_encode(self) -> bool:
-        """Whether `encode_batch` does what `encode` and `collate` do."""
+        """Whether `encode_batch` matches `encode` and `collate`."""
         return inherited_together(type(self), "encode_batch", "encode", "collate")
 
-    def media(self, rows: Sequence[Row], *, ready: bool) -> list[dict[str, torch.Tensor]] | None:
-        """Decode the media of rows to uint8 tensors that can be kept, one for each of `media_roles`."""
+    def media(self, rows: Sequence[Row], *, preprocessed: bool) -> list[dict[str, torch.Tensor]] | None:
+        """Decode the media of rows to uint8 tensors for `cache.decoded`, one for each of `media_roles`."""
         return [{} for _ in rows]
 
     def media_numbers(self, row: Row) -> int:
-        """Count the numbers of a row's decoded media, without decoding them."""
+        """Count the uint8 values of all decoded media of a row, without decoding them."""
         return 0
 
     def lengths(self, rows: Any) -> list[int] | None:
-        """Give the length of each row (tokens, steps), or None where all are of one length."""
+        """Give the length of each row (tokens, steps), or None where all rows have the same length."""
         return None
 
     @property
     def is_random(self) -> bool:
-        """Whether `encode` changes training rows at random."""
+        """Whether `encode` augments training rows at random."""
         return False
 
     @property
     def mixes(self) -> bool:
-        """Whether training items are mixed with others."""
+        """Whether training items are mixed with randomly drawn ones."""
         return False
 
     @property
     def mixed_with(self) -> int:
-        """How many other rows are drawn for each that is mixed."""
+        """How many other rows are drawn for each mixed row."""
         return 1
 
     def mix(self, items: Sequence[Item], rng: np.random.Generator) -> tuple[Item, Sequence[float]]:
-        """Mix the inputs of items, the row's own first.
+        """Mix the inputs of several items.
+
+        Args:
+            items: the item of the row itself, then `mixed_with` others.
+            rng: the generator of the row.
 
         Returns:
-            The mixed inputs, and the share that each item has in them.
+            The mixed inputs, and the share of each item in them.
         """
         raise NotImplementedError
 
     def collate(self, items: Sequence[Item]) -> Batch:
-        """Stack the inputs of B items, arrays or tensors of one shape for each key."""
+        """Stack the inputs of B items; each key holds arrays or tensors of one shape."""
         import torch
 
         stacked: Batch = {
@@ -159,31 +163,31 @@ class Input:
         return stacked
 
     def finish(self, batch: Batch) -> Batch:
-        """Do what is best done to a whole batch once it is on the device."""
+        """Finish a batch on the device; a second call must change nothing."""
         return batch
 
     # Evaluation and prediction
 
     def simple_features(self, train: Any) -> SimpleFeatures | None:
-        """Give features that a classical model can be fitted on, or None where there are no good ones.
+        """Give features for a classical baseline model, or None where the input has no suitable ones.
 
         Args:
-            train: training rows, few enough for such a model.
+            train: training rows, few enough for a classical model.
         """
         return None
 
     def preview(self, row: Row) -> Preview | None:
-        """Show a row small, or None."""
+        """Show a row in the report, or None."""
         return None
 
     def input_note(self) -> str | None:
-        """Say what inputs must hold beyond their columns; told before anything is predicted."""
+        """Say what inputs must contain beyond their columns; printed before prediction. None: nothing."""
         return None
 
     def read_inputs(self, inputs: Any) -> list[Row]:
-        """Turn what a user hands to the Predictor into rows with ids.
+        """Turn the Predictor's inputs into rows with ids.
 
-        The only such place: prediction, the command line, export and serving all read with it.
+        Prediction, the command line, export and serving all read their inputs with this method.
         """
         needed = {role: about for role, about in self.roles.items() if about.required}
 
@@ -194,14 +198,14 @@ class Input:
 
     @property
     def example(self) -> Any:
-        """What a user hands to the Predictor, for lines of code."""
+        """An example of an input to the Predictor, for the lines of code in report and model card."""
         return "input"
 
     @property
     def pipeline_options(self) -> Mapping[str, Any] | None:
-        """Options with which transformers' pipeline reads what this input reads; None where none do."""
+        """Options with which transformers' pipeline reads the same inputs; None where there are none."""
         return None
 
     def pipeline_input(self, row: Row) -> Any:
-        """Give the input of a row as transformers' pipeline takes it, untouched."""
+        """Give the raw input of a row in the form that transformers' pipeline reads."""
         raise NotImplementedError

@@ -1,7 +1,7 @@
-"""The base of all targets: what is learned of a row, whatever the row is.
+"""The base class of all targets: a target defines what the model learns, independent of the input.
 
-A target takes what the model says of each row, its *answer*: the tensor under `ComposedTask.outputs`, [B, K]
-logits or numbers for most. It knows nothing of how the input was read.
+The argument `answer` of its methods is the model's output for each row: the tensor under
+`ComposedTask.outputs`, for most models logits or numbers [B, K].
 """
 
 from __future__ import annotations
@@ -20,93 +20,98 @@ if TYPE_CHECKING:
 
 
 class Target:
-    """Base class of all targets. The methods of the same name in `hf_ft.task.Task` say more of each.
+    """Base class of all targets. `hf_ft.task.Task` documents the methods of the same names in detail.
 
     Args:
-        options: the recipe's section `task`, which has the keys of `Options` among others.
-        loss: the recipe's section `loss`, which has the keys of `Loss` among others.
-        role: the role whose values are learned.
-        key: the key of what is encoded, in items and batches.
+        options: the recipe's section `task`, which includes the keys of `Options`.
+        loss: the recipe's section `loss`, which includes the keys of `Loss`.
+        role: the role whose values the model learns.
+        key: the key of the encoded values, in items and batches.
     """
 
-    # What `task.problem` calls it, where a task has several.
+    # The name of this target in `task.problem`, where a task has several targets.
     problem: ClassVar[str]
-    # The keys of the recipe that this target brings into `task:` and `loss:`.
+    # The keys that this target adds to the sections `task:` and `loss:` of the recipe.
     Options: ClassVar[type[Section]] = Empty
     Loss: ClassVar[type[Section]] = Empty
-    # As in Task.
+    # The same as in Task.
     main_metric: str
     greater_is_better: Mapping[str, bool]
     headline_metrics: tuple[str, ...] = ()
-    # Whether the values of the role are classes: splits keep their proportions, and the audit counts them.
+    # Whether the values of the role are classes: then splits are stratified by them, and the audit counts
+    # them.
     has_classes: ClassVar[bool] = False
-    # Further keys that it brings into a batch, and the model is not called with.
+    # Further keys that the target adds to a batch and that the model does not get.
     side_keys: ClassVar[tuple[str, ...]] = ()
-    # Roles of the target whose media can be kept decoded, as in Task: a mask.
+    # Roles of the target that hold media, such as a mask; the same as in Task.
     media_roles: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, options: Any, loss: Any, role: str = "label", key: str = "labels"):
         self.options, self.loss_options = options, loss
         self.role, self.key = role, key
-        # Values of the role by the fingerprint of the rows, for batches that are gathered.
+        # fingerprint of rows -> the values of the role, for `encode_batch`.
         self._values: dict[str, list[Any]] = {}
 
     # Data
 
     def inspect(self, value: Any) -> str | None:
-        """Say what is wrong with the value of one row, or None. Called before `fit`."""
+        """Say why the value of one row cannot be used; None where it can. Called before `fit`."""
         return None
 
     def fit(self, train: Any) -> None:
-        """Learn from training rows whose values `inspect` finds right: classes, scales."""
+        """Learn classes or scales from the training rows whose values passed `inspect`."""
         raise NotImplementedError
 
     def check(self, split: str, rows: Any) -> None:
-        """Refuse rows, right as far as `inspect` sees, that do not fit what was learned."""
+        """Refuse rows that passed `inspect` but do not fit what `fit` learned.
+
+        Raises:
+            DataError: names the rows, such as those of a class that train does not have.
+        """
 
     def state(self) -> dict[str, Any]:
-        """What `fit` learned, as JSON."""
+        """Give what `fit` learned, as JSON."""
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Take back what `state` gave."""
+        """Set what `fit` would learn from the values that `state` returned."""
 
     def labels(self) -> list[str] | None:
         """Class names in id order, or None."""
         return None
 
     def notes(self, rows: Mapping[str, Any]) -> list[str]:
-        """Say what was decided about these rows."""
+        """List decisions about these rows."""
         return []
 
     @property
     def config(self) -> dict[str, Any]:
-        """What the model's configuration must say."""
+        """The settings of the model's configuration that the target decides."""
         raise NotImplementedError
 
     def prepare(self, loaded: Loaded) -> list[str]:
-        """Prepare a new head, and say so, one line each."""
+        """Initialise a new head; give a note for each parameter that was set."""
         return []
 
     # Model
 
     def encode(self, value: Any) -> Any:
-        """Turn the value of one row into what the loss compares with."""
+        """Encode the value of one row in the form that the loss needs."""
         raise NotImplementedError
 
     def moving(self, row: Row) -> dict[str, Any]:
-        """Give what of the target moves with the input under augmentation, as tv_tensors by a name.
+        """Give the parts of the target that augmentation moves with the input: name -> tv_tensor.
 
-        `encode_row` finds it, moved, under MOVING of the item.
+        The input augments them and puts them under the key MOVING of the item, where `encode_row` reads them.
         """
         return {}
 
     def encode_row(self, row: Row, item: Item) -> Item:
-        """Give the entries that the target adds to an item, which holds the inputs of the row already."""
+        """Give the entries that the target adds to an item; the item already holds the inputs of the row."""
         return {self.key: self.encode(row[self.role])}
 
     def encode_batch(self, rows: Any, indices: np.ndarray) -> Batch | None:
-        """Give what `collate` of `encode_row` gives, for rows that are gathered; None where it cannot."""
+        """Encode the targets of many rows at once, equal to `collate` of `encode_row`; None: row by row."""
         if rows.fingerprint not in self._values:
             self._values[rows.fingerprint] = rows.column(self.role)
         values = self._values[rows.fingerprint]
@@ -114,19 +119,19 @@ class Target:
 
     @property
     def supports_batch_encode(self) -> bool:
-        """Whether `encode_batch` does what `encode_row` and `collate` do; here it asks `encode` alone."""
+        """Whether `encode_batch` matches `encode_row` and `collate`; here it calls only `encode`."""
         return inherited_together(type(self), "encode_batch", "encode_row")
 
-    def media(self, rows: Sequence[Row], *, ready: bool) -> list[dict[str, torch.Tensor]] | None:
-        """Decode the media of rows to uint8 tensors that can be kept, one for each of `media_roles`."""
+    def media(self, rows: Sequence[Row], *, preprocessed: bool) -> list[dict[str, torch.Tensor]] | None:
+        """Decode the media of rows to uint8 tensors for `cache.decoded`, one for each of `media_roles`."""
         return [{} for _ in rows]
 
     def media_numbers(self, row: Row) -> int:
-        """Count the numbers of a row's decoded media, without decoding them."""
+        """Count the uint8 values of all decoded media of a row, without decoding them."""
         return 0
 
     def collate(self, items: Sequence[Item]) -> Batch:
-        """Stack the encoded values of B items: whole numbers as int64, all others as float32."""
+        """Stack the encoded values of B items: integers as int64, all others as float32."""
         import numpy as np
         import torch
 
@@ -137,27 +142,27 @@ class Target:
         return {self.key: torch.from_numpy(np.asarray(values, dtype=dtype))}
 
     def mix(self, values: Sequence[Any], shares: Sequence[float]) -> Any:
-        """Mix the encoded values of items that were mixed, given the share of each."""
+        """Mix the encoded values of several items by the share of each."""
         raise NotImplementedError
 
     def loss(self, model: Any, answer: Any, batch: Batch) -> torch.Tensor:
-        """Give the loss of each row [B], summed over what it counts."""
+        """Compute the loss of each row, float [B], summed over its tokens or boxes."""
         raise NotImplementedError
 
     def count(self, batch: Batch) -> torch.Tensor:
-        """Give what each row counts in the mean [B]; 1 by default."""
+        """Give the weight of each row in the mean loss, float [B]; 1 by default."""
         import torch
 
         return torch.ones(len(batch[self.key]), device=batch[self.key].device)
 
     def predict(self, model: Any, answer: Any, batch: Batch) -> list[Any]:
-        """Reduce the answer to one small CPU result a row."""
+        """Reduce the answer to one small CPU result for each row."""
         raise NotImplementedError
 
     # Evaluation
 
     def references(self, rows: Any, indices: Sequence[int] | None = None) -> list[Any]:
-        """Give what the results of these rows are compared with, in order."""
+        """Give the references of these rows, in order; `indices` None: of all rows."""
         raise NotImplementedError
 
     def has_loss(self, split: str) -> bool:
@@ -165,7 +170,7 @@ class Target:
         return True
 
     def summarize(self, results: Sequence[Any], references: Sequence[Any]) -> list[Any]:
-        """Reduce results to the small values that an evaluation keeps, where that takes the references."""
+        """Reduce large results to small ones with the help of the references."""
         return list(results)
 
     def groups(self, rows: Any) -> Sequence[Hashable] | None:
@@ -173,52 +178,52 @@ class Target:
         return None
 
     def metrics(self, extra: Sequence[str] = ()) -> Metrics:
-        """Give a fresh accumulator.
+        """Make the object that computes the metrics of one evaluation.
 
         Args:
-            extra: further metrics that the recipe names.
+            extra: `evaluate.extra`, names of further metrics.
         """
         raise NotImplementedError
 
     def baselines(self, train: Any, rows: Any) -> dict[str, list[Any]]:
-        """Answer rows without the model: name in words -> a result for each row, the trivial one first."""
+        """Answer rows without the model: name in words -> one result for each row, the trivial one first."""
         return {}
 
     def fit_classical(
         self, features: SimpleFeatures, references: Sequence[Any]
     ) -> Callable[[Any], list[Any]] | None:
-        """Fit a classical model on training rows, and give what answers rows with it; None: there is none.
+        """Fit a classical model on training rows; give a function that answers rows, or None for no model.
 
         Args:
-            features: of the training rows.
-            references: of the same rows.
+            features: features of the training rows.
+            references: references of the same rows.
         """
         return None
 
     def calibrate(self, validation: Evaluation) -> list[str]:
-        """Choose on the validation rows what turns scores into answers, and say so, one line each."""
+        """Choose thresholds and the like on the validation rows; list what was chosen."""
         return []
 
     def decode(self, result: Any) -> dict[str, Any]:
-        """Give what a person reads of a result."""
+        """Turn a result into readable values."""
         raise NotImplementedError
 
     def decode_reference(self, reference: Any) -> Any:
-        """Give a reference as a person reads it."""
+        """Turn a reference into a readable value."""
         return reference
 
     def describe(self, result: Any) -> str:
-        """Give a result as one short line."""
+        """Write a result as one short line."""
         raise NotImplementedError
 
     def difference(self, a: Any, b: Any) -> float:
-        """Give the largest absolute difference between two results: here of their logits."""
+        """Give the largest absolute difference between the logits of two results."""
         return float(abs(a["logits"] - b["logits"]).max())
 
     def preview(self, row: Row, result: Any, reference: Any) -> Preview | None:
-        """Show a row with what was answered and what is true, where that can be drawn into it."""
+        """Show a row with the answer and the truth drawn into it, or None where they cannot be drawn."""
         return None
 
     def figures(self, evaluation: Evaluation, rows: Any) -> list[Figure]:
-        """Draw what is worth seeing about an evaluation."""
+        """Draw the figures of an evaluation."""
         return []
