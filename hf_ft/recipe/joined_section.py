@@ -1,4 +1,4 @@
-"""Sections of a recipe that are made of others: those of a task that is an input times a target."""
+"""Join sections of a recipe: those of the input and the targets of a composed task."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from hf_ft.recipe.schema import Empty, Section
 def joined_section(
     parts: Sequence[type[Section]], choices: Mapping[str, Sequence[str]] | None = None
 ) -> type[Section]:
-    """Make a section that has the keys of several.
+    """Make a section that has the keys of several sections.
 
     Args:
-        parts: the sections; one that another inherits from brings nothing of its own.
-        choices: further keys -> the values that each may have; null is one, and the default.
+        parts: the sections; a section from which another one inherits is left out.
+        choices: further keys -> the values that the key may have; null is allowed too and is the default.
     """
     different = [part for part in dict.fromkeys(parts) if part is not Empty]
     bases = [
@@ -29,7 +29,7 @@ def joined_section(
     fields: dict[str, Any] = {
         key: (
             Optional[Literal[tuple(values)]],  # noqa: UP045
-            FieldInfo(default=None, description="What is learned; null: as the training rows have it."),
+            FieldInfo(default=None, description="The kind of target; null: chosen from the training labels."),
         )
         for key, values in (choices or {}).items()
     }

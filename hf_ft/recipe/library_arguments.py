@@ -1,7 +1,7 @@
-"""Names and types of the keys that transformers and PEFT define, read from their source.
+"""Read the names and types of the keys that transformers and PEFT define from their source code.
 
-Importing TrainingArguments costs over five seconds and brings torch; parsing its file costs a few hundredths
-of one. Nothing is copied by hand, so the keys of a recipe are those of the installed versions.
+Importing TrainingArguments takes over five seconds and imports torch; parsing its file takes a few hundredths
+of a second. No key is copied by hand, so the keys of a recipe are those of the installed versions.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PLAIN_TYPES: dict[str, Any] = {
     "None": None,
 }
 
-# What transformers leaves unchecked: bounds by name, for the keys where a value outside them cannot be meant.
+# Bounds of keys that transformers does not check: values outside of them are always mistakes.
 BOUNDS: dict[str, Any] = {
     "max_steps": Field(ge=1),
     "adam_beta1": Field(ge=0, lt=1),
@@ -54,8 +54,8 @@ BOUNDS: dict[str, Any] = {
 
 LOG_LEVELS = Literal["debug", "info", "warning", "error", "critical", "passive"]
 
-# Trackers whose package is not called as they are: name -> (modules of which one must be there, package).
-# Kubeflow is told where to report by its environment, and needs none.
+# Trackers whose package has another name: tracker -> (modules, one of which must be installed; package).
+# Kubeflow reads its settings from the environment and needs no package.
 TRACKER_PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
     "azure_ml": (("azureml.core",), "azureml-mlflow"),
     "comet_ml": (("comet_ml",), "comet-ml"),
@@ -65,23 +65,23 @@ TRACKER_PACKAGES: dict[str, tuple[tuple[str, ...], str]] = {
 }
 
 PROMPT = (
-    "trains tokens in the prompt of a language model instead of its layers, and no task here has a prompt"
+    "trains tokens in the prompt of a language model instead of its layers, and no task of hf_ft has a prompt"
 )
-# PEFT methods that have target modules and still cannot work on the models of a Task, with the reason.
+# PEFT methods that have target modules but cannot be used by hf_ft -> the reason.
 UNUSABLE_METHODS = {
-    "adalora": "needs a training loop of its own (ranks, orthogonality term); take lora or dora",
+    "adalora": "needs its own training loop (ranks, orthogonality term); use lora or dora",
     "adaption_prompt": PROMPT,
-    "lily": "cannot be merged into the model; take lora or dora",
-    "poly": "needs a task number beside every row",
-    "shadow": "works on decoder-only language models alone",
-    "trainable_tokens": "trains rows of an embedding and cannot train a new head; take lora",
+    "lily": "cannot be merged into the model; use lora or dora",
+    "poly": "needs a task number for every row",
+    "shadow": "works only on decoder-only language models",
+    "trainable_tokens": "trains rows of an embedding and cannot train a new head; use lora",
     "xlora": "mixes LoRA adapters that were trained before",
 }
 
 
 @dataclass(frozen=True)
 class Argument:
-    """One key of a library: its type, its help text, and its default where that is a plain value."""
+    """One argument of a library: its type, its help text, and its default if that is a plain value."""
 
     type: Any
     help: str | None = None
@@ -101,14 +101,14 @@ def training_arguments() -> Mapping[str, Argument]:
 
 @functools.cache
 def schedules() -> tuple[str, ...]:
-    """Names that lr_scheduler_type takes: those of transformers, and `exponential`, which hf_ft adds."""
+    """List the values of lr_scheduler_type: those of transformers, and `exponential`, which hf_ft adds."""
     enums = enumerations(package_folder("transformers") / "trainer_utils.py")
     return (*enums["SchedulerType"], "exponential")
 
 
 @functools.cache
 def trackers() -> tuple[str, ...]:
-    """Names of the experiment trackers that the Trainer can report to."""
+    """List the experiment trackers that the Trainer can report to."""
     file = package_folder("transformers") / "integrations" / "integration_utils.py"
     for node in parse(file).body:
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "INTEGRATION_TO_CALLBACK":
@@ -117,21 +117,21 @@ def trackers() -> tuple[str, ...]:
 
 
 def missing_package(tracker: str) -> str | None:
-    """Give the package that a tracker needs and that is not installed; None where nothing is missing."""
+    """Give the package of a tracker if it is not installed; None if nothing is missing."""
     modules, package = TRACKER_PACKAGES.get(tracker, ((tracker,), tracker))
     return None if not modules or any(map(is_installed, modules)) else package
 
 
 def installed_trackers() -> list[str]:
-    """Names of the trackers whose package is installed."""
+    """List the trackers whose package is installed."""
     return [name for name in trackers() if name != "kubeflow" and missing_package(name) is None]
 
 
 def is_installed(module: str) -> bool:
-    """Tell whether a module can be found, without importing it."""
+    """Tell whether a module is installed, without importing it."""
     try:
         return importlib.util.find_spec(module) is not None
-    except ModuleNotFoundError:  # of a package that a dotted name begins with
+    except ModuleNotFoundError:  # the parent package of a dotted name is missing
         return False
 
 
@@ -150,7 +150,7 @@ def peft_methods() -> Mapping[str, tuple[Path, str]]:
 
 @functools.cache
 def unusable_method(name: str) -> str | None:
-    """Say why a PEFT method cannot be a strategy here, or give None for one that can."""
+    """Say why hf_ft cannot use a PEFT method as freezing strategy; None if it can."""
     if name in UNUSABLE_METHODS:
         return UNUSABLE_METHODS[name]
     classes = {node.name for node, _ in class_chain(*peft_methods()[name])}
@@ -161,13 +161,13 @@ def unusable_method(name: str) -> str | None:
 
 @functools.cache
 def usable_methods() -> tuple[str, ...]:
-    """Names of the PEFT methods that can be a strategy; `dora` is LoRA with use_dora."""
+    """List the PEFT methods that can be a freezing strategy; `dora` is LoRA with use_dora."""
     return tuple(sorted(["dora", *(name for name in peft_methods() if unusable_method(name) is None)]))
 
 
 @functools.cache
 def method_arguments(name: str) -> Mapping[str, Argument]:
-    """Read the fields of a PEFT method's configuration; those that need an object of PEFT are left out."""
+    """Read the fields of a PEFT method's configuration, without those that need an object of PEFT."""
     file, config = peft_methods()["lora" if name == "dora" else name]
     found: dict[str, Argument] = {}
     for _, owner in reversed(class_chain(file, config)):
@@ -180,7 +180,7 @@ def method_arguments(name: str) -> Mapping[str, Argument]:
 def bounded(name: str, argument: Argument) -> Argument:
     """Add the bounds of a key to its type."""
     bound = BOUNDS.get(name)
-    if name == "r":  # 0 is a value only where it is the default: OFT takes the block size instead.
+    if name == "r":  # 0 is allowed only where it is the default: OFT then uses its block size.
         bound = Field(ge=0 if argument.default == 0 else 1)
     elif name.endswith("dropout"):
         bound = Field(ge=0, lt=1)
@@ -204,7 +204,7 @@ def parse(file: Path) -> ast.Module:
 
 
 def classes(file: Path) -> Iterator[ast.ClassDef]:
-    """Give the classes at the top of a file."""
+    """Give the classes at the top level of a file."""
     return (node for node in parse(file).body if isinstance(node, ast.ClassDef))
 
 
@@ -221,7 +221,7 @@ def enumerations(file: Path) -> dict[str, tuple[str, ...]]:
 
 
 def class_chain(file: Path, name: str) -> list[tuple[ast.ClassDef, tuple[Path, str]]]:
-    """Give a configuration class and its bases inside PEFT's tuners, the class itself first."""
+    """Give a configuration class and its base classes in PEFT, the class itself first."""
     node = next(node for node in classes(file) if node.name == name)
     chain = [(node, (file, name))]
     for base in map(ast.unparse, node.bases):
@@ -237,7 +237,7 @@ def class_chain(file: Path, name: str) -> list[tuple[ast.ClassDef, tuple[Path, s
 
 
 def class_fields(file: Path, name: str, enums: Mapping[str, tuple[str, ...]]) -> dict[str, Argument]:
-    """Read the annotated fields of a class, without those whose type a recipe cannot write."""
+    """Read the annotated fields of a class, without those whose type YAML cannot express."""
     node = next(node for node in classes(file) if node.name == name)
     found = {}
     for item in node.body:
@@ -249,7 +249,7 @@ def class_fields(file: Path, name: str, enums: Mapping[str, tuple[str, ...]]) ->
 
 
 def union_members(node: ast.expr, enums: Mapping[str, tuple[str, ...]]) -> list[Any]:
-    """Turn an annotation into the types a recipe can write; a class that YAML cannot write gives none."""
+    """Turn an annotation into the types that YAML can express; other types give an empty list."""
     text = ast.unparse(node)
     if text in PLAIN_TYPES:
         return [PLAIN_TYPES[text]]
@@ -263,7 +263,7 @@ def union_members(node: ast.expr, enums: Mapping[str, tuple[str, ...]]) -> list[
     inner = node.slice.elts if isinstance(node.slice, ast.Tuple) else [node.slice]
     if outer == "Literal":
         values = tuple(ast.literal_eval(value) for value in inner)
-        # A value such as 'pissa_niter_[number of iters]' stands for many.
+        # A value such as 'pissa_niter_[number of iters]' stands for many values.
         return [str] if any("[" in str(value) for value in values) else [Literal[values]]
     parts = [union_members(part, enums) for part in inner]
     if outer in ("Union", "Optional"):
@@ -275,7 +275,7 @@ def union_members(node: ast.expr, enums: Mapping[str, tuple[str, ...]]) -> list[
 
 
 def without_loose_text(members: list[Any]) -> list[Any]:
-    """Drop `str` beside an enumeration: there it only stands for the enumeration's own values."""
+    """Drop `str` beside an enumeration: there it stands only for the values of the enumeration."""
     has_names = any(isinstance(value, str) for member in members for value in getattr(member, "__args__", ()))
     return [member for member in members if not (member is str and has_names)]
 

@@ -1,4 +1,4 @@
-"""Pydantic's errors as lines to act on: path, what was found, what was expected, the nearest valid name."""
+"""Turn pydantic's errors into messages: what was found, what was expected, and the nearest valid name."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ EXPECTED = {
 }
 
 
-# Sections that people write as one word -> the key they mean.
+# Sections that people write as a single value -> the key that this value belongs to.
 MAIN_KEYS: dict[str | int, str] = {
     "data": "source",
     "model": "name",
@@ -50,12 +50,12 @@ MAIN_KEYS: dict[str | int, str] = {
 
 
 def explain(error: ValidationError, value: Any, model: type[Recipe], task: str) -> Iterator[tuple[Path, str]]:
-    """Turn pydantic's errors into (path, message), one per path.
+    """Turn pydantic's errors into (path, message), one for each path.
 
     Args:
-        error: what validation raised.
+        error: the error that the validation raised.
         value: the recipe as plain values, after shorthands and overrides.
-        model: the schema it was validated with.
+        model: the schema that the recipe was validated with.
         task: the task's name, for messages about its own sections.
     """
     grouped: dict[Path, list[Any]] = {}
@@ -64,35 +64,34 @@ def explain(error: ValidationError, value: Any, model: type[Recipe], task: str) 
     for path, items in grouped.items():
         inside_union = any(len(item["loc"]) > len(path) for item in items)
         deeper = any(other[: len(path)] == path and len(other) > len(path) for other in grouped)
-        if not (
-            inside_union and deeper
-        ):  # The member of the union that was meant has explained itself below.
+        # Where one member of a union fits up to a deeper key, only the message about that key is useful.
+        if not (inside_union and deeper):
             yield path, explain_one(path, items, value, model, task)
 
 
 def explain_one(path: Path, items: list[Any], value: Any, model: type[Recipe], task: str) -> str:
-    """Explain all that pydantic says about one path."""
+    """Write one message for all errors of one path."""
     kind, context = items[0]["type"], items[0].get("ctx", {})
     if kind == "extra_forbidden":
-        return unknown_key(path, value, model, task)
+        return explain_unknown_key(path, value, model, task)
     if kind == "missing":
         return missing(path, model)
     if kind == "hf_ft":
         return str(context["message"])
     if kind in ("value_error", "assertion_error"):
         return str(context["error"])
-    found = at(value, path)
+    found = value_at(value, path)
     if all(item["type"] == "literal_error" for item in items):
-        names = [name for item in items for name in literal_values(item)]
+        names = [name for item in items for name in literal_names(item)]
         return f"found {describe(found)}; expected {one_of(names, found)}"
     expected = list(dict.fromkeys(expectation(item) for item in items))
-    return f"found {describe(found)}; expected {alternatives(expected)}{advice(path, found, expected)}"
+    return f"found {describe(found)}; expected {alternatives(expected)}{type_advice(path, found, expected)}"
 
 
 def expectation(item: Any) -> str:
     """Say what one pydantic error expected."""
     if item["type"] == "literal_error":
-        return one_of(literal_values(item), None)
+        return one_of(literal_names(item), None)
     if item["type"] in EXPECTED:
         context = item.get("ctx", {})
         bounds = {key: f"{v:g}" if isinstance(v, float) and abs(v) < 1e6 else v for key, v in context.items()}
@@ -101,7 +100,7 @@ def expectation(item: Any) -> str:
 
 
 def real_path(item: Any, value: Any) -> Path:
-    """Keep of an error's location what stands in the recipe; the rest names members of a union."""
+    """Give the path in the recipe of an error: pydantic's location without the names of union members."""
     path: list[str | int] = []
     last = len(item["loc"]) - 1
     for index, part in enumerate(item["loc"]):
@@ -116,7 +115,7 @@ def real_path(item: Any, value: Any) -> Path:
     return tuple(path)
 
 
-def at(value: Any, path: Path) -> Any:
+def value_at(value: Any, path: Path) -> Any:
     """Give the value at a path."""
     for part in path:
         value = value[part]
@@ -124,7 +123,7 @@ def at(value: Any, path: Path) -> Any:
 
 
 def describe(value: Any) -> str:
-    """Name a value so that its type shows: the text 'x', the number 5, true, null, a list."""
+    """Describe a value together with its type: the text 'x', the number 5, true, null, a list."""
     if value is None:
         return "nothing (null)"
     if isinstance(value, bool):
@@ -139,8 +138,8 @@ def describe(value: Any) -> str:
     return f"a Python {type(value).__name__}"
 
 
-def advice(path: Path, found: Any, expected: list[str]) -> str:
-    """Add the usual cause of a wrong type."""
+def type_advice(path: Path, found: Any, expected: list[str]) -> str:
+    """Say how to correct a value of the wrong type, for the usual mistakes; "" for others."""
     wants = " ".join(expected)
     if isinstance(found, str):
         if "a mapping" in wants and path[-1] in MAIN_KEYS:
@@ -153,7 +152,7 @@ def advice(path: Path, found: Any, expected: list[str]) -> str:
             return f"; write {'true' if found.lower() in ('yes', 'on', 'true') else 'false'} without quotes"
     if "text" in wants and "number" not in wants and isinstance(found, (int, float)):
         shown = str(found).lower() if isinstance(found, bool) else found
-        return f"; write '{shown}' in quotes if text is meant"
+        return f"; for text, write '{shown}' in quotes"
     return ""
 
 
@@ -162,13 +161,13 @@ def alternatives(words: list[str]) -> str:
     return words[0] if len(words) == 1 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
-def literal_values(item: Any) -> list[str]:
+def literal_names(item: Any) -> list[str]:
     """Take the allowed names out of a literal error."""
     return re.findall(r"'([^']*)'", item["ctx"]["expected"]) or [item["ctx"]["expected"]]
 
 
 def one_of(names: Iterable[str], found: Any) -> str:
-    """List names; of a long list, only those near to what was found."""
+    """List names; of a long list, only the names that are similar to what was found."""
     names = list(dict.fromkeys(names))
     begins = [name for name in names if isinstance(found, str) and found and name.startswith(found)]
     near = (begins or difflib.get_close_matches(str(found), names, n=3, cutoff=0.6))[:3]
@@ -176,22 +175,22 @@ def one_of(names: Iterable[str], found: Any) -> str:
     if len(names) == 1:
         return names[0]
     if len(names) > 14 and near:
-        return f"one of {len(names)} names, near to it {alternatives(near)}"
+        return f"one of {len(names)} names; the nearest are {alternatives(near)}"
     return f"one of {', '.join(names)}{hint}"
 
 
-def unknown_key(path: Path, value: Any, model: type[Recipe], task: str) -> str:
-    """Say where an unknown key belongs, or which key is nearest."""
+def explain_unknown_key(path: Path, value: Any, model: type[Recipe], task: str) -> str:
+    """Say to which section an unknown key belongs, or which valid key is nearest."""
     key, section = str(path[-1]), ".".join(map(str, path[:-1]))
     parent = section_model(model, path[:-1])
     known = list(parent.model_fields)
     if section == "train" or not section:
         refused = RESERVED.get(key) or REMOVED.get(key)
         if refused:
-            return f"not a key of a recipe: {refused}"
-    if section == "freeze" and (explained := freeze_key(key, value, known)):
+            return f"not a recipe key: {refused}"
+    if section == "freeze" and (explained := explain_freeze_key(key, value, known)):
         return explained
-    elsewhere = [place for place in places_of(key, model) if place != ".".join(map(str, path))]
+    elsewhere = [place for place in key_paths(key, model) if place != ".".join(map(str, path))]
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.75)
     if len(elsewhere) == 1 and not near:
         home = elsewhere[0].rpartition(".")[0] or "the top level"
@@ -201,20 +200,20 @@ def unknown_key(path: Path, value: Any, model: type[Recipe], task: str) -> str:
     if key in ALIASES:
         return f"unknown key; write {ALIASES[key]}"
     if key in RESERVED or key in REMOVED:
-        return f"not a key of a recipe: {RESERVED.get(key) or REMOVED[key]}"
+        return f"not a recipe key: {RESERVED.get(key) or REMOVED[key]}"
     if elsewhere:
         return f"unknown key here; it belongs to {alternatives(elsewhere)}"
     if not known:
         return f"unknown key; the task {task} has no options in this section"
-    return unlike_any(key, known, model)
+    return explain_distant_key(key, known, model)
 
 
-def unlike_any(key: str, known: list[str], model: type[Recipe]) -> str:
-    """Name the nearest key of the whole recipe, or list the keys of the section."""
+def explain_distant_key(key: str, known: list[str], model: type[Recipe]) -> str:
+    """Name the nearest key of the whole recipe, or list all keys of the section."""
     near = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     if near:
         return f"unknown key; did you mean {near[0]}?"
-    everywhere = {place.rpartition(".")[2]: place for place in all_places(model)}
+    everywhere = {place.rpartition(".")[2]: place for place in all_key_paths(model)}
     near = difflib.get_close_matches(key, everywhere, n=1, cutoff=0.8)
     if near:
         return f"unknown key; did you mean {everywhere[near[0]]}?"
@@ -226,39 +225,39 @@ def unlike_any(key: str, known: list[str], model: type[Recipe]) -> str:
     return f"unknown key; the keys here are {listed}"
 
 
-def freeze_key(key: str, value: Any, known: list[str]) -> str | None:
+def explain_freeze_key(key: str, value: Any, known: list[str]) -> str | None:
     """Explain a key of `freeze` that belongs to another strategy."""
     strategy = value["freeze"].get("strategy", "full") if isinstance(value["freeze"], dict) else "full"
     if strategy not in usable_methods():
         if key in method_arguments("lora"):
-            return f"only PEFT methods (lora, dora, ia3, ...) have this key, and the strategy is {strategy}"
+            return f"only PEFT methods (lora, dora, ia3, ...) have this key; freeze.strategy is {strategy}"
         return None
     if strategy == "dora" and key == "use_dora":
         return "dora is LoRA with use_dora: true; remove the key"
     if key in method_arguments("lora") and not difflib.get_close_matches(key, known, n=1, cutoff=0.75):
-        return f"the strategy {strategy} has no such key; its keys are {', '.join(known)}"
+        return f"the strategy {strategy} does not have this key; its keys are {', '.join(known)}"
     return None
 
 
-def places_of(key: str, model: type[Recipe]) -> list[str]:
-    """Find the paths of the sections that have a key of this name."""
-    places = [place for place in all_places(model) if place.rpartition(".")[2] == key]
+def key_paths(key: str, model: type[Recipe]) -> list[str]:
+    """Find the paths of all keys with this name."""
+    places = [place for place in all_key_paths(model) if place.rpartition(".")[2] == key]
     if not places and key in method_arguments("lora"):
         places = [f"freeze.{key}"]
     return places
 
 
-def all_places(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
+def all_key_paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
     """Give the path of every key of a schema."""
     for name in model.model_fields:
         yield f"{prefix}{name}"
         inner = inner_model(model, name)
         if inner:
-            yield from all_places(inner, f"{prefix}{name}.")
+            yield from all_key_paths(inner, f"{prefix}{name}.")
 
 
 def inner_model(model: type[BaseModel], name: str) -> type[BaseModel] | None:
-    """Give the section behind a field, if it is one."""
+    """Give the section that a field holds, or None where it holds a plain value."""
     annotation = model.model_fields[name].annotation
     candidates = (annotation, *get_args(annotation))
     return next((item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)), None)
@@ -273,7 +272,7 @@ def section_model(model: type[BaseModel], path: Path) -> type[BaseModel]:
 
 
 def missing(path: Path, model: type[Recipe]) -> str:
-    """Say what should stand where nothing does, in the words of the schema."""
+    """Describe a missing key or section with its docstring in the schema."""
     parent, name = section_model(model, path[:-1]), str(path[-1])
     section, description = inner_model(parent, name), parent.model_fields[name].description
     if section is not None and not description:

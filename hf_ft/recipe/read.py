@@ -1,4 +1,4 @@
-"""Reading a recipe: file, mapping or Recipe, with overrides, to a checked Recipe or all of its errors."""
+"""Read a recipe (file, mapping or Recipe) with overrides, and check it: a Recipe, or all of its errors."""
 
 from __future__ import annotations
 
@@ -38,14 +38,14 @@ def load_recipe(
 
     Args:
         source: path of a YAML file, the recipe as a mapping, or a Recipe (to change it by overrides).
-        overrides: `key.path=value`, the value in YAML; the whole recipe is checked again with them.
-        in_memory: whether the rows are given in Python (`data=`), in the place of `data.source`.
+        overrides: `key.path=value`, the value in YAML; they are applied before the recipe is checked.
+        in_memory: whether the rows are passed in Python (`data=`) instead of `data.source`.
 
     Returns:
-        The recipe, with its task's own sections and every default filled in.
+        The recipe, with the task's own sections and every default filled in.
 
     Raises:
-        RecipeError: the recipe cannot be used; the message holds every error, one line each.
+        RecipeError: the recipe is not valid; the message holds every error, one line each.
 
     Examples:
         >>> recipe = load_recipe(
@@ -71,7 +71,7 @@ def load_recipe(
 
 
 def _take_rows_from_memory(value: dict[str, Any]) -> None:
-    """Let `data.source` say that the rows were given in Python; the section `data` may be absent."""
+    """Set `data.source` to the value for rows in Python; the section `data` may be missing."""
     if value.get("data") is None:
         value["data"] = {}
     if isinstance(value["data"], dict):
@@ -79,7 +79,7 @@ def _take_rows_from_memory(value: dict[str, Any]) -> None:
 
 
 def check_document(document: Document) -> Recipe:
-    """Validate a document, collecting every error."""
+    """Validate a document, and raise one error with all problems."""
     value = document.value
     problems = [*document.problems, *forbidden(value, ())]
     task_class, name = find_task(value, problems)
@@ -100,13 +100,13 @@ def check_document(document: Document) -> Recipe:
 
 
 def message(document: Document, path: Path, text: str) -> str:
-    """Write one line: place, path, text."""
+    """Write one line of the error: place, path, text."""
     key = ".".join(map(str, path))
     return TOKEN.sub("hf_...", f"{document.place(path)}: {key}: {text}")
 
 
 def read_document(source: str | FilePath | Mapping[str, Any] | Recipe) -> Document:
-    """Read the source into plain values."""
+    """Read the source of a recipe as plain values."""
     if isinstance(source, Recipe):
         return Document(plain(source.resolved(), "recipe"), "recipe")
     if isinstance(source, Mapping):
@@ -119,7 +119,7 @@ def read_document(source: str | FilePath | Mapping[str, Any] | Recipe) -> Docume
     data = path.read_bytes()
     if len(data) > MAXIMUM_BYTES:
         raise RecipeError(
-            f"{label}: {len(data):,} bytes; a recipe has at most {MAXIMUM_BYTES:,}. Is this the data?"
+            f"{label}: found {len(data):,} bytes; a recipe has at most {MAXIMUM_BYTES:,}. Is it a data file?"
         )
     try:
         text = data.decode("utf-8-sig")
@@ -135,16 +135,18 @@ def read_document(source: str | FilePath | Mapping[str, Any] | Recipe) -> Docume
 
 
 def no_such_file(path: FilePath) -> str:
-    """Say that a file is missing, and which one beside it was meant."""
+    """Say that a file does not exist, and name the nearest file in the same folder."""
     beside = [item.name for item in path.parent.glob("*.y*ml")] if path.parent.is_dir() else []
     near = difflib.get_close_matches(path.name, beside, n=1)
     return f"no such file; did you mean {path.parent / near[0]}?" if near else "no such file"
 
 
 def plain(value: Any, where: str, depth: int = 0) -> Any:
-    """Copy a Python value to mappings, lists and scalars, so that it can be checked like YAML."""
+    """Convert a Python value to mappings, lists and scalars, so that it can be checked like YAML."""
     if depth > MAXIMUM_DEPTH:
-        raise RecipeError(f"{where}: nested more than {MAXIMUM_DEPTH} deep; a recipe needs four levels")
+        raise RecipeError(
+            f"{where}: nested more than {MAXIMUM_DEPTH} levels deep; a recipe needs four levels"
+        )
     if isinstance(value, Mapping):
         wrong = [key for key in value if not isinstance(key, str)]
         if wrong:
@@ -156,7 +158,7 @@ def plain(value: Any, where: str, depth: int = 0) -> Any:
 
 
 def expand_shorthands(document: Document) -> None:
-    """Write out `task: name`, `freeze: strategy`, `augment: policy`; an empty section is an empty mapping."""
+    """Expand `task: name`, `freeze: strategy` and `augment: policy`; make an empty section a mapping."""
     value = document.value
     for section, key in SHORTHANDS.items():
         if isinstance(value.get(section), str):
@@ -167,7 +169,7 @@ def expand_shorthands(document: Document) -> None:
 
 
 def apply_override(document: Document, override: str) -> None:
-    """Set one `key.path=value`; the value is read as YAML."""
+    """Apply one override `key.path=value`; the value is read as YAML."""
     key, equals, text = override.partition("=")
     path = tuple(key.strip().split("."))
     if not equals or not all(path):
@@ -190,13 +192,13 @@ def apply_override(document: Document, override: str) -> None:
         target = target[part]
     target[path[-1]] = parsed.value
     document.overrides[path] = shown
-    # What the override replaces no longer counts, and what is wrong with its own text does.
+    # Problems of the value that the override replaces are dropped; problems of its own text are added.
     document.problems = [item for item in document.problems if item[0][: len(path)] != path]
     document.problems += [((*path, *inner), text) for inner, text in parsed.problems]
 
 
 def find_task(value: dict[str, Any], problems: list[tuple[Path, str]]) -> tuple[type[Task] | None, str]:
-    """Find the task's class; a problem if there is none."""
+    """Find the task's class; add a problem and return None if there is none."""
     from hf_ft.registry import get_task, list_tasks
 
     section = value.get("task")
@@ -216,7 +218,7 @@ def find_task(value: dict[str, Any], problems: list[tuple[Path, str]]) -> tuple[
 
 
 def find_strategy(value: dict[str, Any], problems: list[tuple[Path, str]]) -> str | None:
-    """Find the freezing strategy; a problem if it is none."""
+    """Find the freezing strategy; add a problem and return None if it does not exist."""
     section = value.get("freeze", {})
     strategy = section.get("strategy", "full") if isinstance(section, dict) else "full"
     path, known = ("freeze", "strategy"), (*STRATEGIES, *usable_methods())
@@ -231,15 +233,15 @@ def find_strategy(value: dict[str, Any], problems: list[tuple[Path, str]]) -> st
         problems.append((path, f"{strategy} {unusable_method(strategy)}; {advice}"))
         return None
     near = difflib.get_close_matches(strategy.lower(), (*known, *peft_methods()), n=1, cutoff=0.5)
-    hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
+    hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(known)}"
     problems.append((path, f"there is no strategy {strategy!r}; {hint}"))
     return None
 
 
 def make_task(value: dict[str, Any], task_class: type[Task], problems: list[tuple[Path, str]]) -> Task | None:
-    """Make the task that the sections describe; None, and a problem, where they contradict each other.
+    """Make the task from its sections; add a problem and return None where they contradict each other.
 
-    A section that has errors of its own, which are told elsewhere, counts as empty.
+    A section that is not valid by itself is replaced by its defaults: its errors are reported elsewhere.
     """
     sections: list[Any] = []
     for name, schema in (
@@ -264,7 +266,7 @@ def make_task(value: dict[str, Any], task_class: type[Task], problems: list[tupl
 
 
 def wrong_metric(value: dict[str, Any], task: Task) -> Iterator[tuple[Path, str]]:
-    """Find a main metric whose direction would be a guess, or is given the wrong way round (tf#31142)."""
+    """Find a main metric whose direction is unknown, or contradicts `evaluate.mode` (tf#31142)."""
     section = value.get("evaluate")
     if not isinstance(section, dict):
         return
@@ -279,12 +281,12 @@ def wrong_metric(value: dict[str, Any], task: Task) -> Iterator[tuple[Path, str]
             f"found the metric {metric!r}; expected {one_of(directions, metric)}; {advice}",
         )
     if metric in directions and mode in ("min", "max") and directions[metric] != (mode == "max"):
-        better = "more" if directions[metric] else "less"
-        yield ("evaluate", "mode"), f"found {mode}, and of {metric} {better} is better; remove the key"
+        better = "higher" if directions[metric] else "lower"
+        yield ("evaluate", "mode"), f"found {mode}, but {better} {metric} is better; remove the key"
 
 
 def fill_names(value: dict[str, Any], label: str, task: str) -> None:
-    """Fill in `name` and `output_dir` where they are not given."""
+    """Fill in `name` and `output_dir` where they are missing."""
     if value.get("name") is None:
         value["name"] = re.sub(r"\W+", "_", task.rpartition(":")[2])
     if value.get("output_dir") is None:
@@ -292,7 +294,7 @@ def fill_names(value: dict[str, Any], label: str, task: str) -> None:
 
 
 def forbidden(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
-    """Find secrets and permissions for remote code, at any depth; the secret itself is never repeated."""
+    """Find secrets and keys that allow remote code, at any depth; messages never contain the secret."""
     if isinstance(value, dict):
         for key, item in value.items():
             if key.lower() in SECRETS:
@@ -305,4 +307,4 @@ def forbidden(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
         for index, item in enumerate(value):
             yield from forbidden(item, (*path, index))
     elif isinstance(value, str) and TOKEN.search(value):
-        yield path, f"found what looks like a token of the Hub; {SECRET_ADVICE}"
+        yield path, f"found text that looks like a token of the Hub; {SECRET_ADVICE}"

@@ -1,15 +1,15 @@
-"""Keys that a recipe may not use, with what to write instead."""
+"""Keys that a recipe may not use, with the advice that the error message gives."""
 
 from __future__ import annotations
 
-# Arguments of the Trainer that another key of the recipe decides, or that the engine itself sets.
+# Arguments of the Trainer that another key of the recipe decides, or that hf_ft sets by itself.
 RESERVED: dict[str, str] = {
     "seed": "write it at the top level: seed",
-    "data_seed": "one seed rules the whole run; write it at the top level: seed",
+    "data_seed": "a run has one seed; write it at the top level: seed",
     "output_dir": "write it at the top level: output_dir",
-    "gradient_accumulation_steps": "derived; write train.global_batch_size, the rows per optimizer step",
-    "auto_find_batch_size": "derived; write train.global_batch_size, and bound the rows on one device by "
-    "train.per_device_train_batch_size",
+    "gradient_accumulation_steps": "hf_ft derives it; write train.global_batch_size, rows per optimizer step",
+    "auto_find_batch_size": "hf_ft derives it; write train.global_batch_size, and limit the rows on one "
+    "device with train.per_device_train_batch_size",
     "bf16": "write train.precision: bf16 (or auto)",
     "fp16": "write train.precision: fp16 (or auto)",
     "tf32": "write train.precision: tf32",
@@ -19,34 +19,34 @@ RESERVED: dict[str, str] = {
     "torch_compile_backend": "write train.compile: true",
     "torch_compile_mode": "write train.compile: true",
     "metric_for_best_model": "write evaluate.metric",
-    "greater_is_better": "write evaluate.mode: min or max, and only where the task does not know the metric",
+    "greater_is_better": "write evaluate.mode: min or max, for a metric that the task does not know",
     "save_strategy": "a checkpoint is written at each evaluation; write train.eval_strategy",
     "save_steps": "a checkpoint is written at each evaluation; write train.eval_steps",
-    "ddp_find_unused_parameters": "frozen parameters never reach the other processes; remove the key",
-    "fsdp": "it divides the model; launch with accelerate_configs/multi_gpu.yaml",
-    "fsdp_config": "it divides the model; launch with accelerate_configs/multi_gpu.yaml",
-    "deepspeed": "it divides the model; launch with accelerate_configs/multi_gpu.yaml",
-    "accelerator_config": "the engine deals the rows out to the processes itself; remove the key",
+    "ddp_find_unused_parameters": "hf_ft does not register frozen parameters with DDP; remove the key",
+    "fsdp": "sharded models are not supported; launch with accelerate_configs/multi_gpu.yaml",
+    "fsdp_config": "sharded models are not supported; launch with accelerate_configs/multi_gpu.yaml",
+    "deepspeed": "sharded models are not supported; launch with accelerate_configs/multi_gpu.yaml",
+    "accelerator_config": "hf_ft distributes the rows to the processes by itself; remove the key",
     "load_best_model_at_end": "the best checkpoint is always loaded; remove the key",
     "label_smoothing_factor": "write it in the section loss",
-    "label_names": "the task names its own targets; remove the key",
-    "remove_unused_columns": "the columns are mapped by data.columns; remove the key",
+    "label_names": "the task decides its targets; remove the key",
+    "remove_unused_columns": "data.columns decides which columns are used; remove the key",
     "train_sampling_strategy": "write data.sampler",
     "length_column_name": "write data.sampler",
     "dataloader_drop_last": "every row is trained on and counted; remove the key",
     "average_tokens_across_devices": "the loss is always averaged over all processes; remove the key",
     "logging_nan_inf_filter": "a loss that is not finite stops the run; remove the key",
-    "prediction_loss_only": "the engine evaluates by itself; remove the key",
-    "include_for_metrics": "the engine evaluates by itself; remove the key",
-    "batch_eval_metrics": "metrics always stream; remove the key",
-    "eval_do_concat_batches": "the engine evaluates by itself; remove the key",
-    "eval_use_gather_object": "the engine evaluates by itself; remove the key",
-    "eval_accumulation_steps": "metrics always stream; remove the key",
+    "prediction_loss_only": "hf_ft has its own evaluation loop; remove the key",
+    "include_for_metrics": "hf_ft has its own evaluation loop; remove the key",
+    "batch_eval_metrics": "metrics are always computed batch by batch; remove the key",
+    "eval_do_concat_batches": "hf_ft has its own evaluation loop; remove the key",
+    "eval_use_gather_object": "hf_ft has its own evaluation loop; remove the key",
+    "eval_accumulation_steps": "metrics are always computed batch by batch; remove the key",
     "resume_from_checkpoint": "a run resumes by itself from its newest complete checkpoint; remove the key",
-    "ignore_data_skip": "a resumed run sees the rows it would have seen; remove the key",
+    "ignore_data_skip": "a resumed run always continues with the next rows; remove the key",
     "restore_callback_states_from_checkpoint": "they are always restored; remove the key",
-    "enable_jit_checkpoint": "the engine writes its own checkpoints; remove the key",
-    "save_only_model": "a checkpoint is always complete, or it could not be resumed; remove the key",
+    "enable_jit_checkpoint": "hf_ft writes its own checkpoints; remove the key",
+    "save_only_model": "a checkpoint is always complete, so that a run can resume; remove the key",
     "gradient_checkpointing": "renamed by transformers; write train.activation_checkpointing",
     "gradient_checkpointing_kwargs": "renamed by transformers; write train.activation_checkpointing_kwargs",
     "do_train": "a run always trains; remove the key",
@@ -61,7 +61,7 @@ RESERVED: dict[str, str] = {
     "hub_revision": "the model goes to the main branch of publish.repo; remove the key",
 }
 
-# Arguments that older versions of transformers had, and usual words of other tools.
+# Arguments of older versions of transformers.
 REMOVED: dict[str, str] = {
     "warmup_ratio": "removed in transformers 5; write train.warmup_steps: 0.1 (below 1: share of steps)",
     "evaluation_strategy": "removed in transformers 5; write train.eval_strategy",
@@ -69,8 +69,8 @@ REMOVED: dict[str, str] = {
     "logging_dir": "removed in transformers 5; the log is <output_dir>/log.jsonl",
     "group_by_length": "removed in transformers 5; write data.sampler",
     "no_cuda": "removed in transformers 5; write train.use_cpu: true",
-    "use_mps_device": "removed in transformers 5; the device is found by itself",
-    "tokenizer": "removed in transformers 5; it comes with model.name, its overrides are model.processor",
+    "use_mps_device": "removed in transformers 5; the device is chosen automatically",
+    "tokenizer": "removed in transformers 5; model.name loads it; write its settings to model.processor",
     "per_gpu_train_batch_size": "removed in transformers 5; write train.global_batch_size",
     "per_gpu_eval_batch_size": "removed in transformers 5; write train.per_device_eval_batch_size",
     "adafactor": "removed in transformers 5; write train.optim: adafactor",
@@ -83,7 +83,7 @@ REMOVED: dict[str, str] = {
     "ray_scope": "removed in transformers 5; remove the key",
     "past_index": "removed in transformers 5; remove the key",
     "save_safetensors": "removed in transformers 5; weights are always safetensors",
-    "include_inputs_for_metrics": "removed in transformers 5; the engine evaluates by itself",
+    "include_inputs_for_metrics": "removed in transformers 5; hf_ft has its own evaluation loop",
     "include_tokens_per_second": "removed in transformers 5; speed is in timing.json",
     "dispatch_batches": "removed in transformers 5; remove the key",
     "split_batches": "removed in transformers 5; write train.global_batch_size",
@@ -94,7 +94,7 @@ REMOVED: dict[str, str] = {
     "deepspeed_plugin": "removed in transformers 5; remove the key",
 }
 
-# What people call a key elsewhere: word -> the key's path here.
+# Names that other tools use for a key -> the path of the key here.
 ALIASES: dict[str, str] = {
     "lr": "train.learning_rate",
     "lr_scheduler": "train.lr_scheduler_type",
@@ -141,12 +141,10 @@ ALIASES: dict[str, str] = {
     "random_state": "seed",
 }
 
-# Never in a recipe, at any depth: a recipe is a file that people share.
+# Keys that are refused at any depth, because a recipe is a file that people share.
 SECRETS = frozenset(
     {"token", "hub_token", "api_key", "hf_token", "use_auth_token", "auth_token", "password", "secret"}
 )
-SECRET_ADVICE = "a recipe holds no secret; run `hf auth login`, or set HF_TOKEN in the environment"
+SECRET_ADVICE = "a recipe must not hold a secret; run `hf auth login`, or set HF_TOKEN in the environment"
 REMOTE_CODE = frozenset({"trust_remote_code", "allow_remote_code", "remote_code"})
-REMOTE_CODE_ADVICE = (
-    "a recipe cannot allow code from elsewhere to run; choose a model whose code is in transformers"
-)
+REMOTE_CODE_ADVICE = "a recipe cannot allow remote code to run; choose a model whose code is in transformers"

@@ -1,9 +1,9 @@
-"""The sections of a recipe: one pydantic model each, a docstring per field, unknown keys refused.
+"""The sections of a recipe: one pydantic model for each, with a docstring for each field.
 
-The sections `augment` and `loss`, and the options inside `task`, belong to the task;
-`task_schema.recipe_model` puts the task's own models in their places, and gives `freeze` and `train` the keys
-that PEFT and transformers define. The docstring of a field is its only description: `hf-ft init` and `hf-ft
-schema` print it. Nothing here imports torch or transformers.
+The sections `augment` and `loss`, and the options inside `task`, belong to the task:
+`task_schema.recipe_model` inserts the task's own models, and adds the keys that PEFT and transformers define
+to `freeze` and `train`. `hf-ft init` and `hf-ft schema` print the docstrings of the fields. This module does
+not import torch or transformers.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
-    """A section of a recipe: immutable, strictly typed, and closed to unknown keys."""
+    """A section of a recipe: immutable, strictly typed, without unknown keys."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
 
-    # Fields that are handed on to a library: written to the resolved recipe only where the user set them.
+    # Fields that are passed on to a library; the resolved recipe holds them only where the user set them.
     passed_on: ClassVar[frozenset[str]] = frozenset()
 
     def resolved(self) -> dict[str, Any]:
@@ -44,7 +44,7 @@ class Section(BaseModel):
 
 
 def problem(message: str, **context: Any) -> PydanticCustomError:
-    """Make an error whose text reaches the user as it is."""
+    """Make a validation error whose message is shown to the user unchanged."""
     return PydanticCustomError("hf_ft", "{message}", {"message": message, **context})
 
 
@@ -52,21 +52,21 @@ class SplitSection(Section):
     """How the rows are divided into train, validation and test."""
 
     validation: Fraction | PositiveInt | str | None = 0.1
-    """A fraction or count drawn from train; or the name of a split of the source; null: none."""
+    """A fraction or count of rows drawn from train, or the name of a split of the source; null: none."""
     test: Fraction | PositiveInt | str | None = None
-    """As above. The final figure is measured on test; without one, on validation, and the report says so."""
+    """As validation. The final metric is measured on test, or on validation where there is no test split."""
     by: str | None = None
     """Keep rows with the same value of this column in one split (a patient, a track); `time`: by time."""
     stratify: bool = True
     """Keep the class proportions in every drawn split, where the task has classes."""
 
 
-# What `data.source` says where rows were given in Python.
+# The value of `data.source` where rows are passed in Python.
 IN_MEMORY = "rows given in Python"
 
 
 class DataSection(Section):
-    """Where the rows come from and which column plays which role."""
+    """The source of the rows, the columns that hold the task's roles, and the splits."""
 
     source: str | dict[str, str]
     """Hub id, folder, file, glob, https address, `sample:NAME`, `py:module:function`; or {split: source}."""
@@ -77,17 +77,17 @@ class DataSection(Section):
     columns: dict[str, str | list[str]] = Field(default_factory=dict)
     """role -> column name(s) of the source, where the names differ from the roles of the task."""
     label_separator: Annotated[str, Field(min_length=1)] | None = None
-    """What parts several labels in one cell of text, such as `;` in `red;round`; null: one label a cell."""
+    """Separator of several labels in one text cell, such as `;` in `red;round`; null: one label a cell."""
     id: str | None = None
-    """Column whose values name the rows in every message and in predictions.parquet."""
+    """Column with the ids of the rows, for messages and predictions.parquet."""
     split: SplitSection = SplitSection()
-    """How train, validation and test are made."""
+    """How the rows are divided into train, validation and test."""
     rows: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=2, max_length=2)] | None = None
-    """Use only these rows of the training source, [first, end], the end not included; null: all."""
+    """Use only these rows of the training source, [first, end], without the end; null: all."""
     limit: Fraction | PositiveInt | dict[str, Fraction | PositiveInt] | None = None
-    """A seeded sample of the training rows: a count, or a fraction; or {split: count or fraction}."""
+    """Use a random sample of the training rows: a count or a fraction; or {split: count or fraction}."""
     on_bad: Literal["error", "skip"] = "error"
-    """What to do with rows that cannot be read: stop, or leave out (at most 1 % of them)."""
+    """Rows that cannot be read: stop with an error; skip: leave them out (at most 1 % of the rows)."""
     sampler: Literal["shuffle", "balanced"] = "shuffle"
     """`shuffle` visits every row once an epoch; `balanced` draws classes equally often, with replacement."""
 
@@ -114,7 +114,7 @@ class DataSection(Section):
 
     @property
     def limits(self) -> dict[str, float | int]:
-        """How many rows of each split are used at most, by `limit`: split -> count or fraction."""
+        """The largest number of rows of each split, by `limit`: split -> count or fraction."""
         if self.limit is None:
             return {}
         return self.limit if isinstance(self.limit, dict) else {"train": self.limit}
@@ -132,11 +132,11 @@ class ModelSection(Section):
     config: dict[str, Any] = Field(default_factory=dict)
     """Overrides of the model's configuration (`hidden_dropout_prob: 0.2`)."""
     processor: dict[str, Any] = Field(default_factory=dict)
-    """Overrides of the saved processor; what is written here is saved with the model."""
+    """Overrides of the processor's settings; they are saved with the model."""
     attn_implementation: Literal[
         "auto", "eager", "sdpa", "flex_attention", "flash_attention_2", "flash_attention_3"
     ] = "auto"
-    """How attention is computed, by transformers' names; auto: its default for the model, mostly sdpa."""
+    """Implementation of attention, as transformers names it; auto: its default for the model, mostly sdpa."""
 
     @field_validator("name")
     @classmethod
@@ -145,16 +145,16 @@ class ModelSection(Section):
 
 
 class FreezeSection(Section):
-    """Which weights learn. A PEFT method adds the fields of its configuration (`r`, `lora_alpha`, ...)."""
+    """Which weights are trained. A PEFT method adds its own keys (`r`, `lora_alpha`, ...)."""
 
     strategy: str = "full"
     """full | head | last | patterns | a PEFT method with target modules (lora, dora, ia3, vera, oft, ...)."""
     n: PositiveInt | None = None
-    """For `last`: how many of the last blocks learn, beside the head."""
+    """For `last`: the number of last blocks that are trained, beside the head."""
     patterns: Annotated[list[str], Field(min_length=1)] | None = None
-    """For `patterns`: parameters whose names match one of these learn (globs or regular expressions)."""
+    """For `patterns`: globs or regular expressions; parameters whose names match one are trained."""
     head_lr_multiplier: PositiveFloat = 1.0
-    """The new head learns at this many times the learning rate of the rest."""
+    """The learning rate of the new head, as a multiple of the learning rate of the other weights."""
     head_weight_decay: NonNegativeFloat | None = None
     """Weight decay of the head; null: the same as train.weight_decay."""
 
@@ -167,60 +167,60 @@ class FreezeSection(Section):
         )
         if value is not None and strategy != owner:
             raise problem(
-                f"only strategy {owner} has this key, and the strategy is {strategy}; remove the key"
+                f"only the strategy {owner} has this key, and freeze.strategy is {strategy}; remove the key"
             )
         return value
 
     @property
     def method_options(self) -> dict[str, Any]:
-        """The fields of the PEFT configuration that the recipe sets; the others keep PEFT's defaults."""
+        """The keys of the PEFT configuration that the recipe sets; the others keep PEFT's defaults."""
         return {name: getattr(self, name) for name in sorted(self.passed_on & self.model_fields_set)}
 
     def resolved(self) -> dict[str, Any]:
-        """Leave out the keys that the strategy does not use."""
+        """Give the section as plain values, without the keys that the strategy does not use."""
         values = super().resolved()
         return {key: v for key, v in values.items() if key not in ("n", "patterns") or v is not None}
 
 
 class TrainSection(Section):
-    """How the model is trained. Every other name of transformers.TrainingArguments is a key here too."""
+    """How the model is trained. The other names of transformers.TrainingArguments are keys here too."""
 
     num_train_epochs: Auto | PositiveFloat = "auto"
-    """Passes over the training rows, at most; auto: chosen from the number of rows and the strategy."""
+    """Largest number of passes over the training rows; auto: from the number of rows and the strategy."""
     global_batch_size: Auto | PositiveInt = "auto"
     """Rows per optimizer step, over all processes and accumulation; auto: 8 to 32, by the number of rows."""
     per_device_train_batch_size: PositiveInt | None = None
-    """Upper bound of the rows that one device handles at a time; null: as many as the step needs."""
+    """Largest number of rows in one forward pass on one device; null: as many as the step needs."""
     learning_rate: Auto | PositiveFloat = "auto"
-    """auto: the default of the strategy, the optimizer and the network, printed with its reason."""
+    """auto: from the strategy, the optimizer and the network; the choice is printed with its reason."""
     lr_scheduler_type: str = "cosine"
     """cosine | linear | constant | exponential (lr_scheduler_kwargs: {final: 0.01}) | any of the Trainer."""
     warmup_steps: NonNegativeFloat = 0.1
-    """Below 1 a share of all steps, otherwise a number of steps."""
+    """Below 1: a share of all steps; otherwise a number of steps."""
     weight_decay: NonNegativeFloat = 0.01
     """Decoupled L2 decay of the weights; biases and norm layers have none."""
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
-    """auto: bf16 where the device has it and, on a CPU, is measured to be faster with it; else fp32."""
+    """auto: bf16 where the device supports it and, on a CPU, timing shows that it is faster; else fp32."""
     compile: bool | Literal["auto"] = "auto"
-    """Compile the model with torch.compile; auto: only where it is known to pay within the run."""
+    """Compile the model with torch.compile; auto: only where the run is long enough to save time."""
     memory_format: Literal["auto", "channels_last", "contiguous_format"] = "auto"
-    """How images lie in memory; auto: channels_last for networks with four 2-d convolutions or more."""
+    """Memory format of images; auto: channels_last for networks with at least four 2-d convolutions."""
     allocator: Literal["auto", "system"] = "auto"
-    """auto: on a CPU, memory that a step frees stays with the process for the next one; system: never."""
+    """auto: on a CPU, keep the memory that a step frees for the next step; system: return it at once."""
     threads: Auto | PositiveInt = "auto"
-    """Threads of the CPU; auto: all where a micro-batch is measured to be surely faster on all, else one."""
+    """CPU threads; auto: all if paired timing shows that a micro-batch is faster with all than with one."""
     batch_norm_rows: Annotated[int, Field(ge=0)] = 1024
-    """Before each evaluation, batch norms that learn take their statistics from this many training rows, as
-    they are without augmentation; 0: keep the running averages of training."""
+    """Before each evaluation, compute the statistics of trained batch norms from this many training rows
+    without augmentation; 0: use the running averages of training."""
     eval_strategy: Literal["no", "steps", "epoch"] = "epoch"
-    """When the validation split is evaluated, and a checkpoint written: each has its measure."""
+    """When to evaluate the validation split and write a checkpoint."""
     early_stopping_patience: Auto | PositiveInt | None = "auto"
-    """Stop after so many evaluations in which neither the main metric nor the validation loss improved; auto:
-    4, or 10 for a head; null: never."""
+    """Stop after this many evaluations in which neither the main metric nor the validation loss improves;
+    auto: 4, or 10 for a head; null: never."""
     early_stopping_threshold: NonNegativeFloat = 0.0
-    """By how much the main metric must improve to count; above 0, the validation loss does not count."""
+    """Smallest change of the main metric that counts as better; above 0, the validation loss is ignored."""
 
-    # What hf_ft adds to TrainingArguments, or translates for it.
+    # Keys that hf_ft adds to TrainingArguments, or translates for it.
     own: ClassVar[frozenset[str]] = frozenset(
         {
             "global_batch_size",
@@ -248,47 +248,45 @@ class TrainSection(Section):
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """What is handed to TrainingArguments: the keys the recipe sets, and hf_ft's own defaults."""
+        """The arguments for TrainingArguments: the keys that the recipe sets, and hf_ft's own defaults."""
         return {name: value for name, value in self.resolved().items() if name not in self.own}
 
 
 class EvaluateSection(Section):
-    """What is measured, and what decides which checkpoint is best."""
+    """Which metrics are computed, and which one decides the best checkpoint."""
 
     metric: str | None = None
-    """The metric that picks the best checkpoint and heads the report; null: the task's main metric."""
+    """The main metric, which decides the best checkpoint; null: the default of the task."""
     mode: Literal["min", "max"] | None = None
-    """Needed only for a metric whose direction the task does not know."""
+    """Whether the main metric is better when lower or higher; only for metrics unknown to the task."""
     extra: list[str] = Field(default_factory=list)
-    """Further metrics: names on the Hub or paths of `evaluate` modules."""
+    """Further metrics: names or paths of modules of the package `evaluate`."""
     intervals: Literal["bootstrap", "none"] = "bootstrap"
-    """Uncertainty of the main metric: percentile bootstrap over the rows, seeded."""
+    """Confidence interval of the main metric: percentile bootstrap over the rows, seeded."""
     resamples: Annotated[int, Field(ge=100, le=100_000)] = 1000
-    """How often the rows are drawn again for the interval."""
+    """Number of bootstrap samples."""
     confidence: Fraction = 0.95
-    """The share of the resampled values that the interval covers."""
+    """Confidence level of the interval."""
     linear_probe: bool = True
-    """Compare with a linear model on the pretrained features, where that costs under a tenth of training."""
+    """Also compare with a linear model on the pretrained features, if it costs under 10 % of training."""
     must_beat: Literal["baseline"] | None = None
-    """baseline: the run fails, and keeps its files, unless the model is better than every baseline."""
+    """baseline: the run fails, but keeps its files, unless the model is better than every baseline."""
 
     @field_validator("must_beat")
     @classmethod
     def _needs_intervals(cls, value: str | None, info: ValidationInfo) -> str | None:
         if value is not None and info.data.get("intervals") == "none":
-            raise problem(
-                "needs the interval of the difference, and evaluate.intervals is none; write bootstrap"
-            )
+            raise problem("needs a confidence interval; found evaluate.intervals: none; write bootstrap")
         return value
 
 
 class PublishSection(Section):
-    """Where the finished model goes on the Hub; the token comes from `hf auth login` or HF_TOKEN alone."""
+    """Where to publish the model on the Hub; the token comes from `hf auth login` or HF_TOKEN."""
 
     repo: str | None = None
-    """A model repository on the Hub, namespace/name, made where there is none; null: nothing is published."""
+    """Model repository on the Hub, namespace/name; created if it does not exist; null: do not publish."""
     private: bool = True
-    """Whether only its owners may see it. A repository that is there already keeps its visibility."""
+    """Whether a new repository is private. An existing repository keeps its visibility."""
 
     @field_validator("repo")
     @classmethod
@@ -300,27 +298,27 @@ class PublishSection(Section):
             validate_repo_id(value)
         except HFValidationError:
             raise problem(
-                f"found {value!r}; expected namespace/name of letters, digits, `-`, `_` and `.`, neither "
-                "`--` nor `..` in it, at most 96"
+                f"found {value!r}; expected namespace/name of at most 96 letters, digits, `-`, `_` and `.`, "
+                "without `--` and `..`"
             ) from None
         return value
 
 
 class CacheSection(Section):
-    """What is computed once, kept on disk, and read again in every epoch and run."""
+    """Caches on disk: values that are computed once and read in every epoch and run."""
 
     activations: Literal["auto", "off"] = "auto"
-    """Activations of frozen layers. auto: where the result is proved to be the same; off: never."""
+    """Activation cache of frozen layers; auto: where a test shows that the result is the same; off: never."""
     views: PositiveInt | None = None
-    """Random augmentation: keep this many views of each row, seen in turn; null: new ones every epoch."""
+    """Number of augmented views of each row to cache and use in turn; null: new augmentation every epoch."""
     max_gb: PositiveFloat = 20.0
-    """Most disk for all kept activations, and for all decoded pictures; the longest unused go first."""
+    """Largest size of the activation cache, and of the cache of decoded pictures; the oldest are deleted."""
     decoded: bool = False
-    """Keep pictures decoded and, where nothing random comes before it, resized; pays for large files."""
+    """Cache decoded pictures (resized too, unless augmentation is random); saves time with large files."""
 
 
 class Empty(Section):
-    """A section that a task does not offer: any key in it is refused."""
+    """A section that the task does not have: any key in it is an error."""
 
 
 class Recipe(Section):
@@ -329,7 +327,7 @@ class Recipe(Section):
     task: Any
     """The task's name, or {name: ..., <options of the task>}."""
     name: str
-    """What the run is called; default: the file's name."""
+    """Name of the run; default: the file's name."""
     output_dir: str
     """The run folder; default: runs/<name>."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 17
@@ -357,17 +355,17 @@ class Recipe(Section):
         return expand_home(value)
 
     def resolved(self) -> dict[str, Any]:
-        """Give the recipe as plain values, every default written out, the task's name before its options."""
+        """Give the recipe as plain values with every default written out, the task's name first."""
         values = super().resolved()
         return values | {"task": {"name": self.task.name} | values["task"]}
 
     @property
     def warnings(self) -> list[str]:
-        """What is allowed and rarely meant, one line each."""
+        """Warnings about valid values that are probably mistakes, one line each."""
         rate, found = self.train.learning_rate, []
         if rate != "auto" and rate > 0.1:
             found.append(
-                f"train.learning_rate: {rate:g} is far above what fine-tuning bears; usual are 1e-5 to 1e-2"
+                f"train.learning_rate: {rate:g} is very high for fine-tuning; usual values are 1e-5 to 1e-2"
             )
         if (
             self.train.arguments.get("max_steps", -1) > 0
@@ -381,7 +379,7 @@ class Recipe(Section):
         return found
 
     def to_yaml(self) -> str:
-        """Write the resolved recipe, every default of hf_ft spelled out; reading it gives an equal recipe."""
+        """Write the recipe as YAML with every default of hf_ft; reading it gives an equal recipe."""
         from io import StringIO
 
         from ruamel.yaml import YAML
@@ -396,5 +394,5 @@ class Recipe(Section):
 
 
 def expand_home(path: str) -> str:
-    """Replace a leading `~` by the home folder; nothing else in a recipe is expanded."""
+    """Replace a leading `~` by the home folder; environment variables are not expanded."""
     return str(Path(path).expanduser()) if path.startswith("~") else path

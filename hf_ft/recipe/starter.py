@@ -1,4 +1,4 @@
-"""The commented recipe that `hf-ft init` writes, made from the docstrings of the fields."""
+"""Write the commented recipe of `hf-ft init` from the docstrings of the schema."""
 
 from __future__ import annotations
 
@@ -25,19 +25,20 @@ from hf_ft.recipe.schema import (
 if TYPE_CHECKING:
     from hf_ft.task import Task
 
-# What a user has to fill in.
+# The values that the user must fill in.
 PLACEHOLDERS = {"source": "path/to/data", "name": "path/or/hub-id"}
-# Section -> what a new recipe sets in it: without rows that nothing was chosen on, the final figure flatters.
+# section -> keys that a new recipe sets. Without a test split, the final metric would be measured on the rows
+# that chose the checkpoint.
 SUGGESTED = {"split": {"test": "0.2  # drawn from train where the source has no test split"}}
 WIDTH = 100
 
 
 def starter(task: type[Task], name: str) -> str:
-    """Write a recipe in which every key of the schema is explained and shows its default.
+    """Write a recipe in which every key of the schema has an explanation and its default.
 
     Args:
         task: the task.
-        name: how the recipe names it: `image-classification`, or `package.module:Class`.
+        name: the name of the task in the recipe: `image-classification`, or `package.module:Class`.
     """
     sections: dict[str, type[Section]] = {
         "data": DataSection,
@@ -54,7 +55,7 @@ def starter(task: type[Task], name: str) -> str:
     lines = [
         f"# {name}: {task.summary.rstrip('.')}.",
         "# Check: hf-ft check THIS_FILE    Run: hf-ft run THIS_FILE [key=value ...]",
-        "# A key behind a # shows its default; take the # away to change it.",
+        "# A key behind a # has the default that is shown; remove the # to change it.",
         "",
     ]
     if task.Options.model_fields:
@@ -74,7 +75,7 @@ def starter(task: type[Task], name: str) -> str:
 def fields(
     section: type[Section], indent: str, live: bool = True, suggested: Mapping[str, str] | None = None
 ) -> Iterator[str]:
-    """Write the fields of a section, those that are suggested as such."""
+    """Write the fields of a section; suggested ones are set, the others are behind a #."""
     for name, field in section.model_fields.items():
         if suggested and name in suggested:
             yield from comment(field.description or "", indent)
@@ -84,7 +85,7 @@ def fields(
 
 
 def one_field(name: str, field: FieldInfo, indent: str, live: bool = True) -> Iterator[str]:
-    """Write the docstring of a field, and the field: live if it must be filled in, behind a # otherwise."""
+    """Write the docstring of a field, and the field itself: behind a #, unless it must be filled in."""
     yield from comment(field.description or "", indent)
     default = field.get_default(call_default_factory=True)
     if name in SUGGESTED and live:
@@ -94,7 +95,7 @@ def one_field(name: str, field: FieldInfo, indent: str, live: bool = True) -> It
         yield f"{indent}# {name}:"
         yield from fields(type(default), f"{indent}#   ", live=False)
     elif not field.is_required():
-        yield f"{indent}{'' if not live else '# '}{name}: {written(default)}".rstrip()
+        yield f"{indent}{'' if not live else '# '}{name}: {yaml_value(default)}".rstrip()
     elif name in PLACEHOLDERS and indent:
         yield f"{indent}{name}: {PLACEHOLDERS[name]}  # fill in"
     else:
@@ -102,12 +103,12 @@ def one_field(name: str, field: FieldInfo, indent: str, live: bool = True) -> It
 
 
 def comment(text: str, indent: str) -> list[str]:
-    """Wrap a text as a comment."""
+    """Wrap a text as comment lines."""
     return [f"{indent}# {line}" for line in textwrap.wrap(text, WIDTH)]
 
 
-def written(value: Any) -> str:
-    """Write a default as YAML on one line."""
+def yaml_value(value: Any) -> str:
+    """Write a default value as YAML on one line."""
     if isinstance(value, str) and re.fullmatch(r"[A-Za-z][\w./-]*", value):
         return value
     return json.dumps(value, ensure_ascii=False)

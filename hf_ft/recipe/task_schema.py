@@ -1,4 +1,4 @@
-"""The schema of one recipe: the static sections, narrowed to its task and its freezing strategy."""
+"""Build the schema of one recipe: the static sections with the keys of its task and freezing strategy."""
 
 from __future__ import annotations
 
@@ -28,15 +28,15 @@ STRATEGIES = ("full", "head", "last", "patterns")
 
 
 def recipe_model(task_class: type[Task] | None, strategy: str | None = "full") -> type[Recipe]:
-    """Narrow the recipe to one task and one freezing strategy.
+    """Build the recipe's schema for one task and one freezing strategy.
 
     Args:
-        task_class: the task, whose Options, Augment and Loss fill the sections; None where it could not be
-            found: these sections are then not checked.
+        task_class: the task; its Options, Augment and Loss define three sections. None where the task is not
+            known: these sections are then not checked.
         strategy: `freeze.strategy`; None where it is not known: the section is then not checked.
 
     Returns:
-        A subclass of Recipe. The same arguments give the same class, so recipes can be compared.
+        A subclass of Recipe. Equal arguments give the same class, so recipes can be compared.
     """
     task: Any = task_class
     return cached_recipe_model(task, strategy)
@@ -63,14 +63,14 @@ def cached_recipe_model(task_class: Any, strategy: str | None) -> type[Recipe]:
 
 
 def task_section(task_class: type[Task]) -> type[Section]:
-    """The task's own options, and its name."""
+    """Build the section `task`: the task's own options, and its name."""
     name = FieldInfo(annotation=str, description=f"The task: {task_class.summary}")
     return create_model("TaskSection", __base__=task_class.Options, name=(str, name))
 
 
 @functools.cache
 def freeze_section(strategy: str) -> type[FreezeSection]:
-    """The section `freeze` of one strategy; a PEFT method adds the fields of its configuration."""
+    """Build the section `freeze` of one strategy; a PEFT method adds the keys of its configuration."""
     inherited = FreezeSection.model_fields
     description = inherited["strategy"].description
     fields: dict[str, Any] = {
@@ -91,7 +91,7 @@ def freeze_section(strategy: str) -> type[FreezeSection]:
 
 @functools.cache
 def train_section() -> type[TrainSection]:
-    """The section `train`, with every name of TrainingArguments that a recipe may set."""
+    """Build the section `train`, with every name of TrainingArguments that a recipe may set."""
     own, refused = TrainSection.model_fields, {*RESERVED, *REMOVED, *SECRETS}
     arguments = {k: v for k, v in training_arguments().items() if k not in own and k not in refused}
     schedule = own["lr_scheduler_type"]
@@ -110,7 +110,7 @@ def train_section() -> type[TrainSection]:
 
 
 def passed_fields(arguments: Any) -> dict[str, Any]:
-    """Fields for keys that are handed on; unset means the library's own default."""
+    """Build the fields of keys that are passed on to a library; an unset key keeps the library's default."""
     return {
         name: (argument.type, FieldInfo(default=None, description=argument.help))
         for name, argument in arguments.items()
@@ -118,7 +118,7 @@ def passed_fields(arguments: Any) -> dict[str, Any]:
 
 
 def check_exponential(cls: type, value: Any, info: Any) -> Any:
-    """Check the one option of hf_ft's own schedule: the share of the learning rate left at the end."""
+    """Check the option of the schedule `exponential`: the share of the learning rate at the end."""
     if info.data.get("lr_scheduler_type") != "exponential" or value is None:
         return value
     final = value.get("final") if isinstance(value, dict) else None
@@ -129,7 +129,7 @@ def check_exponential(cls: type, value: Any, info: Any) -> Any:
         or not 0 < final < 1
     ):
         raise problem(
-            "the schedule exponential takes {final: a number above 0 and below 1}, for instance {final: 0.01}"
+            "the schedule exponential needs {final: a number above 0 and below 1}, for instance {final: 0.01}"
         )
     return value
 
@@ -157,7 +157,7 @@ def json_schema(task: type[Task] | None = None) -> dict[str, Any]:
     """Give the JSON schema of a recipe, for editors that complete and check YAML.
 
     Args:
-        task: narrow `task`, `augment` and `loss` to this task; None: leave them open.
+        task: the task that defines `task`, `augment` and `loss`; None: they are not checked.
     """
     strategies = Union[tuple(freeze_section(name) for name in (*STRATEGIES, *usable_methods()))]  # type: ignore[valid-type]  # noqa: UP007
     base = recipe_model(task)

@@ -1,8 +1,8 @@
-"""YAML 1.2 as plain values, with the line of every key.
+"""Read YAML 1.2 as plain values, with the line of every key.
 
-A reader of its own over ruamel.yaml's nodes, because a recipe needs less than YAML offers and more than a
-loader tells: every key is text, every scalar is null, a boolean, a number or text (no dates, no tags), and
-what YAML readers disagree about (`010`, `2016-01-04`, a key written twice) is an error instead of a guess.
+This module reads ruamel.yaml's nodes itself, because a recipe allows less than YAML and needs line numbers.
+Every key is text; every scalar is null, a boolean, a number or text; there are no dates and no tags. Values
+that YAML readers interpret differently (`010`, `2016-01-04`, a key that is written twice) are errors.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ NOT_FINITE = re.compile(r"[-+]?\.(inf|Inf|INF)|\.(nan|NaN|NAN)")
 LEADING_ZERO = re.compile(r"[-+]?0[0-9][0-9_]*(\.[0-9]*)?")
 DATE = re.compile(r"[0-9]{4}-[0-9]{1,2}-[0-9]{1,2}([Tt ].*)?")
 
-# Problems that the parser notices at the end of the text and a person wants to see at their beginning.
+# Problems that the parser finds at the end of the text, although the mistake is where the context begins.
 NEVER_CLOSED = re.compile("quoted scalar|flow sequence|flow mapping|simple key")
 
 Path = tuple[str | int, ...]
@@ -42,14 +42,14 @@ Path = tuple[str | int, ...]
 
 @dataclass
 class Document:
-    """A recipe as it was written.
+    """The text of a recipe as plain values, with the places of its keys.
 
     Args:
         value: plain mappings, lists and scalars.
-        label: what messages call it: the file as the user wrote it.
+        label: name of the source in messages: the path of the file as the user wrote it.
         lines: path of a key or list entry -> line (from 1); empty where the recipe is not text.
-        overrides: path -> the `key=value` that set it.
-        problems: (path, message) of what is wrong with the text itself.
+        overrides: path -> the override `key=value` that set it.
+        problems: (path, message) for each problem of the text itself.
     """
 
     value: Any
@@ -59,7 +59,7 @@ class Document:
     problems: list[tuple[Path, str]] = field(default_factory=list)
 
     def place(self, path: Path) -> str:
-        """Say where a path was written: file and line, or the override, of its nearest written ancestor."""
+        """Give file and line of a path, or the override that set it; else those of its nearest parent."""
         for length in range(len(path), 0, -1):
             if path[:length] in self.overrides:
                 return f"override {self.overrides[path[:length]]}"
@@ -68,7 +68,7 @@ class Document:
         return self.label
 
     def line(self, path: Path) -> int:
-        """Give the line that orders the messages; overrides come last."""
+        """Give the line of a path, to sort messages by; overrides come last."""
         ancestors = [path[:length] for length in range(len(path), 0, -1)]
         if any(part in self.overrides for part in ancestors):
             return len(self.lines) + 10**6
@@ -79,8 +79,8 @@ def read_yaml(text: str, label: str) -> Document:
     """Read one YAML document.
 
     Raises:
-        RecipeError: the text is not YAML, or uses what a recipe may not: tags, deep nesting, recursive or
-            exploding aliases. What can be reported together with other errors is in `problems` instead.
+        RecipeError: the text is not YAML, or has tags, deep nesting, recursive aliases or too many values.
+            Problems that can be reported together with other errors are in `Document.problems` instead.
     """
     try:
         bound_depth(text, label)
@@ -98,7 +98,7 @@ def read_yaml(text: str, label: str) -> Document:
 
 
 def bound_depth(text: str, label: str) -> None:
-    """Refuse tags, too many values and deep nesting before the recursive part of the parser meets them."""
+    """Refuse tags and deep nesting before the recursive part of the parser runs."""
     depth = 0
     for event in YAML(typ="safe", pure=True).parse(text):
         kind, line = type(event).__name__, event.start_mark.line + 1 if event.start_mark else 1
@@ -106,17 +106,17 @@ def bound_depth(text: str, label: str) -> None:
         depth -= kind.endswith(("MappingEndEvent", "SequenceEndEvent"))
         if depth > MAXIMUM_DEPTH:
             raise RecipeError(
-                f"{label}:{line}: nested more than {MAXIMUM_DEPTH} deep; a recipe needs four levels"
+                f"{label}:{line}: nested more than {MAXIMUM_DEPTH} levels deep; a recipe needs four levels"
             )
         if isinstance(event, (ScalarEvent, CollectionStartEvent)) and event.tag is not None:
             tag = str(event.tag).replace("tag:yaml.org,2002:", "!!")
             raise RecipeError(
-                f"{label}:{line}: found the tag {tag}; a recipe has no tags, write the plain value"
+                f"{label}:{line}: found the tag {tag}; tags are not allowed, write the plain value"
             )
 
 
 def explain_syntax(error: MarkedYAMLError, text: str) -> str:
-    """Say in plain words what the parser met."""
+    """Explain a syntax error of the parser."""
     found = error.problem or ""
     mark = error.problem_mark
     rest = text.splitlines()[mark.line][mark.column :] if mark and mark.line < len(text.splitlines()) else ""
@@ -128,7 +128,7 @@ def explain_syntax(error: MarkedYAMLError, text: str) -> str:
         return "found a second document after `---`; a recipe is one document"
     if "undefined alias" in found:
         alias = rest.split()[0] if rest else "an alias"
-        return f"found {alias}, which no anchor defines; put text that begins with * in quotes"
+        return f"found the alias {alias} without an anchor; put text that begins with * in quotes"
     if "cannot start any token" in found:
         return f"found {rest[:1]!r} at the start of a value; put the text in quotes"
     if "unexpected end of stream" in found:
@@ -140,12 +140,12 @@ def explain_syntax(error: MarkedYAMLError, text: str) -> str:
     if "could not find expected ':'" in found:
         return "found a key without `:`"
     if "block mapping" in (error.context or "") or "<document start>" in found:
-        return "found what does not continue the lines above; look at its indentation and at quotes before it"
+        return "this line does not continue the lines above; check its indentation, and the quotes before it"
     return f"not YAML: {'; '.join(part for part in (error.context, found) if part)}"
 
 
 class Reader:
-    """Turns nodes into plain values, noting lines and problems on the way."""
+    """Turns nodes into plain values, and records lines and problems in the document."""
 
     def __init__(self, document: Document):
         self.document = document
@@ -158,13 +158,13 @@ class Reader:
         self.values += 1
         if self.values > MAXIMUM_VALUES:
             raise RecipeError(
-                f"{label}:{line}: more than {MAXIMUM_VALUES} values; aliases repeat them, write fewer"
+                f"{label}:{line}: more than {MAXIMUM_VALUES} values, repeated aliases included; write fewer"
             )
         self.document.lines.setdefault(path, line)
         if isinstance(node, ScalarNode):
             return self.scalar(node, path)
         if id(node) in self.open:
-            raise RecipeError(f"{label}:{line}: an alias holds itself; write the values out")
+            raise RecipeError(f"{label}:{line}: an alias contains itself; write the values out")
         self.open.add(id(node))
         if isinstance(node, SequenceNode):
             value: Any = [self.read(item, (*path, index)) for index, item in enumerate(node.value)]
@@ -174,13 +174,13 @@ class Reader:
         return value
 
     def mapping(self, node: MappingNode, path: Path) -> dict[str, Any]:
-        """Read a mapping; keys are text as they stand, so that `no: 1` and `010: 1` keep their names."""
+        """Read a mapping; keys are always text, so that `no: 1` and `010: 1` keep their names."""
         found: dict[str, Any] = {}
         for key_node, value_node in node.value:
             line = key_node.start_mark.line + 1
             if not isinstance(key_node, ScalarNode):
                 raise RecipeError(
-                    f"{self.document.label}:{line}: found a list or mapping as a key; a key is text"
+                    f"{self.document.label}:{line}: found a list or mapping as a key; a key must be text"
                 )
             key = key_node.value
             if key in found:
@@ -200,7 +200,7 @@ class Reader:
             return text
         if DATE.fullmatch(text):
             self.document.problems.append(
-                (path, f"found {text}, which some readers take for a date; write '{text}'")
+                (path, f"found {text}, which some YAML readers read as a date; write '{text}'")
             )
         elif LEADING_ZERO.fullmatch(text):
             number = text.lstrip("+-0_") or "0"

@@ -1,5 +1,5 @@
 # ruff: noqa: E501
-"""Bad recipes, and what the message to their author must hold, in whatever words.
+"""Bad recipes, and the words that the error message must contain.
 
 A row is `TEXT => LINE KEY: PIECES`. The text follows a start that is right by itself, `\\n` in it is a new line;
 LINE is `-` where a message names none. The pieces are what was found, what was expected and the suggestion: each
@@ -296,8 +296,8 @@ evaluate: {metric: 5} => 4 evaluate.metric: 5 text '5' quotes
 evaluate: {metric: [accuracy, f1]} => 4 evaluate.metric: list text
 evaluate: {metric: acuracy} => 4 evaluate.metric: acuracy accuracy evaluate.extra evaluate.mode: min max
 evaluate: {mode: maximum} => 4 evaluate.mode: maximum min max max
-evaluate: {mode: min} => 4 evaluate.mode: min accuracy more
-evaluate: {metric: accuracy, mode: min} => 4 evaluate.mode: min accuracy more
+evaluate: {mode: min} => 4 evaluate.mode: min accuracy higher
+evaluate: {metric: accuracy, mode: min} => 4 evaluate.mode: min accuracy higher
 evaluate: {extra: accuracy} => 4 evaluate.extra: accuracy list [accuracy]
 evaluate: {intervals: true} => 4 evaluate.intervals: true bootstrap none
 evaluate: {resamples: 10} => 4 evaluate.resamples: 10 least 100
@@ -365,7 +365,7 @@ def message_of(tmp_path, monkeypatch, text, overrides=()):
 
 
 def check(line: str, begins: str, pieces: str) -> None:
-    """The message begins with place and key, and has each piece as a word of its own, as often as listed."""
+    """The message begins with place and key, and contains each piece as a word, as often as listed."""
     assert line.startswith(begins)
     said = line.removeprefix(begins)
     pieces = pieces.replace("SECTIONS", SECTIONS).replace("TASKS", TASKS)
@@ -399,7 +399,7 @@ def test_message_of_a_value_that_only_python_has(section, value, key, pieces):
 
 
 def test_every_message_has_a_bad_recipe(tmp_path, monkeypatch):
-    """No explanation of `messages.py` is left without a row: each of its lines that returns one is reached."""
+    """Every line of `messages.py` that returns a message is reached by some row."""
     reached = set()
 
     def note(frame: FrameType, event: str, argument: Any) -> Any:
@@ -427,8 +427,8 @@ def test_every_message_has_a_bad_recipe(tmp_path, monkeypatch):
     assert not silent, silent
 
 
-def test_the_start_is_right(tmp_path, monkeypatch):
-    """Every message comes from its row, not from what stands before it."""
+def test_the_common_beginning_is_a_valid_recipe(tmp_path, monkeypatch):
+    """Every message is caused by its own row, not by the common beginning."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "r.yaml").write_text(STARTS["ALL"], encoding="utf-8")
     assert load_recipe("r.yaml").name == "r"

@@ -65,7 +65,7 @@ def test_methods_with_target_modules_can_be_strategies(name):
     "name",
     ["prompt_tuning", "p_tuning", "prefix_tuning", "adaption_prompt", "cpt", "multitask_prompt_tuning"],
 )
-def test_prompt_methods_cannot(name):
+def test_prompt_methods_cannot_be_strategies(name):
     assert "prompt" in unusable_method(name)
     assert name not in usable_methods()
 
@@ -79,11 +79,11 @@ def test_reserved_names_exist_and_removed_names_do_not():
 
 def test_every_advice_names_keys_that_exist():
     from hf_ft.recipe.library_arguments import method_arguments
-    from hf_ft.recipe.messages import all_places
+    from hf_ft.recipe.messages import all_key_paths
     from hf_ft.recipe.schema import Recipe
     from hf_ft.recipe.task_schema import freeze_section
 
-    known = {*all_places(Recipe), *(f"train.{name}" for name in train_section().model_fields)}
+    known = {*all_key_paths(Recipe), *(f"train.{name}" for name in train_section().model_fields)}
     known |= {f"freeze.{name}" for name in freeze_section("lora").model_fields} | {"freeze.r"}
     assert method_arguments("lora").keys() >= {"r", "lora_alpha"}
     for word, place in ALIASES.items():
@@ -95,8 +95,8 @@ def test_every_advice_names_keys_that_exist():
                 assert word in known, advice
 
 
-def test_defaults_of_ours_are_typed_as_transformers_has_them():
-    """Each key that we type by hand and hand on is one of TrainingArguments, with a value it takes."""
+def test_defaults_of_hf_ft_have_the_types_of_transformers():
+    """Each key of hf_ft that is passed on exists in TrainingArguments, with a valid default."""
     handed_on = set(TrainSection.model_fields) - TrainSection.own
     assert handed_on <= set(training_arguments())
     ours = get_args(TrainSection.model_fields["eval_strategy"].annotation)
@@ -129,7 +129,7 @@ def test_installed_trackers_are_taken(value, monkeypatch):
     ],
 )
 def test_a_tracker_that_cannot_be_used_is_no_valid_recipe(value, message, monkeypatch):
-    """It ended in a traceback after the data had been read and the model loaded."""
+    """Such a tracker must be an error before the data are read and the model is loaded."""
     monkeypatch.setattr(library_arguments, "is_installed", lambda module: module == "wandb")
     with pytest.raises(RecipeError, match=rf"train\.report_to: {message}"):
         with_trackers(value)

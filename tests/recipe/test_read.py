@@ -152,7 +152,7 @@ def test_overrides_change_single_keys(tmp_path):
     assert recipe.loss.class_weights == {"a": 2.0}
 
 
-def test_an_override_mends_what_the_file_has_wrong(tmp_path):
+def test_an_override_replaces_a_wrong_value_of_the_file(tmp_path):
     text = "task: toy:ToyTask\ndata: {source: a.csv, id: 010}\nmodel: {name: m}\nseed: x\n"
     recipe = load_recipe(recipe_file(tmp_path, text), ["seed=3", "data.id='010'"])
     assert (recipe.seed, recipe.data.id) == (3, "010")
@@ -189,7 +189,7 @@ def test_the_home_folder_is_expanded_and_variables_are_not(monkeypatch):
     assert recipe.output_dir == "/home/somebody/runs"
 
 
-def test_what_is_rarely_meant_is_a_warning():
+def test_probable_mistakes_are_warnings():
     recipe = load_recipe(MINIMAL | {"train": {"learning_rate": 0.5, "max_steps": 10, "num_train_epochs": 3}})
     rate, epochs = recipe.warnings
     assert rate.startswith("train.learning_rate: ") and "0.5" in rate and "1e-5 to 1e-2" in rate
@@ -238,7 +238,7 @@ def test_a_folder_is_no_recipe(tmp_path):
 def test_a_mapping_that_holds_itself_is_refused():
     source: dict = dict(MINIMAL)
     source["model"] = {"name": "m", "config": source}
-    with pytest.raises(RecipeError, match="nested more than 20 deep"):
+    with pytest.raises(RecipeError, match="nested more than 20 levels deep"):
         load_recipe(source)
 
 
@@ -310,7 +310,7 @@ HEADS = MINIMAL | {"task": {"name": "toy:HeadsTask", "heads": ["colour", "shape"
     ],
 )
 def test_the_options_of_a_task_decide_which_metrics_there_are(recipe, evaluate, message):
-    """Before any data is read: a metric of the wrong name would stop the run at its first evaluation."""
+    """A misspelled metric is an error before any data is read, not at the first evaluation."""
     if message is None:
         assert load_recipe(recipe | {"evaluate": evaluate}).evaluate.metric == evaluate["metric"]
         return
@@ -318,7 +318,7 @@ def test_the_options_of_a_task_decide_which_metrics_there_are(recipe, evaluate, 
         load_recipe(recipe | {"evaluate": evaluate})
 
 
-def test_sections_that_contradict_each_other_are_told_with_all_other_errors():
+def test_contradicting_sections_are_reported_with_all_other_errors():
     task = {"name": "text-classification", "problem": "multi-label"}
     with pytest.raises(RecipeError) as caught:
         load_recipe(TEXT | {"task": task, "loss": {"label_smoothing": 0.1}, "seed": "x"})
@@ -329,7 +329,7 @@ def test_sections_that_contradict_each_other_are_told_with_all_other_errors():
 
 @pytest.mark.parametrize("seed", range(3))
 def test_damaged_recipes_are_errors_of_recipes(tmp_path, seed):
-    """Whatever a file holds, the reader answers with a recipe or a RecipeError, never with a crash."""
+    """For any content of a file, the reader returns a recipe or raises RecipeError."""
     rng = random.Random(seed)
     tokens = [
         "{",
@@ -392,7 +392,7 @@ def test_must_beat_needs_intervals():
     beat = {**MINIMAL, "evaluate": {"must_beat": "baseline"}}
     assert load_recipe(beat).evaluate.must_beat == "baseline"
     assert load_recipe(MINIMAL).evaluate.must_beat is None
-    with pytest.raises(RecipeError, match=r"evaluate\.must_beat: .*intervals is none.*bootstrap"):
+    with pytest.raises(RecipeError, match=r"evaluate\.must_beat: .*intervals: none.*bootstrap"):
         load_recipe(beat, ["evaluate.intervals=none"])
     with pytest.raises(RecipeError, match=r"evaluate\.must_beat: found the text 'trees'.*baseline"):
         load_recipe(beat, ["evaluate.must_beat=trees"])

@@ -5,7 +5,7 @@ import re
 import pytest
 from toy import PlainTask, ToyTask
 
-from hf_ft.recipe.messages import all_places, section_model
+from hf_ft.recipe.messages import all_key_paths, section_model
 from hf_ft.recipe.read import SECTIONS, load_recipe
 from hf_ft.recipe.starter import starter
 from hf_ft.recipe.task_schema import json_schema, recipe_model
@@ -32,16 +32,16 @@ def test_a_starter_is_a_valid_recipe_of_defaults_with_rows_held_back(tmp_path, n
         }
     )
     assert found == plain
-    # No section of the schema is missing but those in which this task has no key.
+    # Every section of the schema is there, except those in which this task has no key.
     empty = [key for key in SECTIONS if key != "task" and not type(getattr(found, key)).model_fields]
     written = [key for key in SECTIONS if re.search(rf"^{key}:", path.read_text(), re.MULTILINE)]
     assert written == [key for key in SECTIONS if key not in empty]
 
 
 @pytest.mark.parametrize(("name", "task"), TASKS)
-def test_taking_the_marks_away_leaves_a_valid_recipe(tmp_path, name, task):
-    """What stands behind a `#` is a key of the schema with its default, in its place."""
-    keys = {place.rpartition(".")[2] for place in all_places(recipe_model(task))}
+def test_removing_the_comment_signs_leaves_a_valid_recipe(tmp_path, name, task):
+    """Every commented key is a key of the schema with its default."""
+    keys = {place.rpartition(".")[2] for place in all_key_paths(recipe_model(task))}
     lines = []
     for line in starter(task, name).splitlines():
         key = re.fullmatch(r"( *)# ((?: {2})*)(\w+):( \S.*)?", line)
@@ -65,10 +65,10 @@ def test_taking_the_marks_away_leaves_a_valid_recipe(tmp_path, name, task):
 
 @pytest.mark.parametrize(("name", "task"), TASKS)
 def test_every_field_is_explained(name, task):
-    """The docstring of a field is what init and schema print, so none may lack one."""
+    """init and schema print the docstring of a field, so every field needs one."""
     model = recipe_model(task)
     passed_on = {f"train.{key}" for key in model.model_fields["train"].default.passed_on}
-    for place in all_places(model):
+    for place in all_key_paths(model):
         path = tuple(place.split("."))
         owner = section_model(model, path[:-1])
         explained = owner.model_fields[path[-1]].description or section_model(model, path) is not owner
