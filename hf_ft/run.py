@@ -337,12 +337,12 @@ def run(
             loaded, resume=resume, verbose=not (quiet or as_json), profile=profile, layers=layers
         )
     except KeyboardInterrupt:
-        from hf_ft.report.run_folder import what_is_kept
+        from hf_ft.report.run_folder import interruption_message
 
         launched = sys.argv[0].endswith("run.py")
         verb = "accelerate launch -m hf_ft.run" if launched else "hf-ft run"
         command = f"{verb} {shlex.join([recipe, *(overrides or ())])}"
-        typer.echo(what_is_kept(loaded, command), err=True)
+        typer.echo(interruption_message(loaded, command), err=True)
         raise typer.Exit(INTERRUPTED) from None
     if as_json and finished.results:  # on the main process
         summary = {"folder": str(finished.folder), "headline": finished.results["headline"]}

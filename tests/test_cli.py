@@ -242,7 +242,7 @@ def test_an_interrupted_run_names_the_command_that_resumes_it(hf_ft_command, mon
         code, out, err = hf_ft_command("run", "r.yaml", "seed=3", "--json")
     assert (code, out) == (130, "")
     assert err.splitlines()[-2:] == [
-        "interrupted; out/checkpoints/checkpoint-7 is kept, and this goes on from it:",
+        "interrupted; to resume from out/checkpoints/checkpoint-7, run:",
         "  hf-ft run r.yaml seed=3",
     ]
     code, out, err = hf_ft_command("run", "r.yaml", "seed=3", "--json")

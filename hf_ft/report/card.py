@@ -1,7 +1,7 @@
-"""The model card: what a stranger must know to use a published model and to judge its figures.
+"""Write the model card: how to use a published model, its metrics, and its limits.
 
-It is written from the run folder alone, so that a run can be published at any time after it ended. The
-metadata at its top are huggingface_hub's; nothing is in them that the run does not know.
+The card is written from the files of the run folder only, so that a run can be published at any time after it
+ended. The metadata at its top have the format of huggingface_hub and hold only facts of the run.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ if TYPE_CHECKING:
     from hf_ft.recipe.schema import Recipe
     from hf_ft.task import Task
 
-# What a card is written from, beside the model.
+# The files of the run folder that the card is written from, beside the model.
 FILES = ("recipe.yaml", "data.json", "results.json", "environment.json", "verify.json")
-# Classes that are shown one by one without a click.
+# A table with more classes is folded.
 FEW_CLASSES = 12
 
 
 @dataclass(frozen=True)
 class Result:
-    """A metric of the split that is reported.
+    """A metric of the final split.
 
     Args:
-        name: of the metric.
-        value: as measured.
+        name: name of the metric.
+        value: the value of the model.
         interval: (low, high), or None.
-        unit: of the value, "" for none.
+        unit: unit of the value, "" for none.
         baselines: the value of each baseline on the same rows, None where it has none.
     """
 
@@ -48,7 +48,7 @@ class Result:
 
     @property
     def cells(self) -> list[str]:
-        """Name, value, interval and the baselines' values, as a person reads them."""
+        """The formatted name, value, interval and values of the baselines: one row of the table."""
         interval = show_interval(self.name, self.interval, self.unit) if self.interval else ""
         values = [
             "" if value is None else show_metric(self.name, value, self.interval, self.unit)
@@ -61,12 +61,12 @@ def model_card(run_folder: Path, repo: str, kept: Mapping[str, Any] | None = Non
     """Write the card of a finished run.
 
     Args:
-        run_folder: the run.
-        repo: namespace/name that the lines of code load from.
-        kept: metadata that the owner has set on the Hub and no run knows, such as `license`.
+        run_folder: the folder of the run.
+        repo: namespace/name of the repository, for the lines of code.
+        kept: metadata that the owner has set on the Hub, such as `license`; they are copied.
 
     Raises:
-        PublishError: the folder does not hold a whole run.
+        PublishError: the folder does not hold a finished run.
     """
     from huggingface_hub import ModelCard, ModelCardData
     from jinja2 import Environment, PackageLoader, StrictUndefined
@@ -126,17 +126,17 @@ def model_card(run_folder: Path, repo: str, kept: Mapping[str, Any] | None = Non
 
 
 def cell(text: Any) -> str:
-    """Escape a stranger's text (a label, a column name): it neither ends a table's cell nor is markup."""
+    """Escape untrusted text (a label, a column name), so that it cannot end a table cell or become markup."""
     return re.sub(r"([\\`*{}\[\]<>()#+!|~$&])", r"\\\1", " ".join(str(text).split()))
 
 
 def fence(text: str) -> str:
-    """Give a line of backticks that is longer than any in the text."""
+    """Give a code fence that is longer than every sequence of backticks in the text."""
     return "`" * max(3, 1 + max(map(len, re.findall(r"`+", text)), default=0))
 
 
 def _arguments(example: Any, options: Mapping[str, Any]) -> str:
-    """Give what a pipeline is called with, as code."""
+    """Write the arguments of a call of transformers' pipeline as code."""
     return ", ".join([repr(example), *(f"{name}={value!r}" for name, value in options.items())])
 
 
@@ -175,7 +175,7 @@ def _eval_result(result: Result, recipe: Recipe, task: Task, hub: Sequence[str],
 
 
 def _library(model_folder: Path) -> str | None:
-    """Name transformers where the model's class is one of its own."""
+    """Give `transformers` if the class of the model is one of transformers, else None."""
     import transformers
 
     config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
@@ -184,7 +184,7 @@ def _library(model_folder: Path) -> str | None:
 
 
 def _without_paths(recipe: Recipe) -> str:
-    """Give the recipe as YAML, without telling the world where its files lie on this machine."""
+    """Give the recipe as YAML without `output_dir` and without the folders of local paths."""
     from hf_ft.recipe.read import load_recipe
 
     values = _shortened({key: v for key, v in recipe.resolved().items() if key != "output_dir"})
@@ -200,6 +200,6 @@ def _shortened(value: Any) -> Any:
 
 
 def _last_part(name: str) -> str:
-    """Give the last part of a path of this machine; anything else as it is."""
+    """Give the last part of a local path; give any other text unchanged."""
     local = Path(name).is_absolute() or PureWindowsPath(name).is_absolute() or name.startswith(("~", ".."))
     return PureWindowsPath(name).name if local else name

@@ -1,4 +1,4 @@
-"""What a run says in the terminal: one heading per room, one line per decision, on the main process alone."""
+"""The console output of a run: a heading for each stage, a line for each decision; main process only."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _STYLES = {"better": "bold green", "not better": "bold yellow", "not compared": 
 
 
 class Console:
-    """Prints headings, lines and tables, and times the rooms.
+    """Prints headings, lines and tables, and measures the time of each stage of a run.
 
     Args:
         speaks: whether this process prints.
@@ -30,13 +30,13 @@ class Console:
         self._room, self._start = "", 0.0
 
     def room(self, name: str) -> None:
-        """Begin a room: the next part of the flow."""
+        """Begin the next stage of the run (`data`, `model`, ...): print its name and start its timer."""
         self.finish()
         self._room = name
         self.terminal.print(f"[bold]{name}[/bold]")
 
     def finish(self) -> dict[str, float]:
-        """End the present room, and give the seconds of every room so far."""
+        """End the current stage; give stage -> seconds for all stages so far."""
         now = time.perf_counter()
         if self._room:
             self.seconds[self._room] = self.seconds.get(self._room, 0.0) + now - self._start
@@ -44,13 +44,13 @@ class Console:
         return self.seconds
 
     def lines(self, texts: Iterable[Any]) -> None:
-        """Say things; text is never read as markup, since labels and paths may hold brackets."""
+        """Print texts; they are not parsed as markup, because labels and paths may contain brackets."""
         for text in texts:
             for part in str(text).splitlines():
                 self.terminal.print(f"  {part}", markup=False)
 
     def facts(self, facts: Mapping[str, Any]) -> None:
-        """Say things under their subjects."""
+        """Print subject and text of each fact on a line."""
         self.lines(f"{subject:<16}{text}" for subject, text in facts.items())
 
     def table(self, table: Any) -> None:
@@ -58,7 +58,7 @@ class Console:
         self.terminal.print(table)
 
     def result(self, content: ReportContent) -> None:
-        """Say what a run came to: the verdict first, then the figures, then every further comparison."""
+        """Print the result of a run: the verdict, the metrics, and the comparisons with further baselines."""
         verdict = content.verdict
         style = _STYLES["worse" if verdict.alarming else verdict.outcome]
         self.terminal.print(f"  {verdict.text}", style=style, markup=False)
@@ -67,7 +67,7 @@ class Console:
 
 
 def result_table(content: ReportContent) -> Table:
-    """Give the metrics of a run beside those of the baseline that matters most: headline metrics first."""
+    """Build a table of the metrics of a run beside those of the first baseline, headline metrics first."""
     from rich.markup import escape
     from rich.table import Table
 

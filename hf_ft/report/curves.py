@@ -1,4 +1,4 @@
-"""Small curves as inline SVG: drawn from numbers alone, in the colours of the page around them."""
+"""Draw small curves as inline SVG in the colours of the page."""
 
 from __future__ import annotations
 
@@ -14,13 +14,14 @@ _MOST_POINTS = 150
 
 
 def curve_svg(curves: Mapping[str, Sequence[float]]) -> Markup:
-    """Draw curves over steps; a curve named `history` comes before the others, which begin together.
+    """Draw curves over steps; the curve named `history` ends where all other curves begin.
 
     Args:
-        curves: name -> values, one a step; values that are not finite leave a gap. The name is the CSS class.
+        curves: name -> values, one for each step; values that are not finite leave a gap. The name is the
+            CSS class of the curve.
 
     Returns:
-        An `<svg>`, a few thousand characters at most.
+        An `<svg>` element of at most a few thousand characters.
     """
     past = len(curves.get("history", ()))
     placed = {
@@ -45,14 +46,14 @@ def curve_svg(curves: Mapping[str, Sequence[float]]) -> Markup:
 
 
 def _path(start: int, values: np.ndarray, steps: int, low: float, high: float) -> str:
-    """Give the path of one curve; of a long one every so many points."""
-    kept = np.unique(np.linspace(0, len(values) - 1, min(len(values), _MOST_POINTS)).round().astype(int))
-    x = _MARGIN + (kept + start) * (_WIDTH - 2 * _MARGIN) / max(steps - 1, 1)
-    y = _HEIGHT - _MARGIN - (values[kept] - low) * (_HEIGHT - 2 * _MARGIN) / ((high - low) or 1.0)
+    """Give the SVG path of one curve; a long curve is drawn through `_MOST_POINTS` evenly spaced points."""
+    drawn = np.unique(np.linspace(0, len(values) - 1, min(len(values), _MOST_POINTS)).round().astype(int))
+    x = _MARGIN + (drawn + start) * (_WIDTH - 2 * _MARGIN) / max(steps - 1, 1)
+    y = _HEIGHT - _MARGIN - (values[drawn] - low) * (_HEIGHT - 2 * _MARGIN) / ((high - low) or 1.0)
     parts, drawing = [], False
     for across, up in zip(x, y, strict=True):
         if np.isfinite(up):
-            # A step without a neighbour is a point: a line of no length with a round end.
+            # A line of length zero with a round end draws a step without neighbours as a point.
             parts.append(f"L{across:.1f} {up:.1f}" if drawing else f"M{across:.1f} {up:.1f}h0")
         drawing = bool(np.isfinite(up))
     return "".join(parts)

@@ -1,4 +1,4 @@
-"""Rows that show a reader what a model gets right and wrong."""
+"""Select example rows for the report: what the model predicts correctly and what it gets wrong."""
 
 from __future__ import annotations
 
@@ -13,9 +13,11 @@ from hf_ft.task import Preview
 if TYPE_CHECKING:
     from hf_ft.task import Evaluation, Row, Task
 
-# How many examples a group shows.
-WRONG, RIGHT, OF_NUMBERS, OF_A_CLASS, CLASSES = 12, 8, 6, 3, 6
-# How many rows are looked at for them, so that a large split costs no more than a small one.
+# Numbers of examples: wrong answers, right answers, rows of each group by loss, rows of each class; and the
+# number of difficult classes.
+WRONG, RIGHT, ROWS_BY_LOSS, ROWS_BY_CLASS, CLASSES = 12, 8, 6, 3, 6
+# Examples are searched among at most this many rows, so that a large split needs no more time than a small
+# one.
 _SCANNED = 500
 _LONGEST_TEXT, _LONGEST_ANSWER = 320, 120
 
@@ -25,12 +27,12 @@ class Example:
     """A row with its truth and the model's answer.
 
     Args:
-        id: of the row.
-        truth: as a person reads it; "" where the preview shows it.
-        answer: the model's, as a person reads it.
-        right: whether the answer is right; None where there is only a distance.
-        loss: of the row, or None.
-        preview: what a person sees of the row.
+        id: the id of the row.
+        truth: the formatted truth; "" where the preview shows it.
+        answer: the formatted answer of the model; "" where the preview shows it.
+        right: whether the answer is right; None where answers are numbers, which differ more or less.
+        loss: the loss of the row, or None.
+        preview: how the report shows the row.
     """
 
     id: str
@@ -47,9 +49,9 @@ class ExampleGroup:
 
     Args:
         title: the heading.
-        examples: in the order in which they are shown.
+        examples: the examples, in order.
         note: a sentence on how they were chosen.
-        folded: whether a reader opens it first.
+        folded: whether the group is folded until a reader opens it.
     """
 
     title: str
@@ -61,22 +63,22 @@ class ExampleGroup:
 def choose_examples(
     task: Task, rows: Any, evaluation: Evaluation, groups: Sequence[Hashable] | None = None
 ) -> list[ExampleGroup]:
-    """Choose what to show: wrong and right answers, and some of each difficult class; or worst and best.
+    """Choose examples: for classes, wrong and right answers and difficult classes; else worst and best rows.
 
     Args:
         task: the fitted task.
         rows: the raw rows of the split.
-        evaluation: of this split.
-        groups: group of each row, such as frames of one track; of a group, one row is shown. None: every row
-            stands alone.
+        evaluation: the evaluation of this split.
+        groups: group of each row, such as frames of one track; only one row of a group is shown. None: the
+            rows are independent.
     """
-    maker = _Maker(task, rows, evaluation, groups)
-    groups = maker.of_classes() if maker.has_classes else maker.of_numbers()
+    selector = _ExampleSelector(task, rows, evaluation, groups)
+    groups = selector.groups_of_classes() if selector.has_classes else selector.groups_by_loss()
     return [group for group in groups if group.examples]
 
 
 def plain(value: Any, longest: int = _LONGEST_ANSWER) -> str:
-    """Give any value as a person writes it: no quotes, no braces, four digits, cut where it is long."""
+    """Format any value for a reader: without quotes and braces, with four digits, shortened if long."""
     if isinstance(value, bool | np.bool_):
         return "yes" if value else "no"
     if value is None:
@@ -93,7 +95,7 @@ def plain(value: Any, longest: int = _LONGEST_ANSWER) -> str:
 
 
 def shorten(text: str, longest: int) -> str:
-    """Cut a text behind a word, and mark the cut."""
+    """Shorten a text at the end of a word, and mark the cut with an ellipsis."""
     text = " ".join(text.split())
     if len(text) <= longest:
         return text
@@ -102,18 +104,18 @@ def shorten(text: str, longest: int) -> str:
 
 
 def preview_of(task: Task, row: Row, result: Any, reference: Any) -> Preview:
-    """Give what a person sees of a row, its text shortened."""
+    """Give the task's preview of a row, with its text shortened."""
     preview = task.preview(row, result, reference) or Preview()
     return preview if preview.text is None else replace(preview, text=shorten(preview.text, _LONGEST_TEXT))
 
 
-class _Maker:
-    """Makes examples of one evaluation; looks at no row twice.
+class _ExampleSelector:
+    """Selects examples from one evaluation, and builds the example of each row only once.
 
     Args:
         task: the fitted task.
         rows: the raw rows of the split.
-        evaluation: of this split.
+        evaluation: the evaluation of this split.
         groups: group of each row, or None.
     """
 
@@ -125,20 +127,20 @@ class _Maker:
             if evaluation.losses is None
             else np.argsort(-np.asarray(evaluation.losses), kind="stable")
         )
-        # Seeded: the same run gives the same page.
+        # With a fixed seed, the same run gives the same page.
         self.at_random = np.random.default_rng(0).permutation(count)[:_SCANNED]
-        self._made: dict[int, Example] = {}
+        self._built: dict[int, Example] = {}
 
     @property
     def has_classes(self) -> bool:
-        """Whether an answer is right or wrong."""
+        """Whether answers are classes, which are right or wrong."""
         return self.task.labels() is not None and len(self.rows) > 0 and self._right(0) is not None
 
-    def of_classes(self) -> list[ExampleGroup]:
-        """Give wrong answers, right ones of different classes, and some rows of each difficult class."""
+    def groups_of_classes(self) -> list[ExampleGroup]:
+        """Give wrong answers, right answers of different classes, and rows of each difficult class."""
         wrong = self._first(WRONG, (row for row in self.hardest_first[:_SCANNED] if not self._right(row)))
         right = self._first(
-            RIGHT, self._of_different_truths(row for row in self.at_random if self._right(row))
+            RIGHT, self._different_truths_first(row for row in self.at_random if self._right(row))
         )
         by_loss = "The highest loss first." if self.evaluation.losses is not None else ""
         return [
@@ -146,13 +148,13 @@ class _Maker:
             ExampleGroup("Right answers", self._examples(right), "Drawn at random, of different classes."),
             *(
                 ExampleGroup(f"Rows of {label}", self._examples(rows), folded=True)
-                for label, rows in self._of_difficult_classes()
+                for label, rows in self._difficult_classes()
             ),
         ]
 
-    def of_numbers(self) -> list[ExampleGroup]:
-        """Give the rows with the highest, a middling and the lowest loss; a sample where there is none."""
-        order, some = self.hardest_first, OF_NUMBERS
+    def groups_by_loss(self) -> list[ExampleGroup]:
+        """Give the rows with the highest, the median and the lowest loss; without losses, the first rows."""
+        order, some = self.hardest_first, ROWS_BY_LOSS
         if self.evaluation.losses is None or len(order) < 3 * some:
             title = "A few rows" if self.evaluation.losses is None else "From the worst to the best"
             return [ExampleGroup(title, self._examples(order[: 3 * some]))]
@@ -166,8 +168,8 @@ class _Maker:
             for title, (rows, note) in chosen.items()
         ]
 
-    def _of_difficult_classes(self) -> Iterator[tuple[str, list[int]]]:
-        """Give rows of the classes with the lowest F1: what is wrong with them, and a right one beside it."""
+    def _difficult_classes(self) -> Iterator[tuple[str, list[int]]]:
+        """Give the classes with the lowest F1, each with some wrong answers and one right answer."""
         table = [row for row in self.evaluation.metrics.get("per_class", []) if row.get("support")]
         if not table or "f1" not in table[0]:
             return
@@ -179,12 +181,12 @@ class _Maker:
                 if entry["label"] == truths[row]
                 or (isinstance(truths[row], list) and entry["label"] in truths[row])
             ]
-            wrong = self._first(OF_A_CLASS - 1, (row for row in own[:_SCANNED] if not self._right(row)))
+            wrong = self._first(ROWS_BY_CLASS - 1, (row for row in own[:_SCANNED] if not self._right(row)))
             right = self._first(1, (row for row in reversed(own[-_SCANNED:]) if self._right(row)))
             yield str(entry["label"]), [*wrong, *right]
 
     def _first(self, count: int, rows: Iterable[int]) -> list[int]:
-        """Give the first rows of what may be long, one of each group."""
+        """Give the first `count` rows, at most one of each group."""
         found: dict[Hashable, int] = {}
         for row in rows:
             found.setdefault(row if self.groups is None else self.groups[row], int(row))
@@ -192,8 +194,8 @@ class _Maker:
                 break
         return list(found.values())
 
-    def _of_different_truths(self, rows: Iterable[int]) -> list[int]:
-        """Put rows whose truth was not met before in front."""
+    def _different_truths_first(self, rows: Iterable[int]) -> list[int]:
+        """Sort the first row of each truth before all other rows."""
         seen: set[str] = set()
         new: list[int] = []
         again: list[int] = []
@@ -207,11 +209,11 @@ class _Maker:
         return [self._example(int(row)) for row in rows]
 
     def _example(self, row: int) -> Example:
-        if row not in self._made:
+        if row not in self._built:
             one = self.evaluation
             preview = preview_of(self.task, self.rows[row], one.results[row], one.references[row])
             drawn = preview.curves is not None and "truth" in preview.curves
-            self._made[row] = Example(
+            self._built[row] = Example(
                 one.ids[row],
                 "" if drawn else plain(self._truth(row)) or "none",
                 "" if drawn else self._answer(row),
@@ -219,7 +221,7 @@ class _Maker:
                 None if one.losses is None else one.losses[row],
                 preview,
             )
-        return self._made[row]
+        return self._built[row]
 
     def _truth(self, row: int) -> Any:
         return self.task.decode_reference(self.evaluation.references[row])
@@ -228,12 +230,12 @@ class _Maker:
         result = self.evaluation.results[row]
         if self._right(row) is not None:
             return shorten(self.task.describe(result), _LONGEST_ANSWER)
-        said = [value for key, value in self.task.decode(result).items() if key != "scores"]
-        return plain(said[0] if len(said) == 1 else said)
+        values = [value for key, value in self.task.decode(result).items() if key != "scores"]
+        return plain(values[0] if len(values) == 1 else values)
 
     def _right(self, row: int) -> bool | None:
-        """Tell whether the answer is the truth, as a person reads both; None where there is no such thing."""
-        said = self.task.decode(self.evaluation.results[row])
-        if "label" in said:
-            return bool(said["label"] == self._truth(row))
-        return sorted(said["labels"]) == sorted(self._truth(row)) if "labels" in said else None
+        """Tell whether the predicted label or labels equal the truth; None where answers are not classes."""
+        answer = self.task.decode(self.evaluation.results[row])
+        if "label" in answer:
+            return bool(answer["label"] == self._truth(row))
+        return sorted(answer["labels"]) == sorted(self._truth(row)) if "labels" in answer else None

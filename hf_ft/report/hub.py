@@ -1,7 +1,7 @@
-"""Publish a verified run on the Hub: its model and its card, in one commit, private unless told otherwise.
+"""Publish a verified run on the Hub: its model and its card, in one commit, private by default.
 
-Whoever runs this is known to the Hub by `hf auth login` or HF_TOKEN; no token passes through hf_ft. What can
-be known before training is asked before training, and nothing that fails here harms the run.
+huggingface_hub reads the token of `hf auth login` or HF_TOKEN; hf_ft never handles tokens. Permissions and
+names are checked before training. A failure to publish does not change the run folder.
 """
 
 from __future__ import annotations
@@ -27,10 +27,11 @@ if TYPE_CHECKING:
 
     from hf_ft.recipe.schema import PublishSection
 
-# At the top of a repository, transformers would load these of an earlier model beside or instead of ours.
-OF_A_MODEL = ("*.safetensors", "*.json", "*.bin", "*.model", "*.jinja", "vocab.txt", "merges.txt")
-# What only its owner can say of a model: a new card keeps it.
-STATED_BY_OWNER = ("license", "license_name", "license_link", "language")
+# Patterns of model files at the top of a repository. Files of an earlier model that match are deleted,
+# because transformers might load them instead of the new ones.
+MODEL_FILES = ("*.safetensors", "*.json", "*.bin", "*.model", "*.jinja", "vocab.txt", "merges.txt")
+# Metadata of the card that the owner of a model sets on the Hub; a new card copies them.
+OWNER_METADATA = ("license", "license_name", "license_link", "language")
 LOGIN = "run `hf auth login`, or set HF_TOKEN in the environment"
 
 
@@ -40,10 +41,10 @@ class Repository:
 
     Args:
         name: namespace/name.
-        exists: whether it is there already.
+        exists: whether the repository already exists.
         private: whether it is, or will be, private.
-        files: names of the files that are in it.
-        note: what is worth saying about it.
+        files: names of its files.
+        note: a line for the console.
     """
 
     name: str
@@ -54,18 +55,18 @@ class Repository:
 
 
 def check_publish(section: PublishSection, processes: PartialState) -> list[str]:
-    """Make sure, before training, that the result can be published; all processes succeed or fail alike.
+    """Check before training that the model can be published; all processes get the same result.
 
     Args:
-        section: the recipe's `publish:`.
-        processes: the main process asks the Hub, and tells the others.
+        section: the recipe's section `publish`.
+        processes: the main process asks the Hub and sends the answer to the others.
 
     Returns:
-        What was found, one line; nothing where nothing is to be published.
+        One line about the repository; empty where `publish.repo` is not set.
 
     Raises:
-        PublishError: nobody is logged in, the token may not write there, or the repository is another than
-            the recipe says.
+        PublishError: nobody is logged in, the token may not write to the repository, or the repository is
+            public although the recipe says private.
     """
     from accelerate.utils import broadcast_object_list
 
@@ -76,7 +77,9 @@ def check_publish(section: PublishSection, processes: PartialState) -> list[str]
         try:
             answer = [find_repository(section.repo, section.private).note]
         except PublishError as error:
-            advice = f"or take publish out of the recipe, and later: hf-ft push RUN --repo {section.repo}"
+            advice = (
+                f"or remove publish from the recipe and publish later: hf-ft push RUN --repo {section.repo}"
+            )
             answer = [PublishError(f"publish.repo: {error}; {advice}")]
     found = broadcast_object_list(answer)[0]
     if isinstance(found, PublishError):
@@ -85,11 +88,14 @@ def check_publish(section: PublishSection, processes: PartialState) -> list[str]
 
 
 def publish(run_folder: Path, section: PublishSection) -> list[str]:
-    """Publish a finished run; a failure is told, with the command that tries again, and harms nothing.
+    """Publish a finished run; on failure, return the reason and the command that publishes the run later.
 
     Args:
-        run_folder: the run.
-        section: the recipe's `publish:`, with a repository.
+        run_folder: the folder of the run.
+        section: the recipe's section `publish`, with a repository.
+
+    Returns:
+        Lines for the console.
     """
     repo = str(section.repo)
     try:
@@ -102,7 +108,7 @@ def publish(run_folder: Path, section: PublishSection) -> list[str]:
 
 
 def retry(run_folder: Path, repo: str, private: bool) -> str:
-    """Give the command that publishes a run, as a shell takes it."""
+    """Give the shell command that publishes a run."""
     command = ["hf-ft"] if shutil.which("hf-ft") else [sys.executable, "-m", "hf_ft"]
     return shlex.join([*command, "push", str(run_folder), "--repo", repo, *([] if private else ["--public"])])
 
@@ -110,25 +116,25 @@ def retry(run_folder: Path, repo: str, private: bool) -> str:
 def push(run_folder: str | Path, repo: str, private: bool = True) -> str:
     """Upload the model folder and the card of a verified run, in one commit.
 
-    Files that an earlier model left at the top of the repository, and that would be loaded in place of the
-    new ones, are removed by the same commit. Pushing the same run again changes nothing.
+    The same commit deletes files of an earlier model at the top of the repository that could be loaded in
+    place of the new ones. A second push of the same run changes nothing.
 
     Args:
-        run_folder: a finished run.
-        repo: namespace/name, or a name in one's own namespace; made where there is none.
-        private: whether to make it private.
+        run_folder: the folder of a finished run.
+        repo: namespace/name, or a name in the user's own namespace; created if it does not exist.
+        private: whether a new repository is private.
 
     Returns:
-        One line: the address, and who can see it.
+        One line: the address of the repository, its visibility and the commit.
 
     Raises:
-        PublishError: the run is not what the gate has verified, or the Hub does not take it.
+        PublishError: the gate has not passed the files of the run, or the Hub refuses the upload.
     """
     run_folder = Path(run_folder)
     uploads = {name: run_folder / "model" / name for name in verified_files(run_folder)}
     there = find_repository(repo, private)
     uploads["README.md"] = write_card(run_folder, tuple(uploads.values()), there)
-    with _spoken(there.name):
+    with _hub_errors(there.name):
         from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
         api = HfApi()
@@ -137,7 +143,7 @@ def push(run_folder: str | Path, repo: str, private: bool = True) -> str:
         stale = [
             name
             for name in there.files
-            if name not in uploads and "/" not in name and any(fnmatch(name, kind) for kind in OF_A_MODEL)
+            if name not in uploads and "/" not in name and any(fnmatch(name, kind) for kind in MODEL_FILES)
         ]
         commit = api.create_commit(
             there.name,
@@ -148,24 +154,28 @@ def push(run_folder: str | Path, repo: str, private: bool = True) -> str:
             commit_message=f"Model and card of the run {run_folder.name}",
         )
     seen_by = "private" if there.private else "public"
-    removed = f"; removed of an earlier model: {', '.join(stale)}" if stale else ""
+    removed = f"; deleted files of an earlier model: {', '.join(stale)}" if stale else ""
     return f"{api.endpoint}/{there.name} ({seen_by}, commit {commit.oid[:8]}){removed}"
 
 
 def verified_files(run_folder: Path) -> list[str]:
-    """Name the files of the model folder, if they are those that the gate has verified.
+    """List the files of the model folder after checking that the gate has verified exactly these files.
 
     Raises:
-        PublishError: the gate has not passed this run, or the folder has changed since.
+        PublishError: the gate has not passed this run, or a file has changed since.
     """
     record = run_folder / "verify.json"
     if not record.is_file():
         raise PublishError(f"{run_folder}: no verify.json; expected a finished run, such as runs/my_recipe")
     passed = {item["name"]: item["passed"] for item in json.loads(record.read_text(encoding="utf-8"))}
     if failed := [name for name in dict.fromkeys([*ITEMS, *passed]) if not passed.get(name)]:
-        raise PublishError(f"{record}: {', '.join(failed)} not passed; only a verified run is published")
+        raise PublishError(
+            f"{record}: {', '.join(failed)} not passed; only a run that passed the gate can be published"
+        )
     if not (run_folder / CHECKSUMS).is_file():
-        raise PublishError(f"{run_folder}: no {CHECKSUMS}, so what was verified is not known; run it again")
+        raise PublishError(
+            f"{run_folder}: no {CHECKSUMS}, so the verified files are not known; run the recipe again"
+        )
     lines = (run_folder / CHECKSUMS).read_text(encoding="utf-8").splitlines()
     verified = {
         name.removeprefix("model/"): digest for digest, _, name in (line.partition("  ") for line in lines)
@@ -174,90 +184,88 @@ def verified_files(run_folder: Path) -> list[str]:
     changed = sorted(name for name in verified.keys() | found.keys() if verified.get(name) != found.get(name))
     if changed:
         raise PublishError(
-            f"{run_folder / 'model'}: {', '.join(changed)} changed after the run was verified; put back "
-            "what was there, or run the recipe again"
+            f"{run_folder / 'model'}: {', '.join(changed)} changed after the run was verified; restore the "
+            "verified files, or run the recipe again"
         )
     return list(found)
 
 
 def write_card(run_folder: Path, model: Iterable[Path], repository: Repository) -> Path:
-    """Write card/README.md into the run folder, and look for secrets and pickles in all that goes up.
+    """Write card/README.md into the run folder, and search all uploads for secrets and pickles.
 
     Args:
-        run_folder: the run.
+        run_folder: the folder of the run.
         model: the files of its model.
-        repository: where they go.
+        repository: the repository to upload to.
 
     Raises:
-        PublishError: something in it must not be published.
+        PublishError: a file holds a secret or a pickle.
     """
-    kept = _stated_by_owner(repository) if "README.md" in repository.files else {}
+    kept = _owner_metadata(repository) if "README.md" in repository.files else {}
     card = run_folder / "card" / "README.md"
     model_card(run_folder, repository.name, kept).save(card)
     try:
-        # What the card was written from too: in the card itself, markup may hide a secret from the eye.
+        # Check the sources of the card too: escaped markup in the card could hide a secret from the search.
         check_files([card, *(run_folder / name for name in FILES), *model], run_folder)
     except VerifyError as error:
         raise PublishError(f"{run_folder}: {error}") from error
     return card
 
 
-def _stated_by_owner(repository: Repository) -> dict[str, Any]:
-    with _spoken(repository.name):
+def _owner_metadata(repository: Repository) -> dict[str, Any]:
+    with _hub_errors(repository.name):
         from huggingface_hub import ModelCard
 
         data = ModelCard.load(repository.name, ignore_metadata_errors=True).data
-        return {key: data.get(key) for key in STATED_BY_OWNER if data.get(key) is not None}
+        return {key: data.get(key) for key in OWNER_METADATA if data.get(key) is not None}
 
 
 def find_repository(repo: str, private: bool) -> Repository:
-    """Ask the Hub who this is, what is at this name, and whether a model may be written there.
+    """Ask the Hub who is logged in, whether the repository exists, and whether the user may write to it.
 
     Args:
-        repo: namespace/name, or a name in one's own namespace.
-        private: whether the repository is to be private.
+        repo: namespace/name, or a name in the user's own namespace.
+        private: whether the repository should be private.
 
     Raises:
-        PublishError: it may not, or something else is there.
+        PublishError: the user may not write to it, or it is not a model repository with this visibility.
     """
-    with _spoken(repo):
+    with _hub_errors(repo):
         from huggingface_hub import HfApi, is_offline_mode
         from huggingface_hub.errors import RepositoryNotFoundError
         from huggingface_hub.utils import validate_repo_id
 
         validate_repo_id(repo)
         if is_offline_mode():
-            raise PublishError(f"{repo}: the Hub cannot be asked offline; unset HF_HUB_OFFLINE")
+            raise PublishError(f"{repo}: HF_HUB_OFFLINE is set, so the Hub cannot be reached; unset it")
         api = HfApi()
         who = api.whoami()
         repo = repo if "/" in repo else f"{who['name']}/{repo}"
         try:
             about = api.model_info(repo)
         except RepositoryNotFoundError:
-            _check_free(api, who, repo)
+            _check_name_is_available(api, who, repo)
             kind = "private" if private else "public"
-            return Repository(repo, False, private, note=f"{repo} will be made, {kind}, by {who['name']}")
+            return Repository(repo, False, private, note=f"{who['name']} will create the {kind} {repo}")
         if about.id != repo:
-            raise PublishError(f"{repo}: its name on the Hub is {about.id}; write that")
+            raise PublishError(f"{repo}: the Hub spells this name {about.id}; write that")
         api.auth_check(repo, write=True)
     if private and not about.private:
         raise PublishError(
-            f"{repo} exists and is public, and private was asked for; make it private on the Hub, choose "
-            "another name, or say private: false (--public)"
+            f"{repo} exists and is public, but the recipe says private; make it private on the Hub, choose "
+            "another name, or write private: false (--public)"
         )
-    kept = "private" if about.private else "public"
-    note = f"{repo} exists and stays {kept}; its main branch gets a commit by {who['name']}"
+    kind = "private" if about.private else "public"
+    note = f"{repo} exists and stays {kind}; {who['name']} will push a commit to its main branch"
     files = tuple(sibling.rfilename for sibling in about.siblings or ())
     return Repository(repo, True, bool(about.private), files, note)
 
 
-def _check_free(api: HfApi, who: Mapping[str, Any], repo: str) -> None:
-    """Refuse a name that this login may not make a model repository of."""
+def _check_name_is_available(api: HfApi, who: Mapping[str, Any], repo: str) -> None:
+    """Refuse a name for which this user cannot create a model repository."""
     for kind in ("dataset", "space"):
         if api.repo_exists(repo, repo_type=kind):
-            raise PublishError(
-                f"{repo} is a {kind}, and a model needs a repository of its own; choose another name"
-            )
+            raise PublishError(f"{repo} is a {kind}; a model needs its own repository, choose another name")
     namespace = repo.partition("/")[0]
     groups = [
         group["name"] for group in who.get("orgs", ()) if group.get("roleInOrg") not in ("read", "no_access")
@@ -275,14 +283,14 @@ def _check_free(api: HfApi, who: Mapping[str, Any], repo: str) -> None:
     narrow = token.get("role") == "fineGrained" and not any("repo.write" in right for right in rights)
     if token.get("role") == "read" or narrow:
         raise PublishError(
-            f"{repo}: the token {token.get('displayName', '')!r} may not write to {namespace!r}; make one "
-            f"that may at {api.endpoint}/settings/tokens, and {LOGIN}"
+            f"{repo}: the token {token.get('displayName', '')!r} may not write to {namespace!r}; create a "
+            f"token with write access at {api.endpoint}/settings/tokens, and {LOGIN}"
         )
 
 
 @contextlib.contextmanager
-def _spoken(repo: str) -> Iterator[None]:
-    """Turn whatever the Hub, the network or the upload says into one line."""
+def _hub_errors(repo: str) -> Iterator[None]:
+    """Turn every error of the Hub, the network or the upload into a PublishError of one line."""
     from huggingface_hub.errors import HTTPError, LocalTokenNotFoundError
 
     try:

@@ -1,7 +1,7 @@
-"""report.html: one self-contained page that a person reads to judge a run.
+"""Write report.html: one self-contained page that a person reads to judge a run.
 
-The page needs no network and runs no script; its own security policy forbids both. Labels, row ids, texts and
-messages come from strangers and are escaped by the template.
+The page needs no network and runs no script; its content security policy forbids both. The template escapes
+labels, row ids, texts and messages, because they come from untrusted data.
 """
 
 from __future__ import annotations
@@ -22,23 +22,24 @@ from hf_ft.report.examples import ExampleGroup, plain
 from hf_ft.storage.atomic import write_text
 from hf_ft.task import Figure
 
-# Rows of a long table that are shown at its top and at its end; the others are folded.
+# A long table shows this many rows at its top and at its end; the rows between them are folded.
 _TOP, _BOTTOM = 8, 4
-# Two units of a duration, as seconds and name, and the seconds from which they are too small.
+# Units of a duration: seconds and name of the small and of the large unit; seconds from which the next pair
+# is used.
 _UNITS = ((1, "s", 60, "min", 3600), (60, "min", 3600, "h", 86400), (3600, "h", 86400, "d", float("inf")))
 
 
 @dataclass(frozen=True)
 class MetricRow:
-    """A metric with what it takes to judge it.
+    """A metric of the model with its interval and the values of the baselines.
 
     Args:
         name: metric name.
-        value: the model's.
+        value: the value of the model.
         interval: (low, high), or None.
         greater: whether a greater value is better; None: not known.
-        unit: of the value, "" for none.
-        headline: whether it is shown at once.
+        unit: unit of the value, "" for none.
+        headline: whether the metric is shown at the top; others are folded.
         baselines: baseline -> its value on the same rows.
     """
 
@@ -52,17 +53,17 @@ class MetricRow:
 
     @property
     def shown(self) -> str:
-        """The value as a person reads it."""
+        """The formatted value."""
         return show_metric(self.name, self.value, self.interval, self.unit)
 
     def shown_baseline(self, name: str) -> str:
-        """Give a baseline's value, "" where it has none."""
+        """Format the value of a baseline; "" where the baseline has none."""
         value = self.baselines.get(name)
         return "" if value is None else show_metric(self.name, value, self.interval, self.unit)
 
     @property
     def shown_interval(self) -> str:
-        """The interval as a person reads it, "" for none."""
+        """The formatted interval; "" where there is none."""
         return show_interval(self.name, self.interval, self.unit) if self.interval else ""
 
 
@@ -71,10 +72,10 @@ class ReportTable:
     """A table of the evaluation.
 
     Args:
-        title: what it is about.
-        rows: one dict a row, all with the same keys: the columns. `label` names a class.
-        ordered_by: the column that the rows are ordered by, as bars show it; None: as they come.
-        folded: whether a reader opens it first.
+        title: the heading.
+        rows: one dict for each row, all with the same keys: the columns. `label` names a class.
+        ordered_by: the column to sort by, which is also drawn as bars; None: keep the order.
+        folded: whether the table is folded until a reader opens it.
     """
 
     title: str
@@ -85,7 +86,7 @@ class ReportTable:
 
 @dataclass(frozen=True)
 class Check:
-    """One item of the gate: what must hold, whether it does, and what was seen."""
+    """One item of the gate: its name, whether it passed, and the details."""
 
     item: str
     ok: bool
@@ -94,30 +95,30 @@ class Check:
 
 @dataclass
 class ReportContent:
-    """What the report shows, from what a reader asks first to what few ask.
+    """The content of the report, in the order of the page.
 
     Args:
-        name: of the run.
-        task: task name.
-        summary: what was trained, on what, and how much of it learned: sentences.
-        verdict: on the split that is reported.
+        name: name of the run.
+        task: name of the task.
+        summary: sentences: which model was trained, on which data, and which share of its weights.
+        verdict: comparison of the model with the baselines, on the final split.
         metrics: every metric, the main one first.
-        interval_over: what the bootstrap drew: "rows", or groups of them.
-        examples: rows that are shown.
-        tables: of the evaluation: by class, by target.
+        interval_over: what the bootstrap drew: "rows", or groups of rows.
+        examples: rows to show.
+        tables: tables of the evaluation: by class, by target.
         curve: the learning curve.
-        figures: about the evaluation.
-        splits: split -> number of rows and where they come from.
-        warnings: what the audit and the metrics want to be known.
-        usage: lines that load and use the model.
-        recipe: key -> value, what the recipe sets.
+        figures: figures of the evaluation.
+        splits: split -> number of rows, and their source.
+        warnings: warnings of the recipe and the audit, and notes of the metrics.
+        usage: lines of code that load and use the model.
+        recipe: key -> value for the keys that the recipe sets.
         recipe_text: the resolved recipe as YAML.
         model_facts: subject -> text, about the network.
-        train_facts: subject -> text, what was decided for training.
-        checks: the gate, item by item.
+        train_facts: subject -> text, the decisions for training.
+        checks: the items of the gate.
         timing: stage -> seconds.
         environment: versions and hardware.
-        drawn: name of a figure -> it as SVG, once `draw_figures` has drawn it.
+        drawn: name of a figure -> the figure as SVG, after `draw_figures`.
     """
 
     name: str
@@ -144,18 +145,18 @@ class ReportContent:
 
     @property
     def all_figures(self) -> list[Figure]:
-        """The learning curve, and what is drawn about the evaluation."""
+        """The learning curve, and the figures of the evaluation."""
         return [*([self.curve] if self.curve else []), *self.figures]
 
 
 def draw_figures(run_folder: Path, content: ReportContent) -> None:
-    """Write the figures as PNG files into `figures/` of the run folder, and draw them for the page.
+    """Write the figures as PNG files into `figures/` of the run folder, and render them as SVG for the page.
 
-    `write_report` calls it; to call it before lets the drawing be done while something else is awaited.
+    `write_report` calls this function. An earlier call lets the figures be drawn while another process works.
 
     Args:
         run_folder: an existing folder.
-        content: whose figures are drawn; those that are drawn already are left as they are.
+        content: the content of the report; figures that are already in `content.drawn` are skipped.
     """
     (run_folder / "figures").mkdir(exist_ok=True)
     for figure in content.all_figures:
@@ -166,17 +167,17 @@ def draw_figures(run_folder: Path, content: ReportContent) -> None:
 
 
 def write_report(run_folder: Path, content: ReportContent) -> Path:
-    """Write `report.html` and the figures, as PNG files in `figures/`, into the run folder.
+    """Write `report.html`, and the figures as PNG files in `figures/`, into the run folder.
 
     Args:
         run_folder: an existing folder.
-        content: what to show.
+        content: the content of the report.
 
     Returns:
         The path of the page.
 
     Raises:
-        DataError: there is no metric, a picture is no data address, or two figures share a name.
+        DataError: there is no metric, a picture is not a `data:` address, or two figures have the same name.
     """
     _check(content)
     draw_figures(run_folder, content)
@@ -186,7 +187,7 @@ def write_report(run_folder: Path, content: ReportContent) -> Path:
 
 
 def show_seconds(seconds: float) -> str:
-    """Give a duration as a person reads it: 3.2 s, 4 min 10 s, 2 h 5 min."""
+    """Format a duration: 3.2 s, 4 min 10 s, 2 h 5 min."""
     if round(seconds, 1) < 60:
         return f"{seconds:.1f} s"
     small, small_unit, large, large_unit, _ = next(
@@ -198,18 +199,18 @@ def show_seconds(seconds: float) -> str:
 
 def _check(content: ReportContent) -> None:
     if not content.metrics:
-        raise DataError("the report needs at least one metric, and there is none")
+        raise DataError("the report needs at least one metric; found none")
     for example in (one for group in content.examples for one in group.examples):
         picture = example.preview.picture
         if picture is not None and not re.match(r"data:image/(png|jpeg|webp|gif);base64,", picture):
             raise DataError(
                 f"the picture of row {example.id!r} begins with {picture[:20]!r}; expected a base64 "
-                f"data:image/... address, as the page may fetch nothing"
+                "data:image/... address, because the page must not load anything"
             )
     names = [_slug(figure.name) for figure in content.all_figures]
     twins = sorted({name for name in names if names.count(name) > 1})
     if twins:
-        raise DataError(f"two figures are named {twins[0]!r}; expected a name for each")
+        raise DataError(f"two figures are named {twins[0]!r}; expected a different name for each figure")
 
 
 def _render(content: ReportContent) -> str:
@@ -237,7 +238,7 @@ def _render(content: ReportContent) -> str:
         main=main,
         verdict=verdict,
         percent=f"{100 * verdict.confidence:g} %",
-        # A bar shows a share as it is, and any other metric as a share of the greatest.
+        # The length of a full bar: 1 for metrics between 0 and 1, else the greatest value.
         full=1.0 if is_share(verdict.metric) else max(abs(verdict.value), *compared, 1e-12),
         on_a_scale=is_share(main.name) or main.name.endswith("auc"),
         baselines=list(dict.fromkeys(name for row in content.metrics for name in row.baselines)),
@@ -245,14 +246,14 @@ def _render(content: ReportContent) -> str:
         has_curves=_longest_forecast(content) > 0,
         tables=[_split_table(table) for table in content.tables],
         figures=sorted(
-            (figure for figure in content.figures if not _is_elsewhere(figure, content)),
+            (figure for figure in content.figures if not _is_redundant(figure, content)),
             key=lambda figure: float(figure.figure.get_figheight()),
         ),
     )
 
 
-def _is_elsewhere(figure: Figure, content: ReportContent) -> bool:
-    """Tell whether a table with bars, or the examples, show what a figure does; its file is kept."""
+def _is_redundant(figure: Figure, content: ReportContent) -> bool:
+    """Tell whether a table with bars, or the examples, already show what a figure shows."""
     return {
         "baselines": bool(content.verdict.comparisons),
         "per_class": any("label" in table.rows[0] for table in content.tables),
@@ -261,13 +262,13 @@ def _is_elsewhere(figure: Figure, content: ReportContent) -> bool:
 
 
 def _longest_forecast(content: ReportContent) -> int:
-    """Give the steps of the longest forecast among the examples, 0 where there is none."""
+    """Give the number of steps of the longest forecast among the examples; 0 where there is none."""
     previews = [one.preview for group in content.examples for one in group.examples]
     return max((len((preview.curves or {}).get("forecast", ())) for preview in previews), default=0)
 
 
 def _split_table(table: ReportTable) -> dict[str, Any]:
-    """Order a table, and divide a long one into its top, its end, and what is folded between them."""
+    """Sort a table, and divide a long one into top, folded middle, and end."""
     rows, key = list(table.rows), table.ordered_by
     if key is not None:
         rows.sort(key=lambda row: (row[key], str(row.get("label", ""))))
@@ -285,18 +286,18 @@ def _split_table(table: ReportTable) -> dict[str, Any]:
 
 
 def _svg(figure: Figure) -> Any:
-    """Give a figure as inline SVG whose ink takes the colour of the text around it."""
+    """Render a figure as inline SVG that is drawn in the text colour of the page."""
     import matplotlib
     from markupsafe import Markup
 
     buffer = io.StringIO()
     slug = _slug(figure.name)
-    # Outlines instead of text: the page needs no font, and a name in a figure is never markup.
+    # Draw text as outlines: the page then needs no font, and a label in a figure cannot become markup.
     with matplotlib.rc_context({"svg.fonttype": "path", "svg.hashsalt": slug}):
         figure.figure.savefig(buffer, format="svg", metadata={"Date": None})
     drawn = buffer.getvalue()
     drawn = re.sub(r"<!--.*?-->|<metadata>.*?</metadata>", "", drawn[drawn.index("<svg") :], flags=re.DOTALL)
-    # Ids are only unique within one figure, and the page has several.
+    # Ids are unique only within one figure, so prefix them: the page has several figures.
     drawn = re.sub(r'(\bid="|href="#|url\(#)', rf"\g<1>{slug}-", drawn).replace(INK, "currentColor")
     return Markup(drawn)
 

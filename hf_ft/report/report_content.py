@@ -1,4 +1,4 @@
-"""Gather what the report shows from a finished run."""
+"""Collect the content of the report from a finished run."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hf_ft.train.assemble import Setup
     from hf_ft.verify import Item
 
-# Titles of the tables that metrics give, and whether a figure already shows what is in them.
+# name of a table -> its title, and whether it is folded because a figure shows the same values.
 _TITLES = {
     "per_class": ("Classes", False),
     "per_target": ("Targets", False),
@@ -37,13 +37,13 @@ def report_content(
     evaluation: Evaluation,
     verdict: Verdict,
 ) -> ReportContent:
-    """Put the content of the report together, but for the gate's items and the times: `with_gate` adds them.
+    """Collect the content of the report; `with_gate` adds the items of the gate and the times later.
 
     Args:
         folder: the run folder, with log.jsonl and environment.json.
-        setup: the run.
-        evaluation: of the split that is reported.
-        verdict: on it.
+        setup: the assembled run.
+        evaluation: the evaluation of the final split.
+        verdict: comparison of the model with the baselines, on the same split.
     """
     recipe, task, data = setup.recipe, setup.task, setup.data
     metric, greater = setup.metric, setup.greater
@@ -83,32 +83,32 @@ def report_content(
 
 
 def with_gate(content: ReportContent, items: Sequence[Item], seconds: Mapping[str, float]) -> ReportContent:
-    """Add what is known last.
+    """Add the items of the gate and the times to the content of the report.
 
     Args:
-        content: of the report.
-        items: the gate.
-        seconds: room -> seconds.
+        content: the content of the report.
+        items: the items of the gate.
+        seconds: stage -> seconds.
     """
     checks = [Check(item.name, item.passed, item.detail) for item in items]
     return replace(content, checks=checks, timing=dict(seconds))
 
 
 def _summary(setup: Setup) -> str:
-    """Say in sentences what was trained, on what, and how much of it learned."""
+    """Describe which model was trained, on which data, and which share of its weights."""
     recipe, sizes = setup.recipe, {split: len(rows) for split, rows in setup.data.rows.items()}
     learning, total = _parameters(setup)
     source = recipe.data.source if isinstance(recipe.data.source, str) else plain(recipe.data.source)
     begun = "built from random weights" if recipe.model.from_scratch else "fine-tuned"
-    how = "all weights learned"
+    how = "all weights trained"
     if learning != total:
         share = f"{100 * learning / total:.2g} %"
-        how = f"{share} of its weights learned (freeze.strategy: {setup.frozen.strategy})"
+        how = f"{share} of its weights trained (freeze.strategy: {setup.frozen.strategy})"
     return f"{recipe.model.name}, {begun} on {sizes['train']:,} rows of {source}; {how}."
 
 
 def _parameters(setup: Setup) -> tuple[int, int]:
-    """Give the number of parameters that learn, and of all."""
+    """Give the number of trainable parameters, and of all parameters."""
     counts = setup.frozen.counts()
     return sum(row[1] for row in counts), sum(row[2] for row in counts)
 
@@ -117,14 +117,14 @@ def _model_facts(setup: Setup) -> dict[str, str]:
     learning, total = _parameters(setup)
     facts = {"parameters": f"{total:,}", "trainable": f"{learning:,} ({learning / total:.1%})"}
     if setup.frozen.norms_in_eval:
-        facts["batch norms held in eval mode"] = str(setup.frozen.norms_in_eval)
+        facts["batch norms in eval mode"] = str(setup.frozen.norms_in_eval)
     return facts
 
 
 def _metrics(
     directions: Mapping[str, bool], evaluation: Evaluation, verdict: Verdict, metric: str, task: Task
 ) -> list[MetricRow]:
-    """Give every metric: the main one, those beside it, and the others."""
+    """Give every metric: the main one, the headline metrics, then the others."""
     values = {name: value for name, value in evaluation.metrics.items() if isinstance(value, float)}
     shown = [
         name for name in dict.fromkeys([metric, verdict.metric, *task.headline_metrics]) if name in values
@@ -150,7 +150,7 @@ def _tables(metrics: Mapping[str, Any]) -> list[ReportTable]:
         if not isinstance(rows, list) or not rows or not isinstance(rows[0], dict):
             continue
         if name == "per_target" and len(rows) == 1:
-            continue  # the same figures as the metrics themselves
+            continue  # the values are those of the metrics themselves
         title, drawn = _TITLES.get(name, (name.replace("_", " ").capitalize(), False))
         if name == "per_class" and "confusion" in metrics:
             rows = _with_mistakes(rows, np.asarray(metrics["confusion"]))
@@ -159,23 +159,23 @@ def _tables(metrics: Mapping[str, Any]) -> list[ReportTable]:
 
 
 def _with_mistakes(rows: Sequence[Mapping[str, Any]], confusion: np.ndarray) -> list[dict[str, Any]]:
-    """Add to each class what it is most often taken for.
+    """Add to each class the class that the model most often predicts for its rows by mistake.
 
     Args:
-        rows: K classes.
-        confusion: counts [K, K]; rows are the truth.
+        rows: one dict for each of K classes.
+        confusion: counts, int [K, K]; rows are the true classes.
     """
     wrong = confusion - np.diag(np.diag(confusion))
     found = []
     for row, counts in zip(rows, wrong, strict=True):
         most = int(counts.argmax())
         taken_for = f"{rows[most]['label']} ({counts[most]} of {row['support']})" if counts[most] else ""
-        found.append({**row, "most often taken for": taken_for})
+        found.append({**row, "most often confused with": taken_for})
     return found
 
 
 def _set_keys(recipe: Recipe) -> dict[str, str]:
-    """Give the keys of the recipe that are not at their default, flat."""
+    """Give the keys of the recipe whose value is not the default: path -> value."""
 
     def flat(section: Any, path: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
@@ -199,6 +199,6 @@ def _best_step(log: Sequence[Mapping[str, Any]], metric: str, greater: bool) -> 
     if not measured:
         return None
     best = max if greater else min
-    # The first of equals, as the Trainer chooses.
+    # Of equal values the first one is chosen, as by the Trainer.
     value = best(value for value, _ in measured)
     return next(step for found, step in measured if found == value)

@@ -1,4 +1,4 @@
-"""The run folder: which one to use, where to go on, and what is written into it."""
+"""The run folder: choose it, find the checkpoint to resume from, and write the files of a run."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PACKAGES = (
     "timm",
     "numpy",
 )
-# What may differ between a checkpoint's recipe and the one that resumes from it.
+# Keys whose value may differ between the recipe of a checkpoint and the recipe that resumes from it.
 SAFE = (
     "name",
     "output_dir",
@@ -52,12 +52,12 @@ SAFE = (
 
 @dataclass
 class RunFolder:
-    """Where a run writes.
+    """The folder of a run.
 
     Args:
         path: the folder.
-        checkpoint: where training goes on, or None.
-        notes: what was decided, and why.
+        checkpoint: the checkpoint to resume from, or None.
+        notes: decisions with their reasons, one line each.
     """
 
     path: Path
@@ -65,23 +65,23 @@ class RunFolder:
     notes: list[str] = field(default_factory=list)
 
 
-def what_is_kept(recipe: Recipe, command: str) -> str:
-    """Say what an interrupted run leaves, and which command goes on with it.
+def interruption_message(recipe: Recipe, command: str) -> str:
+    """Say which checkpoint an interrupted run has written, and which command resumes it.
 
     Args:
-        recipe: of the run.
-        command: that started it.
+        recipe: the recipe of the run.
+        command: the command that started the run.
     """
     found = choose_folder(recipe, "auto")
     if found.checkpoint is not None:
-        return f"interrupted; {found.checkpoint} is kept, and this goes on from it:\n  {command}"
+        return f"interrupted; to resume from {found.checkpoint}, run:\n  {command}"
     if found.path.exists():
-        return f"interrupted before the first checkpoint; this starts again, in {found.path}:\n  {command}"
-    return f"interrupted; nothing was written, and this starts again:\n  {command}"
+        return f"interrupted before the first checkpoint; to start again in {found.path}, run:\n  {command}"
+    return f"interrupted before anything was written; to start again, run:\n  {command}"
 
 
 def open_folder(recipe: Recipe, resume: str, processes: PartialState) -> RunFolder:
-    """Choose the run folder on the main process, make it, and tell the others."""
+    """Choose and create the run folder on the main process, and send it to all processes."""
     from accelerate.utils import broadcast_object_list
 
     chosen: list[Any] = [None]
@@ -92,17 +92,18 @@ def open_folder(recipe: Recipe, resume: str, processes: PartialState) -> RunFold
 
 
 def choose_folder(recipe: Recipe, resume: str) -> RunFolder:
-    """Choose the run folder. Nothing that is there is ever overwritten.
+    """Choose the run folder; an existing run is never overwritten.
 
-    A folder with an unfinished run of the same recipe is resumed from its newest whole checkpoint; next to a
-    finished run, or with `resume="never"`, a numbered folder is made.
+    An unfinished run of the same recipe is resumed from its newest complete checkpoint. Beside a finished
+    run, and with `resume="never"`, a folder with a number is used.
 
     Args:
         recipe: the resolved recipe.
-        resume: `auto`; `never`; or `must`, which refuses to start from nothing.
+        resume: `auto`, `never`, or `must`, which refuses to start a new run.
 
     Raises:
-        RecipeError: an unfinished run is there, but of another recipe; the message lists what differs.
+        RecipeError: the folder holds an unfinished run of another recipe (the message lists the differences),
+            or `must` finds no complete checkpoint.
     """
     path = Path(recipe.output_dir)
     runs = _runs_of(recipe, path)
@@ -118,31 +119,31 @@ def choose_folder(recipe: Recipe, resume: str) -> RunFolder:
     if resume == "must":
         reasons = "".join(f"; {note}" for note in notes)
         raise RecipeError(
-            f"{newest}: there is no whole checkpoint of an unfinished run to resume from{reasons}"
+            f"{newest}: there is no complete checkpoint of an unfinished run to resume from{reasons}"
         )
     fresh, number = path, 1
     while fresh.exists() and not _is_blank(fresh):
         number += 1
         fresh = path.with_name(f"{path.name}-{number}")
-    kept = [f"{newest} is kept; this run goes to {fresh}"] if fresh != path else []
-    return RunFolder(fresh, None, [*notes, *kept])
+    earlier = [f"{newest} holds an earlier run; this run is written to {fresh}"] if fresh != path else []
+    return RunFolder(fresh, None, [*notes, *earlier])
 
 
 def _filled_in(recipe: Recipe, folder: Path) -> Recipe:
-    """Give the recipe with what the run in a folder chose where it says `auto`."""
+    """Replace every `auto` of the recipe by the value that the run in this folder chose."""
     chosen = read_json(folder / FILE, dict) or {}
     return with_choices(recipe, {subject: Decision(**entry) for subject, entry in chosen.items()})
 
 
 def _is_blank(folder: Path) -> bool:
-    """Tell whether a run ended in this folder before it had made its choices, and left nothing to keep."""
+    """Tell whether a folder is empty except for an empty folder `checkpoints`."""
     return all(path.name == "checkpoints" and not any(path.iterdir()) for path in folder.iterdir())
 
 
 def _runs_of(recipe: Recipe, path: Path) -> list[Path]:
-    """Give the folders of earlier runs of this recipe, oldest first: `runs/x`, `runs/x-2`, ...
+    """List the folders of earlier runs of this recipe, oldest first: `runs/x`, `runs/x-2`, ...
 
-    A folder of that form belongs to it only if the recipe inside has the same name.
+    A folder with such a name counts only if the recipe in it has the same name.
     """
     from hf_ft.recipe.yaml_text import read_yaml
 
@@ -158,7 +159,7 @@ def _runs_of(recipe: Recipe, path: Path) -> list[Path]:
 
 
 def _same_recipe(recipe: Recipe, checkpoint: Path) -> None:
-    """Refuse to go on with half-changed settings (tf#22580)."""
+    """Refuse to resume with a recipe that differs from that of the checkpoint (tf#22580)."""
     from hf_ft.recipe.read import load_recipe
 
     then, now = _flat(load_recipe(checkpoint / "recipe.yaml").resolved()), _flat(recipe.resolved())
@@ -172,7 +173,7 @@ def _same_recipe(recipe: Recipe, checkpoint: Path) -> None:
         raise RecipeError(
             f"{checkpoint.parent.parent} holds an unfinished run of another recipe:\n"
             + "\n".join(differing)
-            + "\nUndo the change, write another output_dir, or start anew with resume=never"
+            + "\nUndo the change, write another output_dir, or start a new run with resume=never"
         )
 
 
@@ -187,7 +188,7 @@ def _flat(value: Any, path: str = "") -> dict[str, Any]:
 
 
 def environment() -> dict[str, Any]:
-    """Give versions, hardware, command and commit of this run."""
+    """Collect versions, hardware, command and git commit of this run."""
     import torch
 
     found = {}
@@ -217,9 +218,9 @@ def _commit() -> str | None:
 
 
 def write_origin(folder: Path, setup: Setup) -> None:
-    """Write what the run is made from, so that one that crashes keeps it.
+    """Write recipe.yaml, data.json and environment.json before training, so that a run that crashes has them.
 
-    recipe.yaml (with every choice written in, so that it reruns the run), data.json and environment.json.
+    recipe.yaml holds the chosen value in place of every `auto`, so that it repeats the run.
     """
     write_text(folder / "recipe.yaml", setup.recipe.to_yaml())
     setup.data.write(folder)
@@ -229,7 +230,7 @@ def write_origin(folder: Path, setup: Setup) -> None:
 def write_run(
     folder: Path, setup: Setup, evaluations: dict[str, Evaluation], verdict: Verdict
 ) -> dict[str, Any]:
-    """Write results.json and predictions.parquet; give the results."""
+    """Write results.json and predictions.parquet; return the content of results.json."""
     task, data, metric = setup.task, setup.data, setup.metric
     final = evaluations[data.final_split]
     results = {
@@ -260,7 +261,7 @@ def write_run(
 
 
 def write_predictions(folder: Path, task: Task, evaluation: Evaluation) -> None:
-    """Write predictions.parquet: one row per evaluated example, with its id, truth, prediction and loss."""
+    """Write predictions.parquet: one row for each evaluated example, with id, truth, prediction and loss."""
     import pandas
 
     rows = []

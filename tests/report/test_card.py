@@ -1,4 +1,4 @@
-"""Model cards: what they say of a run, and that their lines of code run."""
+"""Model cards: their content, and that their code runs."""
 
 import ast
 import json
@@ -33,7 +33,7 @@ def bert(tmp_path_factory):
 
 
 def written(folder, content, data, measured, interval=None, split="validation"):
-    """A run folder as a run writes it, of a model that was not trained; the figures are the test's."""
+    """Write a run folder of an untrained model, with metrics that the test chooses."""
     recipe = load_recipe({"name": "made", "output_dir": str(folder / "run"), **content})
     task = new_task(recipe)
     ready = prepare(recipe, task, data=data, cache=folder / "cache")
@@ -76,7 +76,7 @@ def text_run(folder, bert, rows, measured, interval=None, **sections):
 
 
 def lines_of(run_folder):
-    """The blocks of code of a card that loads from the folder itself."""
+    """The code blocks of a card whose repository is the folder itself."""
     model = str(run_folder / "model")
     text = model_card(run_folder, model).text
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
@@ -98,7 +98,7 @@ def test_one_label_of_a_text(bert, tmp_path, capsys):
     run = text_run(tmp_path, bert, rows, {"accuracy": 0.75, "macro_f1": 0.7}, (0.5, 1.0))
     card = model_card(run, "me/texts")
     assert card.data.pipeline_tag == "text-classification" and card.data.library_name == "transformers"
-    # What a run does not know is not said; rows from memory and a local model are no ids of the Hub.
+    # Unknown facts are left out; rows from memory and a local model have no ids on the Hub.
     header = card.data.to_dict()
     assert set(header) == {"library_name", "pipeline_tag", "tags", "model-index"} and header["tags"] == [
         "hf_ft"
@@ -116,7 +116,7 @@ def test_one_label_of_a_text(bert, tmp_path, capsys):
     assert r"**Better than the usual answer: accuracy 75 % against 25 %, 50 points higher" in card.text
     assert r"- Better than trees \| bushes: accuracy 75 % against 25 %" in card.text
     assert "which also chose the checkpoint: expect less on new rows" in card.text
-    assert "It knows the 2 classes" in card.text and "| None" not in card.text
+    assert "It can only answer with the 2 classes" in card.text and "| None" not in card.text
     with_pipeline, with_hf_ft = lines_of(run)
     assert "from transformers import pipeline" in with_pipeline
     piped = ast.literal_eval(printed(with_pipeline, tmp_path, capsys))
@@ -135,8 +135,8 @@ def test_several_labels_of_a_text(bert, tmp_path, capsys):
 
 
 @pytest.mark.parametrize("pair", [True, False])
-def test_where_a_pipeline_would_answer_otherwise_it_is_not_shown(bert, tmp_path, capsys, pair):
-    """A pipeline knows neither the scale of a number nor, for a pair, where the second text goes."""
+def test_a_pipeline_that_answers_differently_is_not_shown(bert, tmp_path, capsys, pair):
+    """A pipeline cannot unscale a number, and cannot read the second text of a pair."""
     rows = [
         {"text": f"{text} {n}", **({"pair": text, "label": "ab"[n % 2]} if pair else {"score": n / 7})}
         for n, text in enumerate(TEXTS * 4)
@@ -158,14 +158,14 @@ def test_a_forecast(tmp_path, capsys):
     card = model_card(run, "me/series")
     assert card.data.pipeline_tag == "time-series-forecasting" and card.data.base_model is None
     assert "Trained from random weights on" in card.text
-    assert "drawing the groups of rows again" in card.text
-    assert "Neither training nor the choice of the checkpoint has seen" in card.text
+    assert "bootstrap over the groups of rows" in card.text
+    assert "used neither for training nor to choose the checkpoint" in card.text
     (block,) = lines_of(run)
     data.to_csv(tmp_path / "history.csv", index=False)
     assert "'forecast':" in printed(block, tmp_path, capsys)
 
 
-def test_a_task_that_the_hub_has_no_name_for(tmp_path):
+def test_a_task_without_a_pipeline_tag(tmp_path):
     rows = [{"series": [float(n), n + 1.0, n + 2.0, n + 4.0] * 4, "target": float(n)} for n in range(30)]
     content = {
         "task": "time-series-regression",
@@ -203,7 +203,7 @@ def test_an_adapter_is_published_merged(bert, tmp_path):
     assert "The lora adapter is merged into these weights" in card.text
 
 
-def test_nothing_of_this_machine_is_told(bert, tmp_path):
+def test_the_card_has_no_local_paths(bert, tmp_path):
     rows = [{"text": f"{text} {n}", "label": "ab"[n % 2]} for n, text in enumerate(TEXTS * 4)]
     run = text_run(tmp_path, bert, rows, {"accuracy": 0.5})
     recipe = (run / "recipe.yaml").read_text()
@@ -217,7 +217,7 @@ def test_nothing_of_this_machine_is_told(bert, tmp_path):
         assert os.path.dirname(bert).encode() not in file.read_bytes(), file.name
 
 
-def test_names_of_strangers_are_text(bert, tmp_path):
+def test_untrusted_names_are_escaped(bert, tmp_path):
     label = "a | b\n# <script> `x` [y](z) ---"
     rows = [{"text": f"{text} {n}", "label": [label, "b"][n % 2]} for n, text in enumerate(TEXTS * 4)]
     per_class = [{"label": label, "support": 3, "precision": 1.0, "recall": 1.0, "f1": 1.0}] * 13
@@ -235,7 +235,7 @@ def test_cells_and_fences():
     assert (fence("plain"), fence("a ``` b ```` c")) == ("```", "`````")
 
 
-def test_what_the_owner_stated_stays(bert, tmp_path):
+def test_metadata_of_the_owner_are_copied(bert, tmp_path):
     rows = [{"text": f"{text} {n}", "label": "ab"[n % 2]} for n, text in enumerate(TEXTS * 4)]
     run = text_run(tmp_path, bert, rows, {"accuracy": 0.5})
     assert model_card(run, "me/texts", {"license": "mit", "language": ["en"]}).data.license == "mit"

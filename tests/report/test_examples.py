@@ -1,4 +1,4 @@
-"""Examples: wrong and right, worst and best, of different groups, and no more of them for more rows."""
+"""Examples: wrong and right, worst and best, of different groups, and in a limited number."""
 
 from functools import partial
 
@@ -19,7 +19,7 @@ from hf_ft.tasks.time_series_regression import TimeSeriesRegression
 
 
 class Numbers(Task):
-    """A task that gives a number."""
+    """A task with numbers as answers."""
 
     name, summary, roles, main_metric, greater_is_better = "numbers", "", {}, "mae", {"mae": False}
 
@@ -35,7 +35,7 @@ class Texts(points.Points):
 
 
 def classified(right, labels=("yes", "no", "maybe"), losses=True):
-    """A task and its evaluation, of rows that are right where it is said; the losses fall with the row."""
+    """Make a task and its evaluation with the given right rows; the loss decreases from row to row."""
     task = Texts()
     task.restore({"labels": list(labels)})
     count, kinds = len(right), len(labels)
@@ -52,7 +52,7 @@ def classified(right, labels=("yes", "no", "maybe"), losses=True):
 
 
 class Tags(Task):
-    """A task that gives several labels."""
+    """A task with several labels as answer."""
 
     name, summary, roles, main_metric, greater_is_better = "tags", "", {}, "f1", {"f1": True}
 
@@ -99,18 +99,18 @@ def test_several_labels_are_right_in_any_order_and_wrong_where_one_is_missing():
     assert (set(ids(of_a)), ids(of_c)) == ({"w", "x"}, ["x", "z"])
 
 
-def test_of_a_group_one_row_is_shown():
+def test_only_one_row_of_a_group_is_shown():
     task, rows, evaluation = classified([False] * 60)
     wrong, *_ = choose_examples(task, rows, evaluation, [row // 20 for row in range(60)])
     assert ids(wrong) == ["r0", "r20", "r40"]
 
 
-def test_where_all_is_right_nothing_wrong_is_shown():
+def test_without_wrong_answers_no_wrong_group_is_shown():
     groups = choose_examples(*classified([True] * 30))
     assert groups[0].title == "Right answers" and all(group.examples for group in groups)
 
 
-def test_without_losses_rows_are_shown_all_the_same():
+def test_without_losses_rows_are_shown_too():
     wrong, *_ = choose_examples(*classified([row % 2 == 0 for row in range(60)], losses=False))
     assert len(wrong.examples) == 12 and wrong.note == "" and wrong.examples[0].loss is None
 
@@ -135,7 +135,7 @@ def test_few_numbers_are_shown_once():
     assert ids(group) == ["b", "c", "a"]
 
 
-def test_a_forecast_is_a_curve_and_not_a_wall_of_numbers():
+def test_a_forecast_is_shown_as_a_curve():
     options = TimeSeriesForecasting.Options(units={"flow": "m3/s"})
     task = TimeSeriesForecasting(options)
     task.target.scaler = Scaler.none(["flow"])

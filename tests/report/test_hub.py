@@ -78,7 +78,7 @@ def base(server, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def finished(server, home, base, tmp_path_factory):
-    """A whole run, at whose end the server dies while the model goes up; and the command that it prints."""
+    """Run a recipe while the server dies during the upload; return the command that the run prints."""
     folder = tmp_path_factory.mktemp("published")
     command = [sys.executable, "-m", "hf_ft.run", str(write_recipe(folder)), "publish.repo=me/colours"]
     with server.broken(r"POST /api/models/me/colours/commit/"):
@@ -115,16 +115,16 @@ def test_a_server_that_dies_fails_no_run_and_the_printed_command_publishes_it(fi
     assert finished.again.stdout.startswith(f"{server.url}/me/colours (private, commit ")
 
 
-def test_the_repository_was_asked_for_before_training_and_made_private(finished, server):
+def test_the_repository_is_checked_before_training_and_created_private(finished, server):
     told = finished.told
-    assert told.index("me/colours will be made, private, by me") < told.index("\ntrain\n")
+    assert told.index("me will create the private me/colours") < told.index("\ntrain\n")
     assert told.index("\nreport\n") < told.index("\npublish\n")
     made = [asked for asked in server.created if asked["name"] == "colours"]
     assert [(asked["organization"], asked["visibility"]) for asked in made] == [("me", "private")]
     assert server.model("me/colours").private
 
 
-def test_model_and_card_are_one_commit_and_nothing_else_goes_up(finished, server):
+def test_only_model_and_card_are_uploaded_in_one_commit(finished, server):
     repository = server.model("me/colours")
     assert [message for message, _ in repository.commits] == [
         "initial commit",
@@ -147,7 +147,7 @@ def test_the_card_knows_what_the_model_started_from(finished, server):
     assert str(finished.folder.parent) not in card.content and "source: colours" in card.text
 
 
-def test_what_was_pushed_answers_like_the_folder(finished, client, tmp_path):
+def test_the_pushed_model_answers_like_the_folder(finished, client, tmp_path):
     """The client's cache is empty: from_pretrained, pipeline and Predictor fetch from the server."""
     Image.new("RGB", (50, 50), (210, 40, 30)).save(tmp_path / "picture.png")
     same = client(
@@ -170,7 +170,7 @@ top = piped[1][0]
     assert same == [True] * 5
 
 
-def test_the_lines_of_the_card_run_as_they_stand(finished, server, client, tmp_path):
+def test_the_code_of_the_card_runs_unchanged(finished, server, client, tmp_path):
     Image.new("RGB", (50, 50), (210, 40, 30)).save(tmp_path / "picture.png")
     card = server.model("me/colours").files["README.md"].decode()
     blocks = re.findall(r"```python\n(.*?)```", card, re.DOTALL)
@@ -211,7 +211,7 @@ def test_a_lora_run_publishes_the_merged_model(server, client, base, tmp_path):
     assert adapter["revision"] == server.model("me/base").sha()
 
 
-def test_what_an_earlier_model_left_is_removed_and_what_its_owner_stated_is_kept(finished, server, client):
+def test_old_model_files_are_deleted_and_metadata_of_the_owner_are_copied(finished, server, client):
     """A shard or an adapter of an earlier model would be loaded beside or in place of the new weights."""
     card = b"---\nlicense: mit\nlanguage: [en]\npipeline_tag: translation\n---\nOld.\n"
     left = {"model.safetensors.index.json": b"{}", "adapter_config.json": b"{}", "pytorch_model.bin": b"old"}
@@ -219,7 +219,7 @@ def test_what_an_earlier_model_left_is_removed_and_what_its_owner_stated_is_kept
     files = {**left, **kept, "README.md": card, "config.json": b"{}"}
     server.repositories["models", "lab/colours"] = Repository(private=True, commits=[("before", files)])
     told = client(PUSH, folder=str(finished.folder), repo="lab/colours", private=True)
-    assert told.endswith("removed of an earlier model: " + ", ".join(sorted(left)))
+    assert told.endswith("deleted files of an earlier model: " + ", ".join(sorted(left)))
     repository = server.model("lab/colours")
     assert len(repository.commits) == 2 and set(kept) < set(repository.files)
     assert not set(left) & set(repository.files)
@@ -231,11 +231,11 @@ def test_public_only_where_it_is_asked_for(finished, server, client):
     told = client(PUSH, folder=str(finished.folder), repo="me/open", private=False)
     assert "(public, " in told and not server.model("me/open").private
     assert server.created[-1]["visibility"] == "public"
-    with pytest.raises(ClientError, match=r"me/open exists and is public, and private was asked for"):
+    with pytest.raises(ClientError, match=r"me/open exists and is public, but the recipe says private"):
         client(PUSH, folder=str(finished.folder), repo="me/open", private=True)
     server.repositories["models", "me/closed"] = Repository(private=True)
     told = client(ASK, repo="me/closed", private=False)
-    assert told == "me/closed exists and stays private; its main branch gets a commit by me"
+    assert told == "me/closed exists and stays private; me will push a commit to its main branch"
 
 
 @pytest.mark.parametrize(
@@ -243,19 +243,25 @@ def test_public_only_where_it_is_asked_for(finished, server, client):
     [
         (None, "me/new", "PublishError: me/new: nobody is logged in to the Hub; run `hf auth login`"),
         ("hf_wrong", "me/new", "Invalid user token. The token from HF_TOKEN environment variable is invalid"),
-        ("hf_reads", "me/new", "the token 'my read token' may not write to 'me'; make one that may at http"),
+        (
+            "hf_reads",
+            "me/new",
+            "the token 'my read token' may not write to 'me'; create a token with write access at http",
+        ),
         ("hf_reads", "me/there", "403 Forbidden: Forbidden: you must have write access"),
         ("hf_narrow_reads", "me/new", "the token 'my fineGrained token' may not write to 'me'"),
         ("hf_elsewhere", "me/new", "the token 'my fineGrained token' may not write to 'me'"),
         ("hf_writes", "you/new", "me cannot write to 'you'; expected one of: me, lab"),
         ("hf_writes", "library/new", "me cannot write to 'library'; expected one of: me, lab"),
-        ("hf_writes", "me/rows", "me/rows is a dataset, and a model needs a repository of its own"),
-        ("hf_writes", "me/page", "me/page is a space, and a model needs a repository of its own"),
-        ("hf_writes", "me/before", "me/before: its name on the Hub is me/there; write that"),
+        ("hf_writes", "me/rows", "me/rows is a dataset; a model needs its own repository"),
+        ("hf_writes", "me/page", "me/page is a space; a model needs its own repository"),
+        ("hf_writes", "me/before", "me/before: the Hub spells this name me/there; write that"),
         ("hf_writes", "me/a/b", "Repo id must be in the form 'repo_name' or 'namespace/repo_name'"),
     ],
 )
-def test_what_cannot_be_published_is_said_before_training(server, client, token, repo, message):
+def test_a_repository_that_cannot_be_written_is_an_error_before_training(
+    server, client, token, repo, message
+):
     server.repositories |= {
         ("models", "me/there"): Repository(private=True),
         ("datasets", "me/rows"): Repository(),
@@ -270,9 +276,9 @@ def test_what_cannot_be_published_is_said_before_training(server, client, token,
 
 
 @pytest.mark.parametrize("token", ["hf_writes", "hf_narrow"])
-def test_who_may_write_is_let_through(server, client, token):
+def test_users_with_write_access_pass_the_check(server, client, token):
     server.repositories["models", "me/there"] = Repository(private=True)
-    assert client(ASK, token, repo="new", private=True) == "me/new will be made, private, by me"
+    assert client(ASK, token, repo="new", private=True) == "me will create the private me/new"
     assert client(ASK, token, repo="me/there", private=True).startswith("me/there exists and stays private")
 
 
@@ -280,7 +286,7 @@ def test_who_may_write_is_let_through(server, client, token):
     ("token", "offline", "message"),
     [
         ("hf_reads", False, "publish.repo: me/new: the token 'my read token' may not write to 'me'"),
-        ("hf_writes", True, "publish.repo: me/new: the Hub cannot be asked offline; unset HF_HUB_OFFLINE"),
+        ("hf_writes", True, "publish.repo: me/new: HF_HUB_OFFLINE is set"),
     ],
 )
 def test_a_run_that_cannot_be_published_does_not_begin(client, tmp_path, token, offline, message):
@@ -297,7 +303,7 @@ def test_a_run_that_cannot_be_published_does_not_begin(client, tmp_path, token, 
         )
     assert message in str(caught.value)
     assert str(caught.value).endswith(
-        "or take publish out of the recipe, and later: hf-ft push RUN --repo me/new"
+        "or remove publish from the recipe and publish later: hf-ft push RUN --repo me/new"
     )
     assert not (tmp_path / "run").exists()
 
@@ -307,10 +313,10 @@ def test_a_check_asks_the_hub_too(client, base, tmp_path):
         "from hf_ft import check, load_recipe\ncheck(load_recipe(path, ['publish.repo=me/new'])).notes",
         path=str(write_recipe(tmp_path)),
     )
-    assert "me/new will be made, private, by me" in found
+    assert "me will create the private me/new" in found
 
 
-def test_storage_that_refuses_is_told_in_one_line(finished, server, client):
+def test_an_upload_error_is_one_line(finished, server, client):
     with server.broken(r"PUT /storage/", status=403):
         server.verified.clear()
         code = "from hf_ft.recipe.schema import PublishSection as P\nfrom pathlib import Path\n"
@@ -344,7 +350,7 @@ def test_only_a_verified_run_is_published(copy):
         verified_files(copy)
 
 
-def test_a_model_that_changed_since_is_not_published(copy):
+def test_a_model_that_changed_after_the_gate_is_not_published(copy):
     path = copy / "model" / "model.safetensors"
     tensors = load_file(path)
     name = next(iter(tensors))
@@ -354,7 +360,7 @@ def test_a_model_that_changed_since_is_not_published(copy):
 
 
 @pytest.mark.parametrize("change", ["added", "removed"])
-def test_a_file_more_or_less_is_not_what_was_verified(copy, change):
+def test_an_added_or_missing_file_is_not_published(copy, change):
     if change == "added":
         (copy / "model" / "notes.txt").write_text("mine")
     else:
@@ -380,8 +386,8 @@ def test_the_checksums_are_those_that_sha256sum_checks(finished):
     ("name", "content", "message"),
     [("weights.pt", b"\x80\x04old", "is a pickle"), ("notes.txt", b"hf_" + b"a" * 34, "holds a secret")],
 )
-def test_neither_a_pickle_nor_a_secret_goes_up(copy, server, client, name, content, message):
-    """The checksums are written anew, so only a look at the contents can notice."""
+def test_pickles_and_secrets_are_not_uploaded(copy, server, client, name, content, message):
+    """The checksums are rewritten, so only the check of the contents can find the change."""
     (copy / "model" / name).write_bytes(content)
     write_checksums(copy)
     with pytest.raises(ClientError, match=message):
@@ -389,7 +395,7 @@ def test_neither_a_pickle_nor_a_secret_goes_up(copy, server, client, name, conte
     assert ("models", "me/unsafe") not in server.repositories
 
 
-def test_a_secret_in_the_card_does_not_go_up(copy, server, client):
+def test_a_card_with_a_secret_is_not_uploaded(copy, server, client):
     data = json.loads((copy / "data.json").read_text())
     data["splits"]["train"]["origin"] = "hf_" + "a" * 34
     (copy / "data.json").write_text(json.dumps(data))
@@ -429,7 +435,7 @@ def test_two_processes_stop_alike_where_the_token_may_not_write(server, home, ba
 
 @pytest.mark.slow
 @pytest.mark.multi_process
-def test_of_two_processes_one_publishes(server, home, base, tmp_path):
+def test_only_one_of_two_processes_publishes(server, home, base, tmp_path):
     done = launch_two(server, home, tmp_path, "hf_writes")
     assert done.returncode == 0, done.stderr[-3000:]
     assert "over 2 process(es)" in (tmp_path / "run" / "verify.json").read_text()

@@ -1,4 +1,4 @@
-"""The report: safe with names of strangers, self-contained, nothing twice, and what matters first."""
+"""The report: untrusted names are escaped, the page is self-contained, the result comes first."""
 
 import io
 import re
@@ -118,7 +118,7 @@ def example(**changes):
 
 
 def rich_content():
-    """Content in every place, and a stranger's text wherever one can come from."""
+    """Content in every place, with untrusted text wherever it can occur."""
     labels = ["stop", ATTACK, "停车"]
     strange = Example(ATTACK, ATTACK, ATTACK, False, 3.0, Preview(PIXEL, caption=ATTACK))
     text = Example("b", "stop", "stop", True, 0.1, Preview(text=f"{ATTACK} and {QUOTE}"))
@@ -162,7 +162,7 @@ def write(tmp_path, what):
 # Safe and self-contained
 
 
-def test_names_of_strangers_stay_text(tmp_path):
+def test_untrusted_names_are_escaped(tmp_path):
     source, page = write(tmp_path, rich_content())
     assert "script" not in page.tags
     assert "<script" not in source
@@ -194,7 +194,7 @@ def test_a_picture_from_elsewhere_is_refused(tmp_path):
             write(tmp_path, content(examples=[group]))
 
 
-def test_ids_of_figures_do_not_meet(tmp_path):
+def test_ids_of_figures_are_unique_on_the_page(tmp_path):
     source, page = write(tmp_path, rich_content())
     assert len(page.ids) == len(set(page.ids))
     used = set(re.findall(r'href="#([^"]+)"|url\(#([^)]+)\)', source))
@@ -241,7 +241,7 @@ def test_no_metric_is_refused(tmp_path):
 # What is said, and where
 
 
-def test_what_matters_comes_first(tmp_path):
+def test_the_result_comes_first(tmp_path):
     _, page = write(tmp_path, rich_content())
     sections = ["result", "examples", "curves", "data", "use", "details"]
     assert [name for name in page.ids if name in sections] == sections
@@ -249,7 +249,7 @@ def test_what_matters_comes_first(tmp_path):
     assert places == sorted(places)
 
 
-def test_engineering_is_folded_away(tmp_path):
+def test_details_are_folded(tmp_path):
     _, page = write(tmp_path, rich_content())
     for text in ("fp32:", "1 h 2 min", "data.source", "same outputs", "2e-7", "parameters", "torch"):
         assert page.text.count(text) == page.folded.count(text) == 1
@@ -309,7 +309,7 @@ def test_every_baseline_has_a_line(tmp_path):
     weak = verdict().comparisons[0]
     strong = Comparison("trees", "worse", 0.99, 0.9762, (-0.02, -0.01), 1000, {"accuracy": 0.99})
     _, page = write(tmp_path, content(verdict=verdict(comparisons=[strong, weak])))
-    table = page.words[page.words.index("Beside the baselines") :]
+    table = page.words[page.words.index("Comparison with the baselines") :]
     assert re.search(r"this model 97\.6 % trees 99\.0 % worse , 1\.4 points lower", table)
     assert "on the 1,000 rows that it answers" in table
     assert re.search(r"always 'stop' 5\.6 % better , 92\.\d points higher", table)
@@ -317,7 +317,7 @@ def test_every_baseline_has_a_line(tmp_path):
 
 @pytest.mark.parametrize("greater", [True, False])
 def test_every_metric_says_which_way_is_better(tmp_path, greater):
-    """Of an error less is better, whether the recipe chose by it or not (tf PR#31142)."""
+    """A lower error is better, whether or not the recipe chose by it (tf PR#31142)."""
     rows = [metric("surprise", 1.5, (1.0, 2.0), greater=greater), metric("mae", 0.25, greater=False)]
     rows += [metric("r2", 0.75), metric("other", 1.0, greater=None)]
     _, page = write(tmp_path, content(metrics=rows))
@@ -337,13 +337,13 @@ def test_metrics_beside_the_headlines_are_folded(tmp_path):
     )
 
 
-def test_the_gate_is_said(tmp_path):
+def test_the_items_of_the_gate_are_shown(tmp_path):
     checks = [Check("same outputs", True), Check("frozen unchanged", True)]
     assert "verified: 2 of 2" in write(tmp_path, content(checks=checks))[1].words
     checks.append(Check("label map", False, "3 names differ"))
     _, page = write(tmp_path, content(checks=checks))
     assert "verification failed: label map" in page.words
-    assert "fails label map 3 names differ" in page.words and ("open", None) in page.attributes
+    assert "failed label map 3 names differ" in page.words and ("open", None) in page.attributes
     assert "not verified" in write(tmp_path, content())[1].words
 
 
@@ -377,7 +377,7 @@ def many_classes(count):
 
 
 def test_a_thousand_classes_are_usable(tmp_path):
-    """The worst and the best are shown, the others folded, and no figure tries to show them all."""
+    """The worst and the best classes are shown, the others are folded, and no figure shows all."""
     labels, rows = many_classes(1000)
     drawn = [per_class_figure(rows), confusion_figure(np.ones((1000, 1000), dtype=int), labels)]
     source, page = write(tmp_path, content(tables=[ReportTable("Classes", rows[::-1], "f1")], figures=drawn))
@@ -444,7 +444,7 @@ def test_result_table():
 
 
 @pytest.mark.parametrize(("outcome", "colour"), [("better", "32"), ("not better", "33"), ("worse", "31")])
-def test_the_terminal_says_the_verdict_first_and_in_colour(outcome, colour):
+def test_the_console_prints_the_verdict_first_and_in_colour(outcome, colour):
     console = Console()
     console.terminal = Terminal(
         width=300, file=io.StringIO(), force_terminal=True, color_system="standard", highlight=False

@@ -1,4 +1,4 @@
-"""What the report is given of a run."""
+"""The content of the report of a run."""
 
 import json
 from types import SimpleNamespace
@@ -74,20 +74,20 @@ def test_the_main_metric_comes_first_with_its_interval(made):
     assert len({one.name for one in made.metrics}) == len(made.metrics)
 
 
-def test_what_was_trained_is_a_sentence(made):
+def test_the_summary_says_what_was_trained(made):
     assert made.summary.startswith("m, fine-tuned on 40 rows of train a.csv, test b.csv")
-    assert "10 % of its weights learned (freeze.strategy: head)" in made.summary
+    assert "10 % of its weights trained (freeze.strategy: head)" in made.summary
 
 
-def test_the_recipe_tells_what_differs_from_the_defaults(made):
+def test_the_recipe_lists_keys_that_differ_from_the_defaults(made):
     assert made.recipe["data.columns"] == "point x, y" and made.recipe["train.num_train_epochs"] == "3"
     assert "seed" not in made.recipe and "evaluate.resamples" not in made.recipe
 
 
-def test_classes_say_what_they_are_taken_for(made):
+def test_classes_are_listed_with_their_most_frequent_confusion(made):
     (table,) = made.tables
     assert table.title == "Classes" and table.ordered_by == "f1"
-    mistakes = {row["label"]: row["most often taken for"] for row in table.rows}
+    mistakes = {row["label"]: row["most often confused with"] for row in table.rows}
     below = sum(row["label"] == "below" for row in points.rows(40))
     assert mistakes == {"above": "", "below": f"above ({below} of {below})"}
 

@@ -1,4 +1,4 @@
-"""Which folder a run goes to: nothing that is there is overwritten or taken for something else."""
+"""The choice of the run folder: existing files are never overwritten."""
 
 import json
 
@@ -28,7 +28,7 @@ def test_a_finished_run_is_kept(tmp_path):
     assert choose_folder(recipe(tmp_path), "auto").path == tmp_path / "exp-3"
 
 
-def test_folders_of_others_are_left_alone(tmp_path):
+def test_folders_of_other_recipes_are_not_touched(tmp_path):
     for name in ("exp-16b", "exp-old"):
         (tmp_path / name).mkdir()
     begin(tmp_path / "exp-16", recipe(tmp_path, name="other"))
@@ -42,7 +42,7 @@ def test_a_folder_with_other_things_is_not_touched(tmp_path):
     assert choose_folder(recipe(tmp_path), "auto").path == tmp_path / "exp-2"
 
 
-def test_an_unfinished_run_without_a_checkpoint_is_begun_again_only_by_its_own_recipe(tmp_path):
+def test_only_the_same_recipe_restarts_a_run_without_checkpoint(tmp_path):
     begin(tmp_path / "exp", recipe(tmp_path))
     assert choose_folder(recipe(tmp_path), "auto").path == tmp_path / "exp"
     assert choose_folder(recipe(tmp_path, learning_rate=0.1), "auto").path == tmp_path / "exp-2"
@@ -65,6 +65,6 @@ def test_environment_without_git(monkeypatch, tmp_path):
     assert found["commit_of_working_folder"] is None and found["packages"]["torch"]
 
 
-def test_what_is_no_number_is_null(tmp_path):
+def test_values_that_are_not_finite_are_null(tmp_path):
     write_json(tmp_path / "x.json", {"a": float("nan"), "b": [float("inf"), 1, True, "t", None]})
     assert json.loads((tmp_path / "x.json").read_text()) == {"a": None, "b": [None, 1, True, "t", None]}
