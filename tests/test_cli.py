@@ -46,7 +46,7 @@ def test_check_schema_only(hf_ft_command, tmp_path):
     assert hf_ft_command("check", "r.yaml", "--schema-only") == (0, "r.yaml: the recipe is valid\n", "")
     code, _, err = hf_ft_command("check", "r.yaml", "train.learning_rate=0.5", "--schema-only")
     assert code == 0
-    assert err.startswith("warning: train.learning_rate: 0.5 is far above")
+    assert err.startswith("warning: train.learning_rate: 0.5 is very high")
 
 
 def test_a_bad_recipe_exits_with_two_and_no_traceback(hf_ft_command, tmp_path):
