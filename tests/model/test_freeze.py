@@ -228,8 +228,8 @@ def test_patterns_glob_first_then_regular_expression() -> None:
     ("strategy", "message"),
     [
         ("lorra", "did you mean 'lora'"),
-        ("prompt_tuning", "no task here has a prompt"),
-        ("adalora", "take lora or dora"),
+        ("prompt_tuning", "no task of hf_ft has a prompt"),
+        ("adalora", "use lora or dora"),
         ({"strategy": "last", "n": 9}, "this model has 3"),
         ({"strategy": "last"}, "`last` needs n"),
         ({"strategy": "head", "n": 2}, "no other strategy"),
