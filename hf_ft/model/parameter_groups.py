@@ -11,19 +11,19 @@ if TYPE_CHECKING:
 
     from hf_ft.model.freeze import Frozen
 
-# What a network from random weights is trained with, by family of optimizer. Momentum SGD: He et al. 2016;
+# Learning rates for networks from random weights, by family of optimizer. Momentum SGD: He et al. 2016;
 # Adam: Kingma & Ba 2015; Lion: a tenth of Adam's (Chen et al. 2023).
 FROM_SCRATCH = {"sgd": 0.1, "lion": 1e-4, "adagrad": 1e-2, "adam": 1e-3}
 
-# Share of that rate for pretrained weights, by kind of network. Measured: `python -m benchmarks.defaults`.
+# (Share of that rate for pretrained weights, reason), by kind of network.
 PRETRAINED = {
     "transformer": (0.05, "a pretrained transformer: a twentieth of a from-scratch rate"),
     "narrow transformer": (0.1, "a pretrained transformer, narrow: a tenth of a from-scratch rate"),
     "convolutional network": (0.3, "a pretrained convolutional network: 0.3 of a from-scratch rate"),
 }
-# A transformer whose states are smaller than BERT-base's is narrow.
+# Hidden size below which a transformer is narrow; BERT-base has 768.
 NARROW = 512
-# Share for what starts from new weights, beside pretrained ones that stay or move little.
+# (Share of the from-scratch rate, reason) for a new head on a frozen body.
 SHARES = {"head": (3.0, "only the new head learns: three times a from-scratch rate")}
 ADAPTER = (0.5, "adapter weights start anew beside frozen ones: half a from-scratch rate")
 # Methods that learn a few scaling vectors need larger steps (Liu et al. 2022; Kopiczko et al. 2024).
@@ -36,7 +36,7 @@ Group = dict[str, Any]
 def default_learning_rate(
     strategy: str, optimizer: str = "adamw_torch", network: str = "transformer", from_scratch: bool = False
 ) -> tuple[float, str]:
-    """Give the learning rate for a strategy, an optimizer and a kind of network, and the reason in words.
+    """Return the learning rate for a strategy, an optimizer and a kind of network, and the reason in words.
 
     Args:
         strategy: `full`, `head`, `last`, `patterns` or a PEFT method.
@@ -62,10 +62,10 @@ def default_learning_rate(
 
 
 def network_kind(model: nn.Module) -> str:
-    """Tell a transformer, a narrow transformer and a convolutional network apart: a key of `PRETRAINED`.
+    """Return the kind of network, a key of `PRETRAINED`; `transformer` if it is neither of the others.
 
     Args:
-        model: adapted or not.
+        model: the model, with or without an adapter.
     """
     from torch.nn import Conv2d
 
