@@ -1,4 +1,4 @@
-"""What a run comes to: thresholds, metrics with intervals, baselines on the same rows, and the verdict."""
+"""The final measurements of a run: thresholds, metrics with intervals, baselines, and the verdict."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 
 def calibrate(task: Task, validation: Evaluation) -> list[str]:
-    """Let the task choose its thresholds on the validation rows, and measure these again with what it chose.
+    """Let the task choose thresholds on the validation rows, and compute their metrics again with these.
 
     Args:
-        task: the fitted task; keeps what it chose.
-        validation: of the finished model; its metrics are brought up to date.
+        task: the fitted task; stores the thresholds.
+        validation: evaluation of the finished model; its metrics are updated in place.
 
     Returns:
-        What was chosen, one line each; also added to the notes of the metrics.
+        One line for each choice; the lines are added to the notes of the metrics too.
     """
     chosen = task.calibrate(validation)
     if chosen:
@@ -48,14 +48,15 @@ def conclude(
     """Add intervals and baselines to the evaluations of a run, and judge the model on the final split.
 
     Args:
-        evaluations: split -> evaluation of the finished model; completed in place.
+        evaluations: split -> evaluation of the finished model; intervals and baselines are added in place.
         task: the fitted task.
         section: the recipe's `evaluate:`.
-        metric: the main metric. The verdict on `loss`, which a baseline has none of, is by the task's own.
-        greater: whether a greater value of it is better.
-        data: the rows; baselines are fitted on `train`, and the bootstrap draws whole groups where rows of
-            one group are not independent.
-        features: what the pretrained body gives to the head, for a linear probe of the final split.
+        metric: the main metric. Baselines have no loss, so if it is `loss`, the verdict compares the default
+            metric of the task.
+        greater: whether a greater value of the metric is better.
+        data: the rows. Baselines are fitted on `train`; the bootstrap draws whole groups if the rows of a
+            group are not independent.
+        features: inputs of the head before training, for a linear probe on the final split; None: no probe.
     """
     verdicts = {}
     for split, evaluation in evaluations.items():
@@ -77,7 +78,7 @@ def conclude(
 def _judge(
     evaluation: Evaluation, task: Task, bootstrap: Bootstrap, metric: str, greater: bool, *, compare: bool
 ) -> Verdict:
-    """Judge the model on one split; where an interval cannot be made, say so among the notes."""
+    """Compare the model with its baselines on one split; note it if no interval can be computed."""
     if metric == "loss":
         metric, greater = task.main_metric, task.greater_is_better[task.main_metric]
     judged = partial(
@@ -93,7 +94,7 @@ def _judge(
     try:
         verdict = judged(bootstrap)
     except DataError as error:
-        # The run is done and its figures are good: an interval less is no reason to lose them.
+        # The metrics themselves are correct, so a missing interval must not fail the run.
         evaluation.metrics["notes"] = [*evaluation.metrics.get("notes", []), f"no interval: {error}"]
         verdict = judged(Bootstrap(resamples=0))
     if verdict.interval is not None and verdict.metric in evaluation.metrics:
@@ -102,11 +103,11 @@ def _judge(
 
 
 def _add_baselines(evaluation: Evaluation, task: Task, answers: Mapping[str, list[Any]]) -> None:
-    """Measure baselines, each on the rows that it answers; leave out one that answers none."""
+    """Compute the metrics of each baseline on the rows that it answers; skip a baseline without answers."""
     for name, results in answers.items():
         if all(result is None for result in results):
             continue
-        metrics, kept = task.metrics(), list[Any]()
+        metrics, by_row = task.metrics(), list[Any]()
         for start in range(0, len(results), AT_ONCE):
             part = results[start : start + AT_ONCE]
             references = evaluation.references[start : start + AT_ONCE]
@@ -115,8 +116,8 @@ def _add_baselines(evaluation: Evaluation, task: Task, answers: Mapping[str, lis
             summarized = task.summarize([part[index] for index in known], chosen) if known else []
             metrics.update(summarized, chosen)
             by_index = dict(zip(known, summarized, strict=True))
-            kept += [by_index.get(index) for index in range(len(part))]
-        evaluation.baselines[name] = kept
+            by_row += [by_index.get(index) for index in range(len(part))]
+        evaluation.baselines[name] = by_row
         evaluation.baseline[name] = {
             key: value for key, value in metrics.compute().items() if isinstance(value, float)
         }
