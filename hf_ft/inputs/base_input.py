@@ -51,7 +51,7 @@ class Input:
     # Data
 
     def times(self, rows: Any) -> np.ndarray | None:
-        """Give the time of each row where the splits are cut by time, else None."""
+        """Return the time of each row where the splits are cut by time, else None."""
         return None
 
     def examples(self, splits: dict[str, Any]) -> dict[str, Any]:
@@ -73,7 +73,7 @@ class Input:
         return {}
 
     def state(self) -> dict[str, Any]:
-        """Give what `fit` learned, as JSON."""
+        """Return what `fit` learned, as JSON."""
         return {"columns": self.columns}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -123,7 +123,7 @@ class Input:
         return 0
 
     def lengths(self, rows: Any) -> list[int] | None:
-        """Give the length of each row (tokens, steps), or None where all rows have the same length."""
+        """Return the length of each row (tokens, steps), or None where all rows have the same length."""
         return None
 
     @property
@@ -169,7 +169,7 @@ class Input:
     # Evaluation and prediction
 
     def simple_features(self, train: Any) -> SimpleFeatures | None:
-        """Give features for a classical baseline model, or None where the input has no suitable ones.
+        """Return features for a classical baseline model, or None where the input has no suitable ones.
 
         Args:
             train: training rows, few enough for a classical model.
@@ -207,5 +207,5 @@ class Input:
         return None
 
     def pipeline_input(self, row: Row) -> Any:
-        """Give the raw input of a row in the form that transformers' pipeline reads."""
+        """Return the raw input of a row in the form that transformers' pipeline reads."""
         raise NotImplementedError

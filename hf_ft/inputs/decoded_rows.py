@@ -73,11 +73,11 @@ class DecodedRows:
         return (self[index] for index in range(len(self)))
 
     def column(self, name: str, indices: Sequence[int] | None = None) -> list[Any]:
-        """Give the values of a role or column, media in their raw form; `indices` None: of all rows."""
+        """Return the values of a role or column, media in their raw form; `indices` None: of all rows."""
         return self.rows.column(name, indices)
 
     def select(self, indices: Sequence[int]) -> DecodedRows:
-        """Give the rows at these positions, in this order."""
+        """Return the rows at these positions, in this order."""
         places = self.places[list(indices)]
         return DecodedRows(
             self.task, self.rows.select(indices), self.store, preprocessed=self.preprocessed, places=places
@@ -90,7 +90,7 @@ class DecodedRows:
         return self.store.read([int(place) for place in self.places[indices]])
 
     def _decoded(self, indices: Sequence[int]) -> list[Media]:
-        """Give the media of rows: read the stored ones, decode and store the missing ones."""
+        """Return the media of rows: read the stored ones, decode and store the missing ones."""
         missing = [index for index in indices if self.places[index] not in self.store]
         decoded: dict[int, Media] = {}
         if missing:
@@ -117,7 +117,7 @@ class DecodedRows:
         self.store.write(place, stored_values(media, self.roles, preprocessed=True))
 
     def read_stored(self, index: int) -> dict[str, torch.Tensor]:
-        """Give the stored media of a row as views of the memory map, without a copy."""
+        """Return the stored media of a row as views of the memory map, without a copy."""
         values = self.store.view(int(self.places[index]))
         if self.preprocessed:
             return dict(zip(self.roles, values, strict=True))
@@ -143,7 +143,7 @@ def fields_of(roles: Sequence[str], media: Media | None) -> list[Field]:
 
 
 def stored_values(media: Media, roles: Sequence[str], *, preprocessed: bool) -> list[torch.Tensor]:
-    """Give the values of one row for the fields that `fields_of` lists."""
+    """Return the values of one row for the fields that `fields_of` lists."""
     import torch
 
     if preprocessed:

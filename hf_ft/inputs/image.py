@@ -75,7 +75,7 @@ class ImageInput(Input):
     # Data
 
     def inspect(self, row: Row) -> Inspection:
-        """Decode the picture; give its digest, perceptual hash and traits, or why it is not readable."""
+        """Decode the picture; return its digest, perceptual hash and traits, or why it is not readable."""
         from hf_ft.inputs.image_transforms import content_digest, open_with_traits, perceptual_hash
 
         try:
@@ -246,7 +246,7 @@ class ImageInput(Input):
         return {}
 
     def pipeline_input(self, row: Row) -> Any:
-        """Give the picture as Pillow opens it; the pipeline opens a file in the same way."""
+        """Return the picture as Pillow opens it; the pipeline opens a file in the same way."""
         from hf_ft.inputs.image_transforms import found_image
 
         return found_image(row["image"])

@@ -137,7 +137,7 @@ def process_in_one_call(processor: Any, images: Sequence[Image]) -> torch.Tensor
 
 
 def _proof_variants(image: Image) -> list[Image]:
-    """Give a picture as it is, rotated, and cropped: whether it is padded or cropped depends on its shape."""
+    """Return a picture unchanged, rotated, and cropped: its shape decides whether it is padded or cropped."""
     from PIL.Image import Transpose
 
     width, height = image.size

@@ -1,4 +1,4 @@
-"""Pictures: opened and normalised in one place, hashed, and augmented from a generator of one's own."""
+"""Open pictures as 8-bit RGB, hash them, and augment them with a given random generator."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 POLICIES = ("none", "light", "randaugment", "trivialaugment")
-# Long side over short side from which a picture is very wide or tall.
+# Smallest ratio of the sides of a picture that is very wide or tall.
 _VERY_WIDE = 4
-# What Pillow's decoders raise on damaged files, as seen by changing bytes of valid ones.
+# Exceptions of Pillow's decoders on damaged files, found by changing bytes of valid files.
 _DAMAGED = (
     OSError,
     SyntaxError,
@@ -43,9 +43,9 @@ _DAMAGED = (
 def open_image(value: Any, row_id: str) -> Image:
     """Open one picture and convert it to 8-bit RGB, as transformers' `load_image` does.
 
-    EXIF rotation is applied; grey, palette and CMYK are converted; an alpha channel is dropped. Of an
-    animation, the first frame is taken. One difference: 16-bit grey is scaled from 0..65535, where Pillow's
-    own conversion would clip it to white.
+    It applies the EXIF rotation, converts grey, palette and CMYK pictures, drops an alpha channel, and takes
+    the first frame of an animation. One difference: 16-bit grey is scaled from 0..65535 to 0..255; Pillow's
+    own conversion, which transformers uses, clips it to white.
 
     Args:
         value: {"bytes", "path"} as `datasets` stores it, a path, a PIL image, or an array [H, W] or [H, W, C]
@@ -60,7 +60,7 @@ def open_image(value: Any, row_id: str) -> Image:
 
 
 def open_with_traits(value: Any, row_id: str) -> tuple[Image, list[str]]:
-    """Open one picture as `open_image` does, and say what is unusual about it.
+    """Open one picture as `open_image` does, and find its traits.
 
     Args:
         value: as for `open_image`.
@@ -89,14 +89,14 @@ def open_with_traits(value: Any, row_id: str) -> tuple[Image, list[str]]:
 
 
 def count_pixels(value: Any, row_id: str) -> int:
-    """Read from its first bytes how many pixels a picture has, whichever way it is turned.
+    """Count the pixels of a picture from its header, without decoding it.
 
     Args:
         value: as for `open_image`.
         row_id: names the row in messages.
 
     Raises:
-        DataError: there is no picture, or its head is damaged.
+        DataError: there is no picture, or its header is damaged.
     """
     with _explained(value, row_id):
         width, height = found_image(value).size
@@ -105,7 +105,7 @@ def count_pixels(value: Any, row_id: str) -> int:
 
 @contextmanager
 def _explained(value: Any, row_id: str) -> Iterator[None]:
-    """Name the row and the file of a picture that cannot be opened."""
+    """Raise a DataError that names row and file if a picture cannot be opened."""
     from PIL import Image
 
     try:
@@ -117,7 +117,7 @@ def _explained(value: Any, row_id: str) -> Iterator[None]:
 
 
 def found_image(value: Any) -> Image:
-    """Open a picture, in whichever way it is given, and change nothing; its pixels are not read yet.
+    """Open a picture without converting it; its pixels may not be decoded yet.
 
     Args:
         value: as for `open_image`.
@@ -134,8 +134,8 @@ def found_image(value: Any) -> Image:
 def _from_stored(value: dict[str, Any]) -> Image:
     from PIL import Image
 
-    # Not torchvision's decode_jpeg: its pixels were equal to Pillow's and 3 to 7 % quicker (1000 x 800), but
-    # augmentation and processors take a Pillow image, and with that copy it was slower.
+    # torchvision's decode_jpeg gives the same pixels 3 to 7 % faster (measured at 1000 x 800), but processors
+    # and augmentation need a Pillow image, and converting to one made it slower in total.
     if value.get("bytes") is not None:
         return Image.open(io.BytesIO(value["bytes"]))
     if value.get("path"):
@@ -166,7 +166,7 @@ def _from_array(value: Any) -> Image:
 
 
 def _upright(image: Image) -> Image:
-    """Apply the rotation that a camera noted; Pillow's own function copies the image where there is none."""
+    """Apply the EXIF rotation, if there is one; Pillow's `exif_transpose` would copy every image."""
     from PIL import ExifTags, ImageOps
 
     image.load()
@@ -190,7 +190,7 @@ def _to_rgb(image: Image) -> Image:
 
 
 def _is_transparent(image: Image) -> bool:
-    """Tell whether a pixel is not opaque; many files have an alpha channel that is opaque everywhere."""
+    """Tell whether any pixel is not opaque; many files have an alpha channel that is opaque everywhere."""
     if not image.has_transparency_data:
         return False
     lowest: Any = image.convert("RGBA").getchannel("A").getextrema()[0]
@@ -198,32 +198,32 @@ def _is_transparent(image: Image) -> bool:
 
 
 def content_digest(image: Image) -> str:
-    """Hash the pixels of an RGB image: equal for equal pixels, whatever the file format around them."""
+    """Hash the pixels of an RGB image, independent of the file format."""
     state = hashlib.blake2b(f"{image.mode} {image.size}".encode(), digest_size=16)
     state.update(image.tobytes())
     return state.hexdigest()
 
 
 def perceptual_hash(image: Image) -> int:
-    """Give a 64-bit hash that nearly equal images (resized, recompressed, brightened) nearly share.
+    """Return a 64-bit hash that differs in few bits for similar images (resized, recompressed, brightened).
 
-    The signs, against their median, of the 8 x 8 lowest frequencies of the image's cosine transform at 32 x
-    32 grey
-    pixels: Zauner, "Implementation and Benchmarking of Perceptual Image Hash Functions", 2010, section 3.2.1.
+    Each bit tells whether one of the 8 x 8 lowest frequencies of the cosine transform of the 32 x 32 grey
+    image lies above their median: Zauner, "Implementation and Benchmarking of Perceptual Image Hash
+    Functions", 2010, section 3.2.1.
     """
     import numpy as np
     from PIL.Image import Resampling
     from scipy.fft import dctn
 
     grey = np.asarray(image.convert("L").resize((32, 32), Resampling.LANCZOS), dtype=np.float32)
-    # Without row and column 0, which hold the brightness and not the structure.
+    # Row and column 0 are left out: they hold the brightness and not the structure.
     low = dctn(grey, norm="ortho")[1:9, 1:9]
     bits = low > np.median(low)
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
 def small_picture(image: Image, side: int = 96) -> str:
-    """Give a small copy of a picture as a `data:image/png` address."""
+    """Return a small copy of a picture as a `data:image/png` address."""
     small = image.copy()
     small.thumbnail((side, side))
     file = io.BytesIO()
@@ -231,32 +231,32 @@ def small_picture(image: Image, side: int = 96) -> str:
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode()}"
 
 
-# A picture or frames, and what moves with them.
+# A picture or frames, and the tensors that are transformed with them.
 Sample = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
 class Augmentation:
-    """A random change of a training sample, decided by a given generator alone.
+    """A random augmentation that depends only on a given generator.
 
     Args:
         transform: a transform of torchvision, or None for no change.
-        alone: the policy's name, where it changes a picture alone and can move nothing with it; else None.
+        alone: name of the policy if it can transform nothing but the picture; else None.
     """
 
     transform: Any
     alone: str | None = None
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, Any]:
-        """Change a sample; an equal `rng` gives equal pixels, and no other generator is touched.
+        """Augment a sample; equal states of `rng` give equal pixels, and no other generator is used.
 
         Args:
-            sample: an RGB image, or frames as a tv_tensors.Video, under its first key. All else moves with
-                it: tv_tensors of boxes (BoundingBoxes), masks (Mask) or points (KeyPoints).
-            rng: decides.
+            sample: first key: an RGB image, or frames as a tv_tensors.Video. The other keys are transformed
+                with it: tv_tensors of boxes (BoundingBoxes), masks (Mask) or points (KeyPoints).
+            rng: source of all randomness.
 
         Raises:
-            RecipeError: something must move with the picture, and the policy cannot move it.
+            RecipeError: the policy cannot transform the other keys with the picture.
         """
         import torch
 
@@ -268,7 +268,7 @@ class Augmentation:
                 f"augment.policy: {self.alone} changes the picture alone, and {others} must move with it; "
                 "write light, or use augment.flip and augment.crop"
             )
-        # torchvision draws from torch's global generator: it is set for this one sample and put back.
+        # torchvision draws from torch's global generator: seed it for this sample, and restore it.
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(int(rng.integers(2**63)))
             changed: dict[str, Any] = self.transform(dict(sample))
@@ -284,7 +284,7 @@ def augmentation(
     operations: int = 2,
     mask_fill: int = 0,
 ) -> Augmentation:
-    """Make the augmentation that a policy names.
+    """Build the augmentation of a policy.
 
     Args:
         policy: `none`; `light`: small rotations, shifts and scales, and changes of colour; `randaugment`:
@@ -333,7 +333,7 @@ def augmentation(
 
 
 def _cropped(crop: float, sample: dict[str, Any]) -> dict[str, Any]:
-    """Crop a sample at random, and resize it to the size it had; the processor treats it like any other."""
+    """Crop a sample at random, and resize it to its size before the crop."""
     from torchvision.transforms import v2
 
     size = v2.functional.get_size(next(iter(sample.values())))

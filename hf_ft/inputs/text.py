@@ -83,7 +83,7 @@ class TextInput(Input):
         return {}
 
     def state(self) -> dict[str, Any]:
-        """Give the columns, and the number of tokens at which texts are truncated."""
+        """Return the columns, and the number of tokens at which texts are truncated."""
         return {**super().state(), "max_length": self.max_length}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -146,7 +146,7 @@ class TextInput(Input):
         return dict(tokens.batch(indices, self.processor))
 
     def _texts(self, texts: Sequence[Any], pairs: Sequence[Any] | None) -> tuple[list[str], list[str] | None]:
-        """Give the tokenizer's arguments: first texts, and second texts or None."""
+        """Return the tokenizer's arguments: first texts, and second texts or None."""
         first = [self._joined(text) for text in texts]
         if pairs is None:
             return first, None
@@ -176,7 +176,7 @@ class TextInput(Input):
         return self._lengths[rows.fingerprint]
 
     def _cache(self, fingerprint: str, texts: list[str], pairs: list[str] | None) -> list[int]:
-        """Cache the tokens of all rows; give the number of tokens of each. Slow tokenizers only count."""
+        """Cache the tokens of all rows; return the number of tokens of each. Slow tokenizers only count."""
         if not self.processor.is_fast:
             encoded = self._tokenize(texts, pairs, truncation=False)
             return [len(tokens) for tokens in encoded["input_ids"]]
@@ -196,7 +196,7 @@ class TextInput(Input):
     # Evaluation and prediction
 
     def simple_features(self, train: Any) -> SimpleFeatures | None:
-        """Give TF-IDF features of words and of pairs of neighbouring words, fitted on the training rows."""
+        """Return TF-IDF features of words and of pairs of neighbouring words, fitted on the training rows."""
         from sklearn.feature_extraction.text import TfidfVectorizer
 
         vectorizer = TfidfVectorizer(ngram_range=(1, 2), max_features=_MOST_FEATURES)
@@ -209,7 +209,7 @@ class TextInput(Input):
         )
 
     def _plain(self, rows: Any) -> list[str]:
-        """Give the text of each row; the two texts of a pair are joined."""
+        """Return the text of each row; the two texts of a pair are joined."""
         columns = [[self._joined(text) for text in rows.column(role)] for role in self.columns]
         return ["\n".join(texts) for texts in zip(*columns, strict=True)]
 
@@ -249,7 +249,7 @@ class TextInput(Input):
         return {"truncation": True, "top_k": None}
 
     def pipeline_input(self, row: Row) -> Any:
-        """Give the text."""
+        """Return the text."""
         return row["text"]
 
 

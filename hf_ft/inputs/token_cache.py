@@ -51,7 +51,7 @@ class CachedTokens:
         self.cut_lengths = store.lengths
 
     def batch(self, rows: np.ndarray, tokenizer: Any) -> dict[str, torch.Tensor]:
-        """Give the model's inputs for B rows, padded to the longest of them as the tokenizer pads.
+        """Return the model's inputs for B rows, padded to the longest of them as the tokenizer pads.
 
         Args:
             rows: positions of the rows, int [B].
@@ -96,7 +96,7 @@ def cache_tokens(
     max_length: int,
     in_use: Collection[Path] = (),
 ) -> CachedTokens:
-    """Give the tokens of every row; tokenize them if no earlier run has stored them.
+    """Return the tokens of every row; tokenize them if no earlier run has stored them.
 
     Of several processes that need the same tokens, one computes and the others wait. A damaged store is
     computed again.
@@ -206,7 +206,7 @@ def _tokenize_all(
 
 
 def _smallest_dtype(largest: int) -> torch.dtype:
-    """Give the smallest unsigned integer type that holds this number."""
+    """Return the smallest unsigned integer type that holds this number."""
     import torch
 
     return next(

@@ -55,7 +55,7 @@ def load_tokenizer(section: ModelSection, model: Any, max_length: int | None = N
 
 
 def longest_input(model: Any, tokenizer: Any) -> int | None:
-    """Give the largest number of tokens that the model can read, or None where there is no limit."""
+    """Return the largest number of tokens that the model can read, or None where there is no limit."""
     bounds = [tokenizer.model_max_length] if tokenizer.model_max_length < 10**6 else []
     positions = getattr(model.config, "max_position_embeddings", None)
     if positions is not None and positions > 0:

@@ -21,7 +21,7 @@ _DAY = 86_400_000_000_000
 
 
 def default_season(step: int) -> int:
-    """Give the number of steps in a season: a day of shorter steps, a week of days, a year of longer steps.
+    """Return the number of steps in a season: a day of shorter steps, a week of days, a year of longer steps.
 
     Args:
         step: time between two rows, in nanoseconds.

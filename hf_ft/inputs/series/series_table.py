@@ -131,7 +131,7 @@ class Series:
         return sum(array.nbytes for array in arrays)
 
     def bounds(self, series: int) -> tuple[int, int]:
-        """Give the position of the first row of a series, and of the first row after it."""
+        """Return the position of the first row of a series, and of the first row after it."""
         low, high = np.searchsorted(self.series, [series, series + 1])
         return int(low), int(high)
 
@@ -208,7 +208,7 @@ def read_series(tables: Mapping[str, Table], options: SeriesOptions) -> Series:
 
 
 def table_times(table: Table, options: SeriesOptions) -> np.ndarray:
-    """Give the time of each row of a table, int64 nanoseconds [N]; check that the rows are in order."""
+    """Return the time of each row of a table, int64 nanoseconds [N]; check that the rows are in order."""
     channels = Channels.of(table.columns, ())
     columns = [channels.timestamp, *([channels.series_id] if channels.series_id else [])]
     frame = table.dataset.select_columns(columns).to_pandas()

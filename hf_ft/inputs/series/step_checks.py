@@ -54,7 +54,7 @@ def check_repeats(times: np.ndarray, series: np.ndarray, ids: Sequence[str], opt
 
 
 def find_step(times: np.ndarray, series: np.ndarray, written: str | None) -> int:
-    """Give the time between two rows in nanoseconds.
+    """Return the time between two rows in nanoseconds.
 
     Args:
         times: nanoseconds since 1970, sorted within each series, int64 [N].

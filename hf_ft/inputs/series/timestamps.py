@@ -166,7 +166,7 @@ def wall_clock(times: np.ndarray, time_zone: str | None) -> DatetimeIndex:
 
 
 def hours(times: np.ndarray, time_zone: str | None) -> np.ndarray:
-    """Give the hour of the day of each time, in local time, int8 [N]."""
+    """Return the hour of the day of each time, in local time, int8 [N]."""
     result: np.ndarray = wall_clock(times, time_zone).hour.to_numpy().astype(np.int8)
     return result
 

@@ -64,7 +64,7 @@ class SeriesInput(Input):
         return Inspection(digest=hashlib.blake2b(values.tobytes(), digest_size=16).hexdigest())
 
     def values(self, row: Row) -> np.ndarray:
-        """Give the series of a row, float64 [steps, channels].
+        """Return the series of a row, float64 [steps, channels].
 
         Raises:
             DataError: the row holds no series, or values are missing and `task.missing` does not allow it.
@@ -120,7 +120,7 @@ class SeriesInput(Input):
         }
 
     def state(self) -> dict[str, Any]:
-        """Give columns, length and scales."""
+        """Return columns, length and scales."""
         return {**super().state(), "length": self.length, "scaler": self.scaler.to_json()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -157,7 +157,7 @@ class SeriesInput(Input):
     # Evaluation and prediction
 
     def simple_features(self, train: Any) -> SimpleFeatures | None:
-        """Give all values of the series, for boosted trees; None with `task.trees: false`."""
+        """Return all values of the series, for boosted trees; None with `task.trees: false`."""
         import numpy as np
 
         def values_of(rows: Any) -> np.ndarray:

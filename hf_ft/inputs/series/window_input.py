@@ -47,7 +47,7 @@ class WindowInput(Input):
     # Data
 
     def times(self, rows: Table) -> np.ndarray:
-        """Give the time of each row: the splits are cut by time."""
+        """Return the time of each row: the splits are cut by time."""
         return table_times(rows, self.options)
 
     def examples(self, splits: dict[str, Table]) -> dict[str, Windows]:
@@ -86,7 +86,7 @@ class WindowInput(Input):
         self.scaler = Scaler.fit(series.values[own], series.channels.values).joined(known).joined(calendar)
 
     def state(self) -> dict[str, Any]:
-        """Give columns, scales and the time between rows."""
+        """Return columns, scales and the time between rows."""
         return {"channels": asdict(self.channels), "scaler": self.scaler.to_json(), "step": self.step}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -150,7 +150,7 @@ class WindowInput(Input):
         )
 
     def read_inputs(self, inputs: Any) -> list[Row]:
-        """Read a table of recent rows (a file, DataFrame or list of dicts); give one window for each series.
+        """Read a table of recent rows (a file, DataFrame or list of dicts); return one window per series.
 
         Covariates that are known ahead must cover the `horizon` steps after the last target value. A list of
         rows with the key `history` is returned as it is.

@@ -118,17 +118,17 @@ class Windows:
         return result
 
     def moments(self, indices: np.ndarray | None = None) -> np.ndarray:
-        """Give the time of each first step to forecast, int64 nanoseconds [B]."""
+        """Return the time of each first step to forecast, int64 nanoseconds [B]."""
         result: np.ndarray = self.series.times[self._chosen(indices) + self.shape.context]
         return result
 
     def target_times(self, indices: np.ndarray | None = None) -> np.ndarray:
-        """Give the times of the steps to forecast, int64 nanoseconds [B, horizon]."""
+        """Return the times of the steps to forecast, int64 nanoseconds [B, horizon]."""
         steps = np.arange(self.shape.horizon)
         return self.series.times[(self._chosen(indices) + self.shape.context)[:, None] + steps]
 
     def series_of(self, indices: np.ndarray | None = None) -> np.ndarray:
-        """Give the number of each window's series, [B]."""
+        """Return the number of each window's series, [B]."""
         result: np.ndarray = self.series.series[self._chosen(indices)]
         return result
 
@@ -136,7 +136,7 @@ class Windows:
         return self.starts if indices is None else self.starts[indices]
 
     def column(self, name: str, indices: Sequence[int] | None = None) -> list[Any]:
-        """Give one entry (`target`, `start`, `series` or `id`) of each row; `indices` None: of all rows."""
+        """Return one entry (`target`, `start`, `series` or `id`) of each row; `indices` None: of all rows."""
         if name not in ("target", "start", "series", "id"):
             raise DataError(f"windows have no column {name!r}; expected target, start, series or id")
         wanted = range(len(self)) if indices is None else indices
@@ -145,7 +145,7 @@ class Windows:
         return [self[index][name] for index in wanted]
 
     def select(self, indices: Sequence[int]) -> Windows:
-        """Give the windows at these positions, in this order."""
+        """Return the windows at these positions, in this order."""
         starts = self.starts[np.asarray(indices, dtype=np.int64)]
         return Windows(self.series, starts, self.shape, interpolate=self.interpolate, left_out=self.left_out)
 
