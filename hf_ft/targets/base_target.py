@@ -70,7 +70,7 @@ class Target:
         """
 
     def state(self) -> dict[str, Any]:
-        """Give what `fit` learned, as JSON."""
+        """Return what `fit` learned, as JSON."""
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -90,7 +90,7 @@ class Target:
         raise NotImplementedError
 
     def prepare(self, loaded: Loaded) -> list[str]:
-        """Initialise a new head; give a note for each parameter that was set."""
+        """Initialise a new head; return a note for each parameter that was set."""
         return []
 
     # Model
@@ -100,14 +100,14 @@ class Target:
         raise NotImplementedError
 
     def moving(self, row: Row) -> dict[str, Any]:
-        """Give the parts of the target that augmentation moves with the input: name -> tv_tensor.
+        """Return the parts of the target that augmentation moves with the input: name -> tv_tensor.
 
         The input augments them and puts them under the key MOVING of the item, where `encode_row` reads them.
         """
         return {}
 
     def encode_row(self, row: Row, item: Item) -> Item:
-        """Give the entries that the target adds to an item; the item already holds the inputs of the row."""
+        """Return the entries that the target adds to an item, which already holds the inputs of the row."""
         return {self.key: self.encode(row[self.role])}
 
     def encode_batch(self, rows: Any, indices: np.ndarray) -> Batch | None:
@@ -150,7 +150,7 @@ class Target:
         raise NotImplementedError
 
     def count(self, batch: Batch) -> torch.Tensor:
-        """Give the weight of each row in the mean loss, float [B]; 1 by default."""
+        """Return the weight of each row in the mean loss, float [B]; 1 by default."""
         import torch
 
         return torch.ones(len(batch[self.key]), device=batch[self.key].device)
@@ -162,7 +162,7 @@ class Target:
     # Evaluation
 
     def references(self, rows: Any, indices: Sequence[int] | None = None) -> list[Any]:
-        """Give the references of these rows, in order; `indices` None: of all rows."""
+        """Return the references of these rows, in order; `indices` None: of all rows."""
         raise NotImplementedError
 
     def has_loss(self, split: str) -> bool:
@@ -174,7 +174,7 @@ class Target:
         return list(results)
 
     def groups(self, rows: Any) -> Sequence[Hashable] | None:
-        """Give the group of each row where rows of a group are not independent, else None."""
+        """Return the group of each row where rows of a group are not independent, else None."""
         return None
 
     def metrics(self, extra: Sequence[str] = ()) -> Metrics:
@@ -192,7 +192,7 @@ class Target:
     def fit_classical(
         self, features: SimpleFeatures, references: Sequence[Any]
     ) -> Callable[[Any], list[Any]] | None:
-        """Fit a classical model on training rows; give a function that answers rows, or None for no model.
+        """Fit a classical model on training rows; return a function that answers rows, or None for no model.
 
         Args:
             features: features of the training rows.
@@ -217,7 +217,7 @@ class Target:
         raise NotImplementedError
 
     def difference(self, a: Any, b: Any) -> float:
-        """Give the largest absolute difference between the logits of two results."""
+        """Return the largest absolute difference between the logits of two results."""
         return float(abs(a["logits"] - b["logits"]).max())
 
     def preview(self, row: Row, result: Any, reference: Any) -> Preview | None:

@@ -95,7 +95,7 @@ class SingleLabel(Target):
         self.label_map.check(split, rows.column(self.role), rows.ids)
 
     def state(self) -> dict[str, Any]:
-        """Give the class names in id order."""
+        """Return the class names in id order."""
         return {"labels": self.label_map.to_json()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -112,7 +112,7 @@ class SingleLabel(Target):
         return {**self.label_map.config, "problem_type": "single_label_classification"}
 
     def encode(self, value: Any) -> Any:
-        """Give the class id."""
+        """Return the class id."""
         return self.label_map.id(value)
 
     def mix(self, values: Sequence[Any], shares: Sequence[float]) -> torch.Tensor:
@@ -135,7 +135,7 @@ class SingleLabel(Target):
         )
 
     def count(self, batch: Batch) -> torch.Tensor:
-        """Give the class weight of each row [B], so that the mean is weighted as in torch."""
+        """Return the class weight of each row [B], so that the mean is weighted as in torch."""
         import torch
 
         labels = batch[self.key]
@@ -143,14 +143,14 @@ class SingleLabel(Target):
         return weights[labels] if labels.ndim == 1 else labels @ weights
 
     def predict(self, model: Any, answer: torch.Tensor, batch: Batch) -> list[dict[str, Any]]:
-        """Give class id, probabilities [K] and logits [K] of each row."""
+        """Return class id, probabilities [K] and logits [K] of each row."""
         logits = answer.cpu()
         scores, classes = logits.softmax(-1).numpy(), logits.argmax(-1).tolist()
         rows = zip(classes, scores, logits.numpy(), strict=True)
         return [{"class": k, "scores": score, "logits": logit} for k, score, logit in rows]
 
     def references(self, rows: Any, indices: Sequence[int] | None = None) -> list[Any]:
-        """Give the class id of each row."""
+        """Return the class id of each row."""
         return [self.label_map.id(value) for value in rows.column(self.role, indices)]
 
     def metrics(self, extra: Sequence[str] = ()) -> Metrics:
@@ -172,13 +172,13 @@ class SingleLabel(Target):
         return lambda rows: [{"class": int(one.argmax()), "scores": one} for one in scores_of(rows)]
 
     def decode(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        """Give the name of the class, its probability, and the probabilities of all classes."""
+        """Return the name of the class, its probability, and the probabilities of all classes."""
         names = self.label_map.names
         scores = {name: float(score) for name, score in zip(names, result["scores"], strict=True)}
         return {"label": names[result["class"]], "score": scores[names[result["class"]]], "scores": scores}
 
     def decode_reference(self, reference: Any) -> Any:
-        """Give the name of the class."""
+        """Return the name of the class."""
         return self.label_map.names[reference]
 
     def describe(self, result: Mapping[str, Any]) -> str:
@@ -232,7 +232,7 @@ class MultiLabel(SingleLabel):
         self.thresholds = [0.5 if isinstance(asked, str) else asked] * len(self.label_map)
 
     def state(self) -> dict[str, Any]:
-        """Give the label names in id order, and the threshold of each."""
+        """Return the label names in id order, and the threshold of each."""
         return {**super().state(), "thresholds": self.thresholds}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -258,7 +258,7 @@ class MultiLabel(SingleLabel):
         return [f"{name} starts at the log-odds of the training labels" for name in biases]
 
     def encode(self, value: Any) -> Any:
-        """Give 1 for the labels of the row and 0 for the others, float32 [K]."""
+        """Return 1 for the labels of the row and 0 for the others, float32 [K]."""
         return indicator([self.label_map.id(name) for name in value], len(self.label_map)).astype(np.float32)
 
     def mix(self, values: Sequence[Any], shares: Sequence[float]) -> torch.Tensor:
@@ -282,13 +282,13 @@ class MultiLabel(SingleLabel):
         return Target.count(self, batch)
 
     def predict(self, model: Any, answer: torch.Tensor, batch: Batch) -> list[dict[str, Any]]:
-        """Give probabilities [K] and logits [K] of each row."""
+        """Return probabilities [K] and logits [K] of each row."""
         logits = answer.cpu()
         rows = zip(logits.sigmoid().numpy(), logits.numpy(), strict=True)
         return [{"scores": score, "logits": logit} for score, logit in rows]
 
     def references(self, rows: Any, indices: Sequence[int] | None = None) -> list[Any]:
-        """Give the label ids of each row, ascending."""
+        """Return the label ids of each row, ascending."""
         values = rows.column(self.role, indices)
         return [sorted({self.label_map.id(name) for name in value}) for value in values]
 
@@ -329,7 +329,7 @@ class MultiLabel(SingleLabel):
         ]
 
     def decode(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        """Give the labels whose score reaches their threshold, best first, and the scores of all labels."""
+        """Return the labels whose score reaches their threshold, best first, and the scores of all labels."""
         names = self.label_map.names
         scores = {name: float(score) for name, score in zip(names, result["scores"], strict=True)}
         given = np.flatnonzero(result["scores"] >= np.asarray(self.thresholds, dtype=np.float32))
@@ -339,7 +339,7 @@ class MultiLabel(SingleLabel):
         }
 
     def decode_reference(self, reference: Any) -> Any:
-        """Give the names of the labels."""
+        """Return the names of the labels."""
         return [self.label_map.names[label] for label in reference]
 
     def describe(self, result: Mapping[str, Any]) -> str:

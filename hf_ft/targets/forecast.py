@@ -68,7 +68,7 @@ class Forecast(Target):
         self._choose_metrics()
 
     def state(self) -> dict[str, Any]:
-        """Give scales, the time between rows, and the season."""
+        """Return scales, the time between rows, and the season."""
         naive = None if self.naive is None else self.naive.tolist()
         scales = {"target_scaler": self.scaler.to_json(), "naive": naive}
         return {**scales, "step": self.step, "season": self.season}
@@ -114,7 +114,7 @@ class Forecast(Target):
         return row_losses(self._of_targets(answer), batch[self.key], self.loss_options)
 
     def predict(self, model: Any, answer: torch.Tensor, batch: Batch) -> list[dict[str, Any]]:
-        """Give `value`, the forecast [horizon, T] in original units, and `start`, its first time."""
+        """Return `value`, the forecast [horizon, T] in original units, and `start`, its first time."""
         values = self.scaler.restore(self._of_targets(answer).double().cpu().numpy())
         return [{"value": v, "start": s} for v, s in zip(values, batch["start"].tolist(), strict=True)]
 
@@ -125,7 +125,7 @@ class Forecast(Target):
     # Evaluation
 
     def references(self, rows: Windows, indices: Sequence[int] | None = None) -> list[dict[str, Any]]:
-        """Give the true values [horizon, T], the last value before them [T], and the hours [horizon]."""
+        """Return the true values [horizon, T], the last value before them [T], and the hours [horizon]."""
         chosen = np.arange(len(rows)) if indices is None else np.asarray(indices, dtype=np.int64)
         last = rows.last(chosen)[:, : len(self.scaler.names)]
         starts = rows.starts[chosen] + rows.shape.context
@@ -160,12 +160,12 @@ class Forecast(Target):
         return forecast_baselines(rows, season=self.season, trees=trees)
 
     def decode(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        """Give the time of the first step (UTC), and the forecast as `decode_reference` gives it."""
+        """Return the time of the first step (UTC), and the forecast as `decode_reference` gives it."""
         start = np.datetime64(result["start"], "ns").astype("datetime64[s]")
         return {"start": str(start), "forecast": self.decode_reference(result)}
 
     def decode_reference(self, reference: Mapping[str, Any]) -> Any:
-        """Give a number, or a list over the steps; for several targets, a dict of these by target name."""
+        """Return a number, or a list over the steps; for several targets, a dict of these by target name."""
         columns = reference["value"].T.tolist()
         found = [column[0] if len(column) == 1 else column for column in columns]
         return found[0] if len(found) == 1 else dict(zip(self.scaler.names, found, strict=True))
@@ -176,7 +176,7 @@ class Forecast(Target):
         return ", ".join(f"{value:.4g}" for value in column[:4]) + (", ..." if len(column) > 4 else "")
 
     def difference(self, a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
-        """Give the largest absolute difference between two forecasts, in standard deviations."""
+        """Return the largest absolute difference between two forecasts, in standard deviations."""
         return float((abs(a["value"] - b["value"]) / self.scaler.std).max())
 
     def preview(self, row: Row, result: Mapping[str, Any], reference: Mapping[str, Any]) -> Preview:

@@ -69,7 +69,7 @@ class Number(Target):
         self._choose_metrics()
 
     def state(self) -> dict[str, Any]:
-        """Give the mean and deviation of each number."""
+        """Return the mean and deviation of each number."""
         return {"target_scaler": self.scaler.to_json()}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -94,7 +94,7 @@ class Number(Target):
         return scaled
 
     def mix(self, values: Sequence[Any], shares: Sequence[float]) -> torch.Tensor:
-        """Give the weighted mean of the numbers, float32 [T]."""
+        """Return the weighted mean of the numbers, float32 [T]."""
         import torch
 
         return weighted([torch.as_tensor(value) for value in values], shares)
@@ -104,11 +104,11 @@ class Number(Target):
         return row_losses(answer, batch[self.key], self.loss_options)
 
     def predict(self, model: Any, answer: torch.Tensor, batch: Batch) -> list[dict[str, Any]]:
-        """Give `value`, the numbers in original units, float64 [T], for each row."""
+        """Return `value`, the numbers in original units, float64 [T], for each row."""
         return [{"value": value} for value in self.scaler.restore(answer.double().cpu().numpy())]
 
     def references(self, rows: Any, indices: Sequence[int] | None = None) -> list[Any]:
-        """Give the numbers of each row in original units, float64 [T]."""
+        """Return the numbers of each row in original units, float64 [T]."""
         return [_numbers(value) for value in rows.column(self.role, indices)]
 
     def metrics(self, extra: Sequence[str] = ()) -> RegressionMetrics:
@@ -132,11 +132,11 @@ class Number(Target):
         return lambda rows: [{"value": value} for value in values_of(rows)]
 
     def decode(self, result: Mapping[str, Any]) -> dict[str, Any]:
-        """Give the number, or a dict of numbers by target name."""
+        """Return the number, or a dict of numbers by target name."""
         return {"value": self.decode_reference(result["value"])}
 
     def decode_reference(self, reference: np.ndarray) -> Any:
-        """Give a number, or a dict of numbers by target name."""
+        """Return a number, or a dict of numbers by target name."""
         values = reference.tolist()
         return values[0] if len(values) == 1 else dict(zip(self.scaler.names, values, strict=True))
 
@@ -147,7 +147,7 @@ class Number(Target):
         )
 
     def difference(self, a: Mapping[str, Any], b: Mapping[str, Any]) -> float:
-        """Give the largest absolute difference between two predictions, in standard deviations."""
+        """Return the largest absolute difference between two predictions, in standard deviations."""
         return float((abs(a["value"] - b["value"]) / self.scaler.std).max())
 
     def figures(self, evaluation: Evaluation, rows: Any) -> list[Figure]:

@@ -194,7 +194,7 @@ class ComposedTask(Task):
         return super().supports_batch_encode and all(part.supports_batch_encode for part in self.parts())
 
     def parts(self) -> list[Any]:
-        """Give the input and the target; their source code is part of every cache key."""
+        """Return the input and the target; their source code is part of every cache key."""
         return [self.input, self.target]
 
     # Data
@@ -236,7 +236,7 @@ class ComposedTask(Task):
         return {index: problem for index, problem in enumerate(found) if problem is not None}
 
     def state(self) -> dict[str, Any]:
-        """Give what input and target learned, and the problem where the task has several."""
+        """Return what input and target learned, and the problem where the task has several."""
         settled = {"problem": self.target.problem} if len(self.target_classes) > 1 else {}
         return {**settled, **self.input.state(), **self.target.state()}
 
@@ -313,7 +313,7 @@ class ComposedTask(Task):
         return self.target.loss(model, self.answer(outputs), batch)
 
     def predict(self, model: Any, outputs: Any, batch: Batch) -> list[Any]:
-        """Give the target's result of each row."""
+        """Return the target's result of each row."""
         return self.target.predict(model, self.answer(outputs), batch)
 
     # Evaluation
