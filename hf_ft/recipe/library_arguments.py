@@ -117,7 +117,7 @@ def trackers() -> tuple[str, ...]:
 
 
 def missing_package(tracker: str) -> str | None:
-    """Give the package of a tracker if it is not installed; None if nothing is missing."""
+    """Return the package of a tracker if it is not installed; None if nothing is missing."""
     modules, package = TRACKER_PACKAGES.get(tracker, ((tracker,), tracker))
     return None if not modules or any(map(is_installed, modules)) else package
 
@@ -204,7 +204,7 @@ def parse(file: Path) -> ast.Module:
 
 
 def classes(file: Path) -> Iterator[ast.ClassDef]:
-    """Give the classes at the top level of a file."""
+    """Return the classes at the top level of a file."""
     return (node for node in parse(file).body if isinstance(node, ast.ClassDef))
 
 
@@ -221,7 +221,7 @@ def enumerations(file: Path) -> dict[str, tuple[str, ...]]:
 
 
 def class_chain(file: Path, name: str) -> list[tuple[ast.ClassDef, tuple[Path, str]]]:
-    """Give a configuration class and its base classes in PEFT, the class itself first."""
+    """Return a configuration class and its base classes in PEFT, the class itself first."""
     node = next(node for node in classes(file) if node.name == name)
     chain = [(node, (file, name))]
     for base in map(ast.unparse, node.bases):

@@ -100,7 +100,7 @@ def expectation(item: Any) -> str:
 
 
 def real_path(item: Any, value: Any) -> Path:
-    """Give the path in the recipe of an error: pydantic's location without the names of union members."""
+    """Return the path in the recipe of an error: pydantic's location without the names of union members."""
     path: list[str | int] = []
     last = len(item["loc"]) - 1
     for index, part in enumerate(item["loc"]):
@@ -116,7 +116,7 @@ def real_path(item: Any, value: Any) -> Path:
 
 
 def value_at(value: Any, path: Path) -> Any:
-    """Give the value at a path."""
+    """Return the value at a path."""
     for part in path:
         value = value[part]
     return value
@@ -248,7 +248,7 @@ def key_paths(key: str, model: type[Recipe]) -> list[str]:
 
 
 def all_key_paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
-    """Give the path of every key of a schema."""
+    """Return the path of every key of a schema."""
     for name in model.model_fields:
         yield f"{prefix}{name}"
         inner = inner_model(model, name)
@@ -257,14 +257,14 @@ def all_key_paths(model: type[BaseModel], prefix: str = "") -> Iterator[str]:
 
 
 def inner_model(model: type[BaseModel], name: str) -> type[BaseModel] | None:
-    """Give the section that a field holds, or None where it holds a plain value."""
+    """Return the section that a field holds, or None where it holds a plain value."""
     annotation = model.model_fields[name].annotation
     candidates = (annotation, *get_args(annotation))
     return next((item for item in candidates if isinstance(item, type) and issubclass(item, BaseModel)), None)
 
 
 def section_model(model: type[BaseModel], path: Path) -> type[BaseModel]:
-    """Give the section at a path."""
+    """Return the section at a path."""
     for part in path:
         inner = inner_model(model, str(part)) if str(part) in model.model_fields else None
         model = inner or model

@@ -33,7 +33,7 @@ class Section(BaseModel):
     passed_on: ClassVar[frozenset[str]] = frozenset()
 
     def resolved(self) -> dict[str, Any]:
-        """Give the section as plain values with every default written out."""
+        """Return the section as plain values with every default written out."""
         names = [
             name
             for name in type(self).model_fields
@@ -177,7 +177,7 @@ class FreezeSection(Section):
         return {name: getattr(self, name) for name in sorted(self.passed_on & self.model_fields_set)}
 
     def resolved(self) -> dict[str, Any]:
-        """Give the section as plain values, without the keys that the strategy does not use."""
+        """Return the section as plain values, without the keys that the strategy does not use."""
         values = super().resolved()
         return {key: v for key, v in values.items() if key not in ("n", "patterns") or v is not None}
 
@@ -355,7 +355,7 @@ class Recipe(Section):
         return expand_home(value)
 
     def resolved(self) -> dict[str, Any]:
-        """Give the recipe as plain values with every default written out, the task's name first."""
+        """Return the recipe as plain values with every default written out, the task's name first."""
         values = super().resolved()
         return values | {"task": {"name": self.task.name} | values["task"]}
 

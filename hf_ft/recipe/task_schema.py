@@ -154,7 +154,7 @@ def check_trackers(cls: type, value: Any) -> Any:
 
 
 def json_schema(task: type[Task] | None = None) -> dict[str, Any]:
-    """Give the JSON schema of a recipe, for editors that complete and check YAML.
+    """Return the JSON schema of a recipe, for editors that complete and check YAML.
 
     Args:
         task: the task that defines `task`, `augment` and `loss`; None: they are not checked.

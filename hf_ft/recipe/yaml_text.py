@@ -59,7 +59,7 @@ class Document:
     problems: list[tuple[Path, str]] = field(default_factory=list)
 
     def place(self, path: Path) -> str:
-        """Give file and line of a path, or the override that set it; else those of its nearest parent."""
+        """Return file and line of a path, or the override that set it; else those of its nearest parent."""
         for length in range(len(path), 0, -1):
             if path[:length] in self.overrides:
                 return f"override {self.overrides[path[:length]]}"
@@ -68,7 +68,7 @@ class Document:
         return self.label
 
     def line(self, path: Path) -> int:
-        """Give the line of a path, to sort messages by; overrides come last."""
+        """Return the line of a path, to sort messages by; overrides come last."""
         ancestors = [path[:length] for length in range(len(path), 0, -1)]
         if any(part in self.overrides for part in ancestors):
             return len(self.lines) + 10**6
