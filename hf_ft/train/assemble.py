@@ -1,6 +1,6 @@
-"""Everything of a run up to its first training step, made in one place: rows, task, model, and every choice.
+"""Assemble a run up to its first training step: rows, task, model, decisions, trainer.
 
-`check` and `finetune` both call `assemble`, so that what a check announces is what a run does.
+`check` and `finetune` both call `assemble`, so that a check announces exactly what a run does.
 """
 
 from __future__ import annotations
@@ -45,23 +45,23 @@ if TYPE_CHECKING:
     from hf_ft.train.arguments import BatchPlan
 
 
-class Tells(Protocol):
-    """Where a run says what it does; see `hf_ft/report/console.py`."""
+class Output(Protocol):
+    """Prints the progress of a run; implemented by `hf_ft/report/console.py`."""
 
-    # Whether what is told is shown.
+    # Whether anything is printed.
     speaks: bool
 
     def room(self, name: str) -> None:
-        """Begin a part of the flow."""
+        """Start a stage of the run."""
 
     def lines(self, texts: Iterable[Any]) -> None:
-        """Say things, a line each."""
+        """Print texts, one per line."""
 
     def facts(self, facts: Mapping[str, Any]) -> None:
-        """Say things under their subjects."""
+        """Print `name  text` lines."""
 
     def table(self, table: Any) -> None:
-        """Show a table of `rich`."""
+        """Print a table of `rich`."""
 
 
 @dataclass(frozen=True)
@@ -69,18 +69,18 @@ class Setup:
     """A run that is ready to train.
 
     Args:
-        recipe: the resolved recipe, with everything that was chosen written in.
-        task: fitted and loaded.
-        data: raw rows, and what the audit found.
-        loaded: the model as it was loaded, and where it comes from.
-        frozen: the model, with what learns and what does not.
+        recipe: the resolved recipe, without any `auto`.
+        task: the fitted task with its processor.
+        data: raw rows, and the findings of the audit.
+        loaded: the model as it was loaded, and its source.
+        frozen: the model after freezing.
         frozen_fingerprint: hash of every frozen tensor, before training.
-        rows: split -> encoded rows, as they are trained on or evaluated.
+        rows: split -> encoded rows for training and evaluation, cached where possible.
         metric: name of the metric that decides which checkpoint is best.
-        greater: whether a greater value of it is better.
-        decisions: subject -> what was chosen for the user, and why.
-        passes: how the model is run outside of training, in full precision.
-        cached: whether rows start at cached activations.
+        greater: whether a greater value of the metric is better.
+        decisions: name -> what was decided for the user, and why.
+        passes: runs the model outside of training, in full precision.
+        cached: whether training and evaluation start from cached activations.
         trainer: built from all of these.
     """
 
@@ -100,7 +100,7 @@ class Setup:
 
     @property
     def profile(self) -> Profile | None:
-        """Where the time of training goes, if it was asked for."""
+        """The times of the phases of training; None if the user did not ask for them."""
         return self.trainer.profile if isinstance(self.trainer, ProfiledTrainer) else None
 
 
@@ -114,24 +114,24 @@ def assemble(
     callbacks: Sequence[Any] = (),
     profile: bool = False,
     layers: bool = False,
-    console: Tells | None = None,
+    console: Output | None = None,
 ) -> Setup:
-    """Make everything that training needs, and build the trainer last.
+    """Assemble a run, up to but not including the first training step.
 
     Args:
         recipe: the resolved recipe.
         folder: the run folder.
         data: rows in memory in place of `data.source`.
-        resumed: whether training goes on from a checkpoint in that folder; its choices are then taken again.
-        keep: whether to store decoded pictures and activations; otherwise it is only decided.
+        resumed: whether to resume from a checkpoint in that folder and so to repeat its decisions.
+        keep: whether to store decoded pictures and activations; if not, this is only decided.
         callbacks: further callbacks of the Trainer.
         profile: whether to time the phases of training.
-        layers: whether to show every layer also where all of them learn.
-        console: is told what was found and decided.
+        layers: whether to list every layer even if all of them are trained.
+        console: prints findings and decisions.
 
     Raises:
-        AuditError: the audit found rows that cannot be trained on; its `findings` hold all.
-        HfFtError: data, model or recipe do not fit each other.
+        AuditError: the audit found errors; its `findings` list all of them.
+        HfFtError: data, model and recipe do not fit together.
     """
     processes = start_processes()
     _tell(console, "room", "data")
@@ -143,7 +143,7 @@ def assemble(
     metric, greater = main_metric(recipe, task)
 
     _tell(console, "room", "model")
-    # Before the model is made: the new head is drawn from this seed (tf#11965).
+    # Before the model is built, because the weights of the new head are drawn from this seed (tf#11965).
     set_seed(recipe.seed)
     loaded = task.load(recipe.model)
     frozen = freeze(loaded.model, recipe.freeze, loaded.new)
@@ -208,16 +208,16 @@ def assemble(
 
 
 def new_task(recipe: Recipe) -> Task:
-    """Make the task of a recipe, with the options that the recipe gives it."""
+    """Create the task of a recipe, with the options in the recipe."""
     task_class = get_task(recipe.task.name)
     return task_class(recipe.task, recipe.augment, recipe.loss, recipe.evaluate.extra)
 
 
 def main_metric(recipe: Recipe, task: Task) -> tuple[str, bool]:
-    """Give the metric that decides which checkpoint is best, and whether a greater value is better.
+    """Return the metric that decides which checkpoint is best, and whether a greater value is better.
 
     Raises:
-        RecipeError: the direction of the metric is unknown and `evaluate.mode` does not say it.
+        RecipeError: it is unknown whether a greater value is better, and `evaluate.mode` is not set.
     """
     name = recipe.evaluate.metric or task.main_metric
     if recipe.evaluate.mode is not None and (name in task.greater_is_better or recipe.evaluate.extra):
@@ -232,14 +232,14 @@ def main_metric(recipe: Recipe, task: Task) -> tuple[str, bool]:
 
 
 class _Choices:
-    """Makes the choices of a run one after the other, each under the conditions that those before it left.
+    """Makes the decisions of a run in order; each is measured with the earlier ones in effect.
 
     Args:
         recipe: the resolved recipe.
-        schedule: the choices that are in the recipe already.
-        recorded: the choices of the run that is resumed.
-        processes: that train.
-        bars: whether progress is shown on a terminal.
+        schedule: the decisions of `choose_schedule`.
+        recorded: the decisions of the interrupted run, if this run resumes it.
+        processes: the training processes.
+        bars: whether to show progress bars on a terminal.
     """
 
     def __init__(
@@ -265,7 +265,7 @@ class _Choices:
     def compute(
         self, task: Task, data: Prepared, frozen: Frozen, fingerprint: str, *, keep: bool
     ) -> dict[str, EncodedRows]:
-        """Choose how the model computes; give the rows of every split, cached where they are cached."""
+        """Decide how the model computes; return the rows of every split, cached where possible."""
         section, made = self.recipe.train, self.made
         device = torch.device("cpu") if self.use_cpu else self.processes.device
         made["division"] = Decision(str(self.plan))
@@ -307,17 +307,17 @@ class _Choices:
         self.cached = cache.is_used
         made["evaluation"] = self._evaluation(passes, cache)
         self._set_threads(passes, cache, rows["train"])
-        # A run that began to evaluate in mixed precision goes on so, from the inputs.
+        # A resumed run that evaluated in mixed precision continues so, and without cached activations.
         if made["evaluation"].value == "fp32":
             return dict(cache.rows)
         return {**rows, "train": cache.rows["train"]}
 
     def describe(self, model: Any, train_rows: int, groups: Sequence[Mapping[str, Any]]) -> None:
-        """Add what follows from model and recipe, and a user should know."""
+        """Add facts about model and recipe that a user should know."""
         self.made["optimizer"] = Decision(self.recipe.train.arguments.get("optim", "adamw_torch"))
         asked = self.recipe.model.attn_implementation
         attention = model.config._attn_implementation
-        # A network without attention names one all the same.
+        # The configuration names an attention implementation even for networks without attention.
         there = any("attention" in type(module).__name__.lower() for module in model.modules())
         if asked != "auto" or (attention is not None and there):
             because = "transformers' default for it" if asked == "auto" else "asked for by the recipe"
@@ -337,7 +337,7 @@ class _Choices:
             self.made[group["name"]] = Decision(text)
 
     def _encoded(self, task: Task, raw: Mapping[str, Any]) -> dict[str, EncodedRows]:
-        """Encode every split; with random augmentation only where it is trained on."""
+        """Encode every split; only training rows are augmented."""
         views = {"train": self.recipe.cache.views}
         return {
             split: EncodedRows(
@@ -359,7 +359,7 @@ class _Choices:
         return None
 
     def _evaluation(self, passes: Passes, cache: ActivationCache) -> Decision:
-        """Choose the precision of evaluations: a resumed run's figures must be comparable with its first."""
+        """Decide the precision of evaluations; in a resumed run it must stay the same, to compare metrics."""
         if "evaluation" in self.recorded:
             return Decision(self.recorded["evaluation"].value, "as the run began")
         if not passes.is_mixed:
@@ -369,7 +369,7 @@ class _Choices:
         return Decision(passes.precision, "in training; the finished model is measured in fp32")
 
     def _set_threads(self, passes: Passes, cache: ActivationCache, rows: EncodedRows) -> None:
-        """Choose the threads of this process and set them."""
+        """Decide and set the number of CPU threads of this process."""
         sampler = train_sampler(
             rows,
             self.recipe,
@@ -388,6 +388,6 @@ class _Choices:
         torch.set_num_threads(self.made["threads"].value)
 
 
-def _tell(console: Tells | None, what: str, content: Any) -> None:
+def _tell(console: Output | None, what: str, content: Any) -> None:
     if console is not None:
         getattr(console, what)(content)

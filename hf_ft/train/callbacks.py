@@ -1,4 +1,4 @@
-"""Callbacks of the Trainer that write log.jsonl and print a line for each evaluation."""
+"""Callbacks of the Trainer: early stopping, log.jsonl, and a printed line for each evaluation."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ LOSS_IMPROVEMENT = 1e-3
 class EarlyStopping(EarlyStoppingCallback):
     """Stop when neither the main metric nor the validation loss improves over several evaluations.
 
-    The metric alone stops too early: accuracy can stand still over many epochs in which the loss still falls,
-    and rise again after them. With a threshold for the metric, the metric alone decides.
+    The metric alone would stop too early: accuracy can stay constant for many epochs while the loss still
+    falls, and then rise again. If a threshold is set, only the metric is compared.
 
     Args:
         early_stopping_patience: evaluations without an improvement after which training ends.
@@ -43,7 +43,7 @@ class EarlyStopping(EarlyStoppingCallback):
         metrics: Any,
         **kwargs: Any,
     ) -> None:
-        """Compare the loss with the lowest one so far, then let the metric decide."""
+        """Compare the loss with the lowest one so far, then compare the metric."""
         loss, lowest = metrics.get("eval_loss"), self.lowest_loss
         self._loss_fell = loss is not None and (
             lowest is None or lowest - loss > LOSS_IMPROVEMENT * abs(lowest)
@@ -55,13 +55,13 @@ class EarlyStopping(EarlyStoppingCallback):
     def check_metric_value(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metric_value: float
     ) -> None:
-        """Count the evaluations without an improvement."""
+        """Update the number of evaluations without an improvement."""
         super().check_metric_value(args, state, control, metric_value)
         if self._loss_fell and not self.early_stopping_threshold:
             self.early_stopping_patience_counter = 0
 
     def state(self) -> dict[str, Any]:
-        """Return what a checkpoint stores, so that a resumed run stops where an uninterrupted one does."""
+        """Return the state for a checkpoint, so that a resumed run stops where an uninterrupted one does."""
         stored = super().state()
         stored["attributes"]["lowest_loss"] = self.lowest_loss
         return stored

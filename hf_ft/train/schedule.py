@@ -1,7 +1,7 @@
-"""How long, in which steps and at which rate a run trains, where the recipe leaves it open (`auto`).
+"""Defaults for batch size, epochs, early stopping and learning rate: the keys that a recipe sets to `auto`.
 
-Chosen from the number of rows, the strategy and the kind of network; `python -m benchmarks.defaults` measures
-the choices on several data sets beside tuned recipes and simple baselines.
+They depend on the number of rows, the freezing strategy and the kind of network. `python -m
+benchmarks.defaults` compares them with tuned recipes and with baselines.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
     from hf_ft.recipe.schema import Recipe
 
-# Rows per step, by the number of training rows from which they are taken: few rows need many steps.
+# (Smallest number of training rows, batch size): with few rows, small batches give enough steps.
 BATCH_SIZES = ((640, 32), (160, 16), (0, 8))
-# Steps that pretrained weights are given, and the fewest and most epochs: a few hundred rows need many passes
-# (Mosbach, Andriushchenko and Klakow, "On the Stability of Fine-tuning BERT", 2021), many rows few.
+# Steps for fine-tuning pretrained weights, and the limits of the number of epochs. A few hundred rows need
+# many epochs (Mosbach, Andriushchenko and Klakow, "On the Stability of Fine-tuning BERT", 2021).
 STEPS, FEWEST_EPOCHS, MOST_EPOCHS = 800, 3, 20
-# A head on cached features costs little a step, and so does a small network from random weights.
+# The same for a head on cached features and for small networks from random weights, whose steps are cheap.
 HEAD_STEPS, FEWEST_HEAD_EPOCHS, MOST_HEAD_EPOCHS = 3000, 20, 100
-# Evaluations without a better metric after which training ends.
+# Evaluations without an improvement after which training ends.
 PATIENCE, HEAD_PATIENCE = 4, 10
 
-# Subject of a decision -> the key of the recipe that it fills in.
+# Name of a decision -> the recipe key that it sets.
 KEYS = {
     "batch size": "train.global_batch_size",
     "epochs": "train.num_train_epochs",
@@ -43,16 +43,17 @@ KEYS = {
 def choose_schedule(
     recipe: Recipe, rows: int, model: nn.Module, recorded: Mapping[str, Decision]
 ) -> dict[str, Decision]:
-    """Choose what the recipe leaves to `auto`.
+    """Choose values for the keys that the recipe sets to `auto`.
 
     Args:
-        recipe: as asked for.
+        recipe: the recipe of the user.
         rows: number of training rows.
-        model: with what learns and what does not.
-        recorded: the choices of the run that is resumed; they are taken again.
+        model: the frozen and adapted model.
+        recorded: the decisions of the interrupted run, which a resumed run repeats.
 
     Returns:
-        Batch size, epochs, early stopping and learning rate, also where the recipe has written them.
+        Decisions on batch size, epochs, early stopping and learning rate, including values that the recipe
+        sets itself.
     """
     train = recipe.train
     chosen: dict[str, Decision] = {}
@@ -83,11 +84,11 @@ def choose_schedule(
 
 
 def with_choices(recipe: Recipe, decisions: Mapping[str, Decision]) -> Recipe:
-    """Give the recipe with what was chosen written in wherever it says `auto`, so that it reruns the run.
+    """Return the recipe with every `auto` replaced by the chosen value, so that it repeats the run.
 
     Args:
-        recipe: as asked for.
-        decisions: subject -> choice; those of `KEYS` are written in.
+        recipe: the recipe of the user.
+        decisions: name -> decision; only those in `KEYS` are used.
     """
     changes = []
     for subject, key in KEYS.items():
