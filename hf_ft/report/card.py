@@ -131,7 +131,7 @@ def cell(text: Any) -> str:
 
 
 def fence(text: str) -> str:
-    """Give a code fence that is longer than every sequence of backticks in the text."""
+    """Return a code fence that is longer than every sequence of backticks in the text."""
     return "`" * max(3, 1 + max(map(len, re.findall(r"`+", text)), default=0))
 
 
@@ -175,7 +175,7 @@ def _eval_result(result: Result, recipe: Recipe, task: Task, hub: Sequence[str],
 
 
 def _library(model_folder: Path) -> str | None:
-    """Give `transformers` if the class of the model is one of transformers, else None."""
+    """Return `transformers` if the class of the model is one of transformers, else None."""
     import transformers
 
     config = json.loads((model_folder / "config.json").read_text(encoding="utf-8"))
@@ -184,7 +184,7 @@ def _library(model_folder: Path) -> str | None:
 
 
 def _without_paths(recipe: Recipe) -> str:
-    """Give the recipe as YAML without `output_dir` and without the folders of local paths."""
+    """Return the recipe as YAML without `output_dir` and without the folders of local paths."""
     from hf_ft.recipe.read import load_recipe
 
     values = _shortened({key: v for key, v in recipe.resolved().items() if key != "output_dir"})
@@ -200,6 +200,6 @@ def _shortened(value: Any) -> Any:
 
 
 def _last_part(name: str) -> str:
-    """Give the last part of a local path; give any other text unchanged."""
+    """Return the last part of a local path, and any other text unchanged."""
     local = Path(name).is_absolute() or PureWindowsPath(name).is_absolute() or name.startswith(("~", ".."))
     return PureWindowsPath(name).name if local else name

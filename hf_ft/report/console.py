@@ -36,7 +36,7 @@ class Console:
         self.terminal.print(f"[bold]{name}[/bold]")
 
     def finish(self) -> dict[str, float]:
-        """End the current stage; give stage -> seconds for all stages so far."""
+        """End the current stage; return stage -> seconds for all stages so far."""
         now = time.perf_counter()
         if self._room:
             self.seconds[self._room] = self.seconds.get(self._room, 0.0) + now - self._start

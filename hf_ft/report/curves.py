@@ -46,7 +46,7 @@ def curve_svg(curves: Mapping[str, Sequence[float]]) -> Markup:
 
 
 def _path(start: int, values: np.ndarray, steps: int, low: float, high: float) -> str:
-    """Give the SVG path of one curve; a long curve is drawn through `_MOST_POINTS` evenly spaced points."""
+    """Return the SVG path of one curve; a long curve is drawn through `_MOST_POINTS` evenly spaced points."""
     drawn = np.unique(np.linspace(0, len(values) - 1, min(len(values), _MOST_POINTS)).round().astype(int))
     x = _MARGIN + (drawn + start) * (_WIDTH - 2 * _MARGIN) / max(steps - 1, 1)
     y = _HEIGHT - _MARGIN - (values[drawn] - low) * (_HEIGHT - 2 * _MARGIN) / ((high - low) or 1.0)

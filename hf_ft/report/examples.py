@@ -104,7 +104,7 @@ def shorten(text: str, longest: int) -> str:
 
 
 def preview_of(task: Task, row: Row, result: Any, reference: Any) -> Preview:
-    """Give the task's preview of a row, with its text shortened."""
+    """Return the task's preview of a row, with its text shortened."""
     preview = task.preview(row, result, reference) or Preview()
     return preview if preview.text is None else replace(preview, text=shorten(preview.text, _LONGEST_TEXT))
 
@@ -137,7 +137,7 @@ class _ExampleSelector:
         return self.task.labels() is not None and len(self.rows) > 0 and self._right(0) is not None
 
     def groups_of_classes(self) -> list[ExampleGroup]:
-        """Give wrong answers, right answers of different classes, and rows of each difficult class."""
+        """Return wrong answers, right answers of different classes, and rows of each difficult class."""
         wrong = self._first(WRONG, (row for row in self.hardest_first[:_SCANNED] if not self._right(row)))
         right = self._first(
             RIGHT, self._different_truths_first(row for row in self.at_random if self._right(row))
@@ -153,7 +153,7 @@ class _ExampleSelector:
         ]
 
     def groups_by_loss(self) -> list[ExampleGroup]:
-        """Give the rows with the highest, the median and the lowest loss; without losses, the first rows."""
+        """Return the rows with the highest, median and lowest loss; without losses, the first rows."""
         order, some = self.hardest_first, ROWS_BY_LOSS
         if self.evaluation.losses is None or len(order) < 3 * some:
             title = "A few rows" if self.evaluation.losses is None else "From the worst to the best"
@@ -169,7 +169,7 @@ class _ExampleSelector:
         ]
 
     def _difficult_classes(self) -> Iterator[tuple[str, list[int]]]:
-        """Give the classes with the lowest F1, each with some wrong answers and one right answer."""
+        """Return the classes with the lowest F1, each with some wrong answers and one right answer."""
         table = [row for row in self.evaluation.metrics.get("per_class", []) if row.get("support")]
         if not table or "f1" not in table[0]:
             return
@@ -186,7 +186,7 @@ class _ExampleSelector:
             yield str(entry["label"]), [*wrong, *right]
 
     def _first(self, count: int, rows: Iterable[int]) -> list[int]:
-        """Give the first `count` rows, at most one of each group."""
+        """Return the first `count` rows, at most one of each group."""
         found: dict[Hashable, int] = {}
         for row in rows:
             found.setdefault(row if self.groups is None else self.groups[row], int(row))

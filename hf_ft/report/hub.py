@@ -108,7 +108,7 @@ def publish(run_folder: Path, section: PublishSection) -> list[str]:
 
 
 def retry(run_folder: Path, repo: str, private: bool) -> str:
-    """Give the shell command that publishes a run."""
+    """Return the shell command that publishes a run."""
     command = ["hf-ft"] if shutil.which("hf-ft") else [sys.executable, "-m", "hf_ft"]
     return shlex.join([*command, "push", str(run_folder), "--repo", repo, *([] if private else ["--public"])])
 

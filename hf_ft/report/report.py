@@ -262,7 +262,7 @@ def _is_redundant(figure: Figure, content: ReportContent) -> bool:
 
 
 def _longest_forecast(content: ReportContent) -> int:
-    """Give the number of steps of the longest forecast among the examples; 0 where there is none."""
+    """Return the number of steps of the longest forecast among the examples; 0 where there is none."""
     previews = [one.preview for group in content.examples for one in group.examples]
     return max((len((preview.curves or {}).get("forecast", ())) for preview in previews), default=0)
 

@@ -108,7 +108,7 @@ def _summary(setup: Setup) -> str:
 
 
 def _parameters(setup: Setup) -> tuple[int, int]:
-    """Give the number of trainable parameters, and of all parameters."""
+    """Return the number of trainable parameters, and of all parameters."""
     counts = setup.frozen.counts()
     return sum(row[1] for row in counts), sum(row[2] for row in counts)
 
@@ -124,7 +124,7 @@ def _model_facts(setup: Setup) -> dict[str, str]:
 def _metrics(
     directions: Mapping[str, bool], evaluation: Evaluation, verdict: Verdict, metric: str, task: Task
 ) -> list[MetricRow]:
-    """Give every metric: the main one, the headline metrics, then the others."""
+    """Return every metric: the main one, the headline metrics, then the others."""
     values = {name: value for name, value in evaluation.metrics.items() if isinstance(value, float)}
     shown = [
         name for name in dict.fromkeys([metric, verdict.metric, *task.headline_metrics]) if name in values
@@ -144,7 +144,7 @@ def _metrics(
 
 
 def _tables(metrics: Mapping[str, Any]) -> list[ReportTable]:
-    """Give the tables among the metrics."""
+    """Return the tables among the metrics."""
     found = []
     for name, rows in metrics.items():
         if not isinstance(rows, list) or not rows or not isinstance(rows[0], dict):
@@ -175,7 +175,7 @@ def _with_mistakes(rows: Sequence[Mapping[str, Any]], confusion: np.ndarray) -> 
 
 
 def _set_keys(recipe: Recipe) -> dict[str, str]:
-    """Give the keys of the recipe whose value is not the default: path -> value."""
+    """Return the keys of the recipe whose value is not the default: path -> value."""
 
     def flat(section: Any, path: str) -> dict[str, Any]:
         found: dict[str, Any] = {}
