@@ -1,6 +1,6 @@
-"""A fresh Python process that knows nothing but a saved folder: the gate asks it what the folder answers.
+"""A fresh Python process that loads the saved folder and predicts, so that the gate can compare results.
 
-It is started with the run, so that its imports, which take most of its seconds, are done when it is asked.
+The run starts it early: its imports take most of its time, and are done before the gate needs it.
 """
 
 from __future__ import annotations
@@ -25,23 +25,23 @@ if TYPE_CHECKING:
     from hf_ft.model.predictor import Predictor
     from hf_ft.task import Row
 
-# Variables of the launcher: a process that inherits them would wait for peers that never come.
+# Variables of the launcher: with them, the process would wait for other processes that do not exist.
 LAUNCHER = re.compile(
     r"^(ACCELERATE_|FSDP_|TORCHELASTIC_|GROUP_|ROLE_|LOCAL_|MASTER_|RANK$|WORLD_SIZE$|OMP_NUM_THREADS$)"
 )
 _ERROR_CHARACTERS = 2000
-# Packages that prediction imports piece by piece.
+# Packages whose submodules are imported when they are needed.
 _IMPORTED = ("transformers", "timm", "torchvision", "PIL", "tokenizers", "peft", "hf_ft")
 
 
 @dataclass(frozen=True)
 class PipelineCall:
-    """A call of transformers' pipeline, and of the Predictor beside it.
+    """Rows that transformers' pipeline and the Predictor both predict.
 
     Args:
         tag: name of the pipeline, such as `image-classification`.
         rows: raw rows without targets.
-        options: of the call.
+        options: keyword arguments of the call.
     """
 
     tag: str
@@ -51,11 +51,11 @@ class PipelineCall:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a fresh process answers.
+    """The predictions of a fresh process.
 
     Args:
         results: the task's result of each row.
-        piped: (scores of the pipeline, scores of the Predictor) of each row of the PipelineCall, by label.
+        piped: for each row of the PipelineCall, the scores of the pipeline and of the Predictor by label.
     """
 
     results: list[Any]
@@ -63,16 +63,16 @@ class Answer:
 
 
 class FreshProcess:
-    """A process that imports what prediction needs and waits for one question.
+    """A process that imports the modules for prediction and waits for one request.
 
-    It ends by itself when this process ends, whichever way: its standard input is then closed.
+    It ends when this process ends for any reason, because that closes its standard input.
     """
 
     def __init__(self) -> None:
         environment = {key: value for key, value in os.environ.items() if not LAUNCHER.match(key)}
         self._folder = Path()
         self._answer: Answer | None = None
-        # A file, because a pipe that nobody reads would stop a process that says much.
+        # A file: a process that writes much into a pipe that nobody reads would block.
         self._errors: IO[bytes] = tempfile.TemporaryFile()  # noqa: SIM115
         self._process = subprocess.Popen(
             [sys.executable, "-m", "hf_ft.fresh_process"],
@@ -83,10 +83,10 @@ class FreshProcess:
         )
 
     def import_like(self, modules: Iterable[str]) -> None:
-        """Let it import those of these modules that prediction may need, while the run trains.
+        """Let the process import the modules that prediction may need, while the run trains.
 
         Args:
-            modules: names, such as `sys.modules` has them once the model is loaded.
+            modules: names of modules, such as the keys of `sys.modules` after the model was loaded.
         """
         names = sorted(name for name in modules if name.partition(".")[0] in _IMPORTED)
         self._send(names)
@@ -98,22 +98,22 @@ class FreshProcess:
         threads: int | None = None,
         pipeline: PipelineCall | None = None,
     ) -> None:
-        """Let it load the folder and predict raw rows; `answer` waits for the results.
+        """Let the process load a model folder and predict raw rows; `answer` waits for the results.
 
         Args:
-            model_folder: what a user will load.
+            model_folder: the saved model.
             rows: raw rows without targets.
-            threads: how many to compute with; None: torch's default.
-            pipeline: what to ask transformers' pipeline of the folder; None: nothing.
+            threads: number of CPU threads; None: torch's default.
+            pipeline: rows for transformers' pipeline; None: no pipeline.
         """
         self._folder = model_folder
         self._send((str(model_folder), list(rows), threads, pipeline))
 
     def answer(self) -> Answer:
-        """Wait for the answer to what was asked, and give it; also when called again.
+        """Wait for the predictions and return them; further calls return the same ones.
 
         Raises:
-            VerifyError: the folder cannot be used in a fresh process; the message ends with its last words.
+            VerifyError: the process failed; the message ends with the last lines of its standard error.
         """
         if self._answer is not None:
             return self._answer
@@ -125,11 +125,11 @@ class FreshProcess:
         return self._answer
 
     def close(self) -> None:
-        """End the process if it has not ended, and let go of its pipes."""
+        """Kill the process if it still runs, and close its pipes."""
         self._process.kill()
         self._process.wait()
         for stream in (self._process.stdin, self._process.stdout, self._errors):
-            # What it never read is lost with it.
+            # Closing flushes data that the process will never read.
             with contextlib.suppress(BrokenPipeError):
                 if stream is not None:
                     stream.close()
@@ -144,7 +144,7 @@ class FreshProcess:
 
     def _send(self, message: Any) -> None:
         assert self._process.stdin is not None
-        # Where it has ended already, `answer` says why.
+        # If the process has ended already, `answer` reports the reason.
         with contextlib.suppress(BrokenPipeError):
             pickle.dump(message, self._process.stdin)
             self._process.stdin.flush()
@@ -157,21 +157,21 @@ class FreshProcess:
 
 
 def _main() -> None:
-    """Import what prediction needs, then predict the rows on standard input with the folder named there."""
-    # What libraries print must not mix with the answer.
+    """Import modules, then load the folder and predict the rows that arrive on standard input."""
+    # Prints of libraries go to standard error, because standard output carries the answer.
     answer, sys.stdout = sys.stdout.buffer, sys.stderr
     import torch
-    import transformers.modeling_utils  # noqa: F401 the longest of the imports, done while the run trains
+    import transformers.modeling_utils  # noqa: F401 the slowest import, done while the run trains
 
     from hf_ft.model.predictor import Predictor
 
     try:
         while isinstance(message := pickle.load(sys.stdin.buffer), list):
             for name in message:
-                # A module that only the run's own process can import, or that needs another one first.
+                # Not every module of the run can be imported by itself.
                 with contextlib.suppress(ImportError, AttributeError):
                     importlib.import_module(name)
-    except EOFError:  # the run ended before it had anything to ask
+    except EOFError:  # the run ended without a request
         return
     folder, rows, threads, pipeline = message
     if threads is not None:
@@ -182,14 +182,14 @@ def _main() -> None:
     piped = [] if pipeline is None else _piped(folder, predictor, pipeline)
     answer.write(pickle.dumps(Answer(results, piped)))
     answer.flush()
-    # Without waiting for what libraries do when a process ends.
+    # Skip the exit handlers of libraries, which take time.
     os._exit(0)
 
 
 def _piped(
     folder: str, predictor: Predictor, call: PipelineCall
 ) -> list[tuple[dict[str, float], dict[str, float]]]:
-    """Give the scores of transformers' pipeline and those of the Predictor, on the same raw inputs."""
+    """Return the scores of transformers' pipeline and of the Predictor for the same raw inputs."""
     from transformers import pipelines
 
     make: Any = pipelines.pipeline
@@ -204,5 +204,5 @@ def _piped(
 
 
 if __name__ == "__main__":
-    # Under its own name, so that the classes that it sends are those that the other process knows.
+    # Import the module under its own name: pickled classes of `__main__` could not be loaded by the run.
     importlib.import_module("hf_ft.fresh_process")._main()

@@ -64,7 +64,7 @@ class Run:
         return json.loads((self.folder / "verify.json").read_text())
 
     def report(self) -> Path:
-        """Give the path of the report."""
+        """Return the path of the report."""
         return self.folder / "report.html"
 
     def push(self, repo: str, private: bool = True) -> str | None:
@@ -190,7 +190,7 @@ def finetune(
 
             console.room("verify")
             ask(fresh, path, setup)
-            # Until `gate`, while the fresh process predicts: the verdict, the files, the figures.
+            # The fresh process predicts while the next lines compute the verdict and write the files.
             verdict = _judge(setup, evaluations, features)
             results = run_folder.write_run(path, setup, evaluations, verdict)
             content = report_content(path, setup, evaluations[setup.data.final_split], verdict)
@@ -211,7 +211,7 @@ def finetune(
 
 
 def _pretrained_features(setup: Setup) -> HeadInputs | None:
-    """Compute, before they change, what a linear model is fitted on that the result is compared with."""
+    """Compute the pretrained features for the linear probe, before training changes the weights."""
     from hf_ft.evaluate.linear_probe import head_inputs
 
     recipe, rows = setup.recipe, setup.rows
@@ -232,7 +232,7 @@ def _evaluate(setup: Setup, console: Console) -> dict[str, Evaluation]:
     from hf_ft.evaluate.final import calibrate
 
     evaluations = {"validation": setup.trainer.evaluate_finished("validation")}
-    # Before test is looked at: what turns scores into answers is chosen on validation.
+    # Thresholds are chosen on validation, before test is evaluated.
     console.lines(calibrate(setup.task, evaluations["validation"]))
     if "test" in setup.rows:
         evaluations["test"] = setup.trainer.evaluate_finished("test")
@@ -240,7 +240,7 @@ def _evaluate(setup: Setup, console: Console) -> dict[str, Evaluation]:
 
 
 def _judge(setup: Setup, evaluations: dict[str, Evaluation], features: HeadInputs | None) -> Verdict:
-    """Add intervals and baselines, and judge the model beside them."""
+    """Add intervals and baselines to the evaluations, and compare the model with the baselines."""
     from hf_ft.evaluate.final import conclude
 
     return conclude(
@@ -255,7 +255,7 @@ def _judge(setup: Setup, evaluations: dict[str, Evaluation], features: HeadInput
 
 
 def _report(path: Path, setup: Setup, content: ReportContent, console: Console) -> ReportContent:
-    """Write the report and the times of the run; give what the report holds."""
+    """Write the report and the times of the run; return the content of the report."""
     from hf_ft.report.report import write_report
     from hf_ft.storage.atomic import write_json
     from hf_ft.verify import check_contents

@@ -144,13 +144,13 @@ class Task:
         self.extra_metrics = tuple(extra_metrics)
 
     def parts(self) -> list[Any]:
-        """Give the objects that the task consists of; their source code is part of every cache key."""
+        """Return the objects that the task consists of; their source code is part of every cache key."""
         return []
 
     # Data
 
     def times(self, rows: Any) -> np.ndarray | None:
-        """Give the time of each row where the splits are cut by time, else None."""
+        """Return the time of each row where the splits are cut by time, else None."""
         return None
 
     def examples(self, splits: dict[str, Any]) -> dict[str, Any]:
@@ -183,7 +183,7 @@ class Task:
         return {}
 
     def state(self) -> dict[str, Any]:
-        """Give what `fit` learned, as JSON: it is saved as task.json beside the model, for prediction."""
+        """Return what `fit` learned, as JSON: it is saved as task.json beside the model, for prediction."""
         return {}
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -194,12 +194,12 @@ class Task:
         return None
 
     def pipeline_options_for(self, traits: Iterable[str]) -> Mapping[str, Any] | None:
-        """Give `pipeline_options`; None where the pipeline reads inputs with these traits differently."""
+        """Return `pipeline_options`; None where the pipeline reads inputs with these traits differently."""
         alike = all(self.traits[name].as_pipeline for name in traits)
         return self.pipeline_options if self.pipeline_tag is not None and alike else None
 
     def pipeline_input(self, row: Row) -> Any:
-        """Give the raw input of a row in the form that transformers' pipeline reads."""
+        """Return the raw input of a row in the form that transformers' pipeline reads."""
         raise NotImplementedError
 
     # Model
@@ -275,7 +275,7 @@ class Task:
         raise NotImplementedError
 
     def lengths(self, rows: Any) -> list[int] | None:
-        """Give the length of each row (tokens, steps), or None where all rows have the same length.
+        """Return the length of each row (tokens, steps), or None where all rows have the same length.
 
         Training puts rows of similar length into one batch; evaluation goes from the longest to the shortest.
         """
@@ -325,7 +325,7 @@ class Task:
         raise NotImplementedError
 
     def count(self, batch: Batch) -> torch.Tensor:
-        """Give the weight of each row in the mean loss, float [B]: 1, its class weight, its tokens or boxes.
+        """Return the weight of each row in the mean loss, float [B]: 1, a class weight, its tokens or boxes.
 
         The engine's loss is sum(loss) / sum(count) over the whole global batch, whatever the number of
         processes and accumulation steps. The count must not depend on the model.
@@ -354,7 +354,7 @@ class Task:
         return True
 
     def references(self, rows: Any, indices: Sequence[int] | None = None) -> list[Any]:
-        """Give the references of rows, in order.
+        """Return the references of rows, in order.
 
         The engine asks for them batch by batch and does not store them, so a mask is decoded here. Reading
         the class of a row must not decode its image.
@@ -378,7 +378,7 @@ class Task:
         return list(results)
 
     def groups(self, rows: Any) -> Sequence[Hashable] | None:
-        """Give the group of each row where rows of a group are not independent, such as overlapping windows.
+        """Return the group of each row if rows of a group are not independent, such as overlapping windows.
 
         The bootstrap then draws whole groups; drawing rows would make the interval too narrow. None: the rows
         are independent.
@@ -433,7 +433,7 @@ class Task:
         return reference
 
     def difference(self, a: Any, b: Any) -> float:
-        """Give the largest absolute difference between two summarized results; the gate allows 1e-4."""
+        """Return the largest absolute difference between two summarized results; the gate allows 1e-4."""
         raise NotImplementedError
 
     def figures(self, evaluation: Evaluation, rows: Any) -> list[Figure]:

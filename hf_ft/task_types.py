@@ -48,10 +48,10 @@ class Rows(Protocol):
     def __getitem__(self, index: int) -> Row: ...
 
     def select(self, indices: Sequence[int]) -> Rows:
-        """Give the rows at these positions, in this order."""
+        """Return the rows at these positions, in this order."""
 
     def column(self, name: str, indices: Sequence[int] | None = None) -> list[Any]:
-        """Give the values of a role, or of a column of the source; rows that are built lazily have no source.
+        """Return the values of a role, or of a column of the source; lazily built rows have no source.
 
         Args:
             name: name of the role or column.
@@ -162,7 +162,7 @@ class Metrics(Protocol):
         """
 
     def compute(self) -> dict[str, Any]:
-        """Give every metric over all rows seen.
+        """Return every metric over all rows seen.
 
         Returns:
             Metrics as floats; each table for the report, a list of dicts, under its name; `tables`, table
@@ -170,7 +170,7 @@ class Metrics(Protocol):
         """
 
     def value(self, name: str, rows: np.ndarray | None = None) -> float:
-        """Give one metric over selected rows (indices, repeats allowed), for the bootstrap; None: all."""
+        """Return one metric over selected rows (indices, repeats allowed), for the bootstrap; None: all."""
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,11 @@
-"""The gate: what must hold before a run may say "done".
+"""The gate: checks that must pass before a run may print "done".
 
 (a) reload      the saved folder, loaded in a fresh process, gives the same outputs and the same metric
-(b) frozen      no frozen parameter or buffer has moved
+(b) frozen      no frozen parameter or buffer has changed
 (c) counted     every evaluated row was counted exactly once
 (d) loss        the loss does not depend on accumulation or the number of processes
 (e) labels      config, task.json, data.json and metric agree on the label map
-(f) contents    no pickle and no secret in what is kept
+(f) contents    no file of the run holds a pickle or a secret
 (g) provenance  recipe, versions and data hashes are stored
 (h) pipeline    transformers' pipeline on raw inputs gives the scores of the Predictor, unusual inputs first
 """
@@ -37,7 +37,7 @@ ITEMS = ("reload", "frozen", "counted", "loss", "labels", "contents", "provenanc
 CHECKSUMS = "model.sha256"
 TOLERANCE = 1e-4
 MOST_ROWS = 256
-# Rows that transformers' pipeline answers: of each trait, and in all.
+# Most rows for transformers' pipeline: of each trait, and in total.
 TRAIT_ROWS, MOST_PIPELINE_ROWS = 3, 16
 PICKLE_NAMES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"}
 SECRETS = {
@@ -56,8 +56,8 @@ class Item:
 
     Args:
         name: short name, as in the module's list.
-        passed: whether it holds.
-        detail: what was measured, or what is wrong.
+        passed: whether the check passed.
+        detail: what was measured, or why the check failed.
     """
 
     name: str
@@ -66,14 +66,14 @@ class Item:
 
 
 def ask(fresh: FreshProcess, folder: Path, setup: Setup) -> None:
-    """Let a fresh process predict a sample of the final split's raw rows with the saved folder."""
+    """Let the fresh process predict a sample of the raw rows of the final split with the saved folder."""
     rows = setup.data.rows[setup.data.final_split]
     inputs = _inputs(setup.task, rows, sample_of(rows))
     fresh.ask(folder / "model", inputs, setup.decisions["threads"].value, _pipeline_call(setup))
 
 
 def _pipeline_call(setup: Setup) -> PipelineCall | None:
-    """Choose what transformers' pipeline is asked, where it is said to answer as the Predictor does."""
+    """Choose rows for transformers' pipeline; None if it reads the inputs differently than the Predictor."""
     from hf_ft.fresh_process import PipelineCall
 
     task, found, split = setup.task, setup.data.findings.traits, setup.data.final_split
@@ -90,14 +90,14 @@ def _pipeline_call(setup: Setup) -> PipelineCall | None:
 
 
 def _inputs(task: Task, rows: Rows, indices: Sequence[int]) -> list[Row]:
-    """Give these rows without what is learned of them."""
+    """Return these rows without their target roles."""
     targets = {role for role, about in task.roles.items() if about.target}
     chosen = [rows[index] for index in indices]
     return [{key: value for key, value in row.items() if key not in targets} for row in chosen]
 
 
 def sample_of(rows: Rows) -> Sequence[int]:
-    """Give the positions of at most 256 rows, spread over all of them."""
+    """Return the positions of at most 256 rows, spread over all of them."""
     return range(0, len(rows), max(1, -(-len(rows) // MOST_ROWS)))
 
 
@@ -111,11 +111,11 @@ def gate(
     """Check every item of a finished run.
 
     Args:
-        folder: the run folder, complete but for verify.json and the report.
-        setup: the run, its model trained.
-        evaluations: split -> evaluation of the live model.
-        self_test: the verdict on the loss, from the start of the run.
-        fresh: was asked, by `ask`.
+        folder: the run folder, complete except for verify.json and the report.
+        setup: the run after training.
+        evaluations: split -> evaluation of the model in memory.
+        self_test: result of the loss test in the preflight.
+        fresh: the fresh process, after `ask`.
 
     Raises:
         VerifyError: names every item that failed.
@@ -147,7 +147,7 @@ def write_checksums(run_folder: Path) -> None:
 
 
 def checksums(folder: Path) -> dict[str, str]:
-    """Give the SHA-256 of every file below a folder, by its path inside it."""
+    """Return the SHA-256 of every file below a folder, by its path inside it."""
     found = {}
     for path in sorted(folder.rglob("*")):
         if path.is_file():
@@ -203,13 +203,13 @@ def check_reload(
     live = [evaluation.results[positions[rows.ids[index]]] for index in sample]
     references = task.references(rows, sample)
     saved = task.summarize(fresh.answer().results, references)
-    # numpy's max, because Python's may pass over a NaN.
+    # numpy's max returns NaN if any value is NaN; Python's max may ignore it.
     worst = np.max([task.difference(one, other) for one, other in zip(live, saved, strict=True)])
     if not worst <= TOLERANCE:
         raise VerifyError(
             f"the saved folder gives other outputs than the trained model: they differ by {worst:.2e}"
         )
-    # A fresh process gives outputs, not losses.
+    # The fresh process returns outputs, not losses.
     metric = task.main_metric if metric == "loss" else metric
     before, after = (measure(task, results, references).value(metric) for results in (live, saved))
     if not (np.isclose(before, after, atol=TOLERANCE) or (np.isnan(before) and np.isnan(after))):
@@ -221,10 +221,10 @@ def check_reload(
 
 
 def check_pipeline(piped: Sequence[tuple[Mapping[str, float], Mapping[str, float]]]) -> str:
-    """(h) Compare what transformers' pipeline answers with what the Predictor answers.
+    """(h) Compare the scores of transformers' pipeline with those of the Predictor.
 
     Args:
-        piped: scores of both for each row, by label; none where no pipeline is said to answer alike.
+        piped: for each row, the scores of both by label; empty if no pipeline reads the inputs alike.
     """
     import numpy as np
 
