@@ -1,12 +1,12 @@
-"""The default recipe of each data set beside tuned ones and the baselines: is it good with no key changed?
+"""Compare the default recipe with tuned recipes and with the baselines, on several data sets.
 
     python -m benchmarks.defaults --sets DIR [--data DIR] [--only NAME ...] [--no-tuning]
 
-The default recipe names rows and model, as the one that `hf-ft init` writes, and sets nothing of training.
-The tuned recipes try the learning rates and epochs below; shown is the one that is best on validation, with
-its figure on the test rows. The sets of `--sets` are made from packages (`benchmarks/package_sets.py`); those
-of `--data` are the copies that docs/results*.md describe. A run that is finished below DIR/runs is not run
-again.
+The default recipe names only rows and model, as `hf-ft init` writes it, and no key of training. The tuned
+recipes try the learning rates and epochs in TUNED; the table shows the one with the best validation metric,
+and its metric on the test rows. The sets in `--sets` are built from packages (`benchmarks/package_sets.py`),
+those in `--data` are the copies that docs/results*.md describe. Finished runs below `--sets` in `runs`
+are not repeated.
 """
 
 from __future__ import annotations
@@ -25,24 +25,24 @@ from benchmarks.run import surroundings
 
 TEXT, PICTURE = "text-classification", "image-classification"
 MODELS = {TEXT: "sample:minilm", PICTURE: "sample:efficientnet-lite0"}
-# What somebody would try by hand: learning rate and epochs, with early stopping as it is.
+# Learning rate and epochs of the tuned recipes; early stopping is the default.
 TUNED = {
     TEXT: [("2e-5", 10), ("5e-5", 10), ("2e-4", 10)],
     PICTURE: [("1e-4", 15), ("3e-4", 15), ("1e-3", 15)],
 }
-# Pictures are halved in both directions: a quarter of the time, for the default and the tuned recipes alike.
+# Pictures have half the side, for a quarter of the time, in the default and the tuned recipes.
 SMALLER = {PICTURE: {"task.image_size": 112}, TEXT: {}}
 
 
 @dataclass(frozen=True)
 class DataSet:
-    """Rows that a recipe is tried on.
+    """A data set of the comparison.
 
     Args:
-        name: of the folder of the rows.
+        name: name of the data set, and of the folder with its rows.
         task: name of the task.
-        data: the recipe's `data:`; paths are those below the folder.
-        settings: further keys of every run on it.
+        data: the section `data` of the recipe; paths are relative to the folder.
+        settings: further keys of every recipe.
     """
 
     name: str
@@ -73,12 +73,12 @@ REAL = [
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a run came to.
+    """The outcome of a run.
 
     Args:
-        results: its results.json.
-        epochs: how many it trained.
-        minutes: how long it took.
+        results: content of results.json.
+        epochs: number of trained epochs.
+        minutes: duration of the run.
     """
 
     results: Mapping[str, Any]
@@ -87,7 +87,7 @@ class Outcome:
 
     @property
     def headline(self) -> Mapping[str, Any]:
-        """The metric on the final split."""
+        """The main metric on the final split."""
         return dict(self.results["headline"])
 
     @property
@@ -97,7 +97,7 @@ class Outcome:
 
 
 def try_recipe(folder: Path, rows: Path, given: DataSet, name: str, changes: Sequence[str]) -> Outcome:
-    """Run the recipe of a set with changes, in a process of its own, unless it was run before."""
+    """Run the recipe of a data set with overrides in a new process; reuse a finished run."""
     run = folder / f"{given.name}-{name}"
     if not (run / "timing.json").is_file():
         run.parent.mkdir(parents=True, exist_ok=True)
@@ -127,7 +127,7 @@ def _recipe(rows: Path, given: DataSet) -> dict[str, Any]:
 
 
 def compare(folder: Path, rows: Path, given: DataSet, *, tune: bool) -> str:
-    """Run the default and the tuned recipes of a set; give the line of the table."""
+    """Run the default and the tuned recipes of a data set; return its line of the table."""
     default = try_recipe(folder, rows, given, "default", [])
     head, verdict = default.headline, default.results["verdict"]
     tuned = "not tried"

@@ -1,4 +1,4 @@
-"""Three data sets that anybody can make from the packages of Debian and npm, for `benchmarks.defaults`.
+"""Build three data sets from Debian and npm packages, for `benchmarks.defaults`.
 
     python -m benchmarks.package_sets FOLDER
 
@@ -32,7 +32,7 @@ Row = Mapping[str, Any]
 
 
 def debian(folder: Path) -> None:
-    """One package of each source, as `apt-cache dumpavail` describes it."""
+    """Write one package of each source package, as `apt-cache dumpavail` describes it."""
     text = subprocess.run(["apt-cache", "dumpavail"], capture_output=True, text=True, check=True).stdout
     seen, rows = set(), []
     for paragraph in text.split("\n\n"):
@@ -48,7 +48,7 @@ def debian(folder: Path) -> None:
 
 
 def fortunes(folder: Path) -> None:
-    """Sayings, each with the name of the file that it stands in."""
+    """Write the texts of the package `fortunes`, labelled with the names of their files."""
     with tempfile.TemporaryDirectory() as scratch:
         subprocess.run(["apt-get", "download", "fortunes"], cwd=scratch, check=True, capture_output=True)
         (package,) = Path(scratch).glob("fortunes_*.deb")
@@ -65,7 +65,7 @@ def fortunes(folder: Path) -> None:
 
 
 def emoji(folder: Path) -> None:
-    """The same characters as two companies draw them."""
+    """Write pictures of the same characters by two companies."""
     from datasets import Dataset, Features, Image, Value
 
     columns = Features({"id": Value("string"), "image": Image(), "label": Value("string")})
@@ -91,7 +91,7 @@ def emoji(folder: Path) -> None:
 
 
 def _write(folder: Path, rows: Iterable[Row], *, train: int, test: int) -> None:
-    """Draw so many rows of each class into train.parquet and test.parquet."""
+    """Draw this many rows of each class, and write train.parquet and test.parquet."""
     from datasets import Dataset
 
     by_class: dict[str, list[Row]] = defaultdict(list)
@@ -112,7 +112,7 @@ SETS = {"debian": debian, "fortunes": fortunes, "emoji": emoji}
 
 
 def make(name: str, root: Path) -> Path:
-    """Make a set below a folder, unless it is there, and give its folder."""
+    """Build a data set below a folder, unless it exists, and return its folder."""
     folder = root / name
     if not (folder / "test.parquet").is_file():
         folder.mkdir(parents=True, exist_ok=True)
@@ -121,7 +121,7 @@ def make(name: str, root: Path) -> Path:
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Make all sets below the folder that is named."""
+    """Build all data sets below the folder in the arguments."""
     for name in SETS:
         print(make(name, Path(arguments[0])))
 
