@@ -398,6 +398,11 @@ class Task:
         """
         return {}
 
+    @property
+    def fits_classical(self) -> bool:
+        """Whether `fit_classical` gives a model."""
+        return type(self).fit_classical is not Task.fit_classical
+
     def fit_classical(
         self, features: SimpleFeatures, rows: Any
     ) -> tuple[str, Callable[[Any], list[Any]]] | None:

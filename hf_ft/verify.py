@@ -82,9 +82,8 @@ def _pipeline_call(setup: Setup) -> PipelineCall | None:
     if options is None or task.pipeline_tag is None or labels is None:
         return None
     rows = setup.data.rows[split]
-    positions = {row_id: index for index, row_id in enumerate(rows.ids)}
-    unusual = [ids[:TRAIT_ROWS] for ids in found.get(split, {}).values()]
-    chosen = [positions[row_id] for ids in unusual for row_id in ids if row_id in positions]
+    unusual = {row_id for ids in found.get(split, {}).values() for row_id in ids[:TRAIT_ROWS]}
+    chosen = [index for index, row_id in enumerate(rows.ids) if row_id in unusual]
     chosen = list(dict.fromkeys([*chosen, *sample_of(rows)]))[:MOST_PIPELINE_ROWS]
     return PipelineCall(task.pipeline_tag, _inputs(task, rows, chosen), {**options, "top_k": len(labels)})
 

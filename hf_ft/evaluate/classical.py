@@ -18,6 +18,8 @@ _INVERSE_PENALTY = {"sparse linear": 10.0, "dense linear": 0.01}
 # Fewest training rows in a leaf of a boosted tree. It is scikit-learn's default; with less than 400 rows the
 # number is smaller, because trees could otherwise not split at all.
 _LEAF = 20
+# Strengths of the penalty of ridge regression on standardised features, chosen by leave-one-out validation.
+_RIDGE_PENALTIES = tuple(10.0**power for power in range(-1, 6))
 # Most iterations of the solver; standardised features need a few dozen.
 _MOST_ITERATIONS = 200
 
@@ -32,10 +34,14 @@ def sample_rows(count: int, classes: int = 1) -> np.ndarray:
     Returns:
         Positions of the rows, ascending, int [M].
     """
-    most = max(1, min(MOST_ROWS, MOST_ROWS_TIMES_CLASSES // classes))
+    return draw_rows(count, max(1, min(MOST_ROWS, MOST_ROWS_TIMES_CLASSES // classes)))
+
+
+def draw_rows(count: int, most: int) -> np.ndarray:
+    """Draw a fixed random sample of at most `most` of `count` rows; return positions, ascending, int [M]."""
     if count <= most:
         return np.arange(count)
-    chosen: np.ndarray = np.sort(np.random.default_rng(0).choice(count, most, replace=False))
+    chosen: np.ndarray = np.sort(np.random.default_rng(0).choice(count, max(0, most), replace=False))
     return chosen
 
 
@@ -91,11 +97,15 @@ def fit_numbers(features: SimpleFeatures, truth: np.ndarray) -> Callable[[Any], 
         A function from N rows to predictions, float64 [N, T].
     """
     from sklearn.ensemble import HistGradientBoostingRegressor
-    from sklearn.linear_model import Ridge
+    from sklearn.linear_model import Ridge, RidgeCV
 
     def fit(column: np.ndarray) -> Any:
-        trees = HistGradientBoostingRegressor(random_state=0, min_samples_leaf=_leaf(len(truth)))
-        return (trees if features.model == "trees" else Ridge()).fit(features.train, column)
+        model: Any = Ridge()
+        if features.model == "trees":
+            model = HistGradientBoostingRegressor(random_state=0, min_samples_leaf=_leaf(len(truth)))
+        elif features.model == "dense linear":
+            model = RidgeCV(_RIDGE_PENALTIES)
+        return model.fit(features.train, column)
 
     models = [fit(column) for column in truth.T]
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hf_ft.evaluate.classical import MOST_ROWS
+from hf_ft.evaluate.classical import MOST_ROWS, draw_rows
 from hf_ft.task import SimpleFeatures
 
 if TYPE_CHECKING:
@@ -28,8 +28,10 @@ if TYPE_CHECKING:
 # Forward passes as a share of those in training: a forward pass is about a third of a training step, and all
 # passes together may take a tenth of training.
 _SHARE_OF_TRAINING = 0.1 * 3
-# A sample of fewer training rows says little about the features.
-_FEWEST_ROWS = 64
+# A sample of fewer training rows, or of fewer per class, says little about the features.
+_FEWEST_ROWS, _FEWEST_ROWS_OF_A_CLASS = 64, 2
+# Most rows times features times classes of the linear model, so that fitting takes seconds.
+_MOST_NUMBERS = 200_000_000
 FEATURES = "pretrained features"
 
 
@@ -70,18 +72,22 @@ def head_inputs(
         cached: whether passes start at cached activations, and so cost next to nothing.
 
     Returns:
-        The inputs; None if even a small sample would cost more than a tenth of training.
+        The inputs; None if the task has no linear model, if even a small sample would cost more than a tenth
+        of training, or if the head gets no tensor with one entry per row.
     """
-    most = len(train) + len(evaluated) if cached else int(_SHARE_OF_TRAINING * epochs * len(train))
-    answered = _sample(len(evaluated), most // 2)
-    chosen = _sample(len(train), min(MOST_ROWS, most - len(answered)))
+    if not passes.task.fits_classical:
+        return None
+    most = 2 * len(train) + 2 * len(evaluated) if cached else int(_SHARE_OF_TRAINING * epochs * len(train))
+    answered = draw_rows(len(evaluated), most // 2)
+    chosen = draw_rows(len(train), min(MOST_ROWS, most - len(answered)))
     if len(chosen) < min(_FEWEST_ROWS, len(train)) or not len(answered):
         return None
-    values = [
-        _compute(passes, rows, which, heads)
-        for rows, which in ((train.plain(), chosen), (evaluated, answered))
-    ]
-    return HeadInputs(chosen, values[0], answered, values[1])
+    # Cached activations of augmented rows are those of their random views: other passes would not be free.
+    of_train = _compute(passes, train if cached else train.plain(), chosen, heads)
+    of_evaluated = None if of_train is None else _compute(passes, evaluated, answered, heads)
+    if of_train is None or of_evaluated is None:
+        return None
+    return HeadInputs(chosen, of_train, answered, of_evaluated)
 
 
 def linear_probe(task: Task, inputs: HeadInputs, train: Any, rows: int) -> dict[str, list[Any]]:
@@ -99,9 +105,15 @@ def linear_probe(task: Task, inputs: HeadInputs, train: Any, rows: int) -> dict[
     """
     from sklearn.preprocessing import StandardScaler
 
-    scaler = StandardScaler().fit(inputs.train)
-    features = SimpleFeatures(FEATURES, scaler.transform(inputs.train), scaler.transform, "dense linear")
-    few = train if len(inputs.chosen) == len(train) else train.select(inputs.chosen.tolist())
+    classes = len(task.labels() or [""])
+    sample = draw_rows(len(inputs.chosen), _MOST_NUMBERS // (classes * inputs.train.shape[1]))
+    if len(sample) < min(len(inputs.chosen), _FEWEST_ROWS_OF_A_CLASS * classes):
+        return {}
+    scaler = StandardScaler().fit(inputs.train[sample])
+    learned = scaler.transform(inputs.train[sample])
+    features = SimpleFeatures(FEATURES, learned, scaler.transform, "dense linear")
+    chosen = inputs.chosen[sample]
+    few = train if len(chosen) == len(train) else train.select(chosen.tolist())
     found = task.fit_classical(features, few)
     if found is None:
         return {}
@@ -113,15 +125,14 @@ def linear_probe(task: Task, inputs: HeadInputs, train: Any, rows: int) -> dict[
     return {name + sampled: results}
 
 
-def _sample(count: int, most: int) -> np.ndarray:
-    if count <= most:
-        return np.arange(count)
-    chosen: np.ndarray = np.sort(np.random.default_rng(0).choice(count, max(0, most), replace=False))
-    return chosen
+def _compute(
+    passes: Passes, rows: EncodedRows, chosen: np.ndarray, heads: Sequence[str]
+) -> np.ndarray | None:
+    """Run the model on these rows, each process on its share; return the inputs of the head, [N, F].
 
-
-def _compute(passes: Passes, rows: EncodedRows, chosen: np.ndarray, heads: Sequence[str]) -> np.ndarray:
-    """Run the model on these rows, each process on its share; return the inputs of the head, [N, F]."""
+    Returns:
+        None if a head of any kind gets no such input: it may use bare parameters, or change the rows.
+    """
     import torch
     from accelerate import PartialState
     from accelerate.utils import gather_object
@@ -142,11 +153,15 @@ def _compute(passes: Passes, rows: EncodedRows, chosen: np.ndarray, heads: Seque
             batch = passes.batch(rows, chosen[own[places]].tolist())
             seen.clear()
             passes.run(batch)
+            if not seen or seen[0].ndim < 2 or len(seen[0]) != len(places):
+                break
             values = pooled(seen[0], batch.get("attention_mask")).float().cpu().numpy()
             found |= dict(zip(own[places].tolist(), values, strict=True))
     passes.model.train(was_training)
     parts = gather_object([found])
     joined = {place: value for part in parts for place, value in part.items()}
+    if len(joined) < len(chosen):
+        return None
     return np.stack([joined[place] for place in range(len(chosen))])
 
 

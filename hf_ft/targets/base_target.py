@@ -189,6 +189,11 @@ class Target:
         """Answer rows without the model: name in words -> one result for each row, the trivial one first."""
         return {}
 
+    @property
+    def fits_classical(self) -> bool:
+        """Whether `fit_classical` gives a model."""
+        return type(self).fit_classical is not Target.fit_classical
+
     def fit_classical(
         self, features: SimpleFeatures, references: Sequence[Any]
     ) -> Callable[[Any], list[Any]] | None:

@@ -156,6 +156,7 @@ class ComposedTask(Task):
     difference = _delegated_to("target", "difference")
     references = _delegated_to("target", "references")
     figures = _delegated_to("target", "figures")
+    fits_classical = _delegated_to("target", "fits_classical")
 
     @property
     def greater_is_better(self) -> Mapping[str, bool]:

@@ -14,6 +14,7 @@ import torch
 from transformers import PrinterCallback, ProgressCallback, set_seed
 
 from hf_ft.activations.activation_cache import ActivationCache, CacheRequest, cache_activations
+from hf_ft.activations.cached_rows import CachedRows
 from hf_ft.data.dataset import EncodedRows
 from hf_ft.data.prepare import prepare
 from hf_ft.errors import RecipeError
@@ -80,7 +81,6 @@ class Setup:
         greater: whether a greater value of the metric is better.
         decisions: name -> what was decided for the user, and why.
         passes: runs the model outside of training, in full precision.
-        cached: whether training and evaluation start from cached activations.
         trainer: built from all of these.
     """
 
@@ -95,8 +95,12 @@ class Setup:
     greater: bool
     decisions: Mapping[str, Decision]
     passes: Passes
-    cached: bool
     trainer: FineTuner
+
+    @property
+    def cached(self) -> bool:
+        """Whether training starts from cached activations."""
+        return isinstance(self.rows["train"], CachedRows)
 
     @property
     def profile(self) -> Profile | None:
@@ -202,7 +206,6 @@ def assemble(
         greater,
         choices.made,
         choices.full,
-        choices.cached,
         trainer,
     )
 
@@ -255,7 +258,6 @@ class _Choices:
         self.made = dict(schedule)
         # Set by `compute`.
         self.full: Passes
-        self.cached = False
         section = recipe.train
         self.use_cpu = bool(section.arguments.get("use_cpu"))
         self.plan: BatchPlan = plan_batches(
@@ -304,7 +306,6 @@ class _Choices:
             progress=self.bars and not section.arguments.get("disable_tqdm"),
         )
         made["activations"] = Decision(cache.reason)
-        self.cached = cache.is_used
         made["evaluation"] = self._evaluation(passes, cache)
         self._set_threads(passes, cache, rows["train"])
         # A resumed run that evaluated in mixed precision continues so, and without cached activations.

@@ -158,7 +158,7 @@ class EpochLines(ProgressCallback):
         better = self.best is None or (value > self.best if self.greater else value < self.best)
         self.best = value if better else self.best
         loss = "" if self.training_loss is None else f"  loss {self.training_loss:.4f}"
-        measured = f"validation loss {metrics['eval_loss']:.4f}  {self.metric} {value:.4f}"
-        self.training_bar.write(
-            f"  epoch {state.epoch or 0:5.2f}{loss}  {measured}{'  best so far' if better else ''}"
-        )
+        if "eval_loss" in metrics:  # some tasks have no loss on this split
+            loss += f"  validation loss {metrics['eval_loss']:.4f}"
+        best = "  best so far" if better else ""
+        self.training_bar.write(f"  epoch {state.epoch or 0:5.2f}{loss}  {self.metric} {value:.4f}{best}")

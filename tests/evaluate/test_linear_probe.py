@@ -13,8 +13,10 @@ from processes import Processes
 
 from hf_ft import finetune
 from hf_ft.data.dataset import EncodedRows
-from hf_ft.evaluate.linear_probe import head_inputs, linear_probe, pooled
+from hf_ft.evaluate import linear_probe as module
+from hf_ft.evaluate.linear_probe import HeadInputs, head_inputs, linear_probe, pooled
 from hf_ft.recipe.read import load_recipe
+from hf_ft.targets.base_target import Target
 from hf_ft.train.assemble import assemble
 
 TEXTS = ["red sign", "slow road ahead", "stop", "the road is slow"]
@@ -180,3 +182,67 @@ def test_a_network_from_random_weights_has_no_pretrained_features(tmp_path):
     }
     run = finetune(recipe, data=pictures(), verbose=False)
     assert not any("linear probe" in one["name"] for one in run.results["verdict"]["baselines"])
+
+
+def test_nothing_is_computed_where_the_target_has_no_linear_model(tmp_path, monkeypatch):
+    setup = ready(tmp_path, saved("resnet", tmp_path / "pretrained"), pictures())
+    monkeypatch.setattr(type(setup.task.target), "fit_classical", Target.fit_classical)
+    monkeypatch.setattr(module, "_compute", lambda *given: pytest.fail("a pass was made"))
+    assert not setup.task.fits_classical and inputs_of(setup) is None
+
+
+@pytest.mark.parametrize("heads", [[], ["no_such_module"]])
+def test_a_head_that_gets_no_tensor_has_no_probe(heads, tmp_path):
+    """A task of a user's own may have a head of bare parameters; its run must not end with a traceback."""
+    setup = ready(tmp_path, saved("resnet", tmp_path / "pretrained"), pictures())
+    rows = setup.rows
+    found = head_inputs(setup.passes, rows["train"], rows["validation"], heads, epochs=9, cached=False)
+    assert found is None and setup.passes.model.training == setup.frozen.model.training
+
+
+def test_cached_views_of_augmented_rows_are_read_and_not_computed_again(tmp_path, monkeypatch):
+    setup = ready(
+        tmp_path,
+        saved("resnet", tmp_path / "pretrained"),
+        pictures(),
+        freeze="head",
+        augment={"flip": "horizontal"},
+        cache={"views": 2},
+    )
+    assert setup.cached and setup.rows["train"].is_random
+    monkeypatch.setattr(type(setup.task), "encode", lambda *given: pytest.fail("a picture was encoded"))
+    found = inputs_of(setup)
+    assert found.train.shape == (30, 32) and np.isfinite(found.train).all()
+
+
+def test_the_linear_model_is_fitted_on_fewer_rows_where_there_are_many_classes(tmp_path, monkeypatch):
+    setup = ready(tmp_path, saved("resnet", tmp_path / "pretrained"), pictures(60))
+    inputs = inputs_of(setup, cached=True)
+    monkeypatch.setattr(module, "_MOST_NUMBERS", 2 * 32 * 20)
+    ((name, results),) = linear_probe(setup.task, inputs, setup.data.rows["train"], 10).items()
+    assert name.endswith("fitted on 20 of 50 rows") and None not in results
+    # Fewer than two rows of each class say nothing about the features.
+    monkeypatch.setattr(module, "_MOST_NUMBERS", 2 * 32 * 3)
+    assert linear_probe(setup.task, inputs, setup.data.rows["train"], 10) == {}
+
+
+def test_numbers_are_regularised_where_there_are_as_many_features_as_rows(tmp_path):
+    """60 features of noise and 58 rows: with a fixed penalty of 1 the noise would be learned."""
+    rng = np.random.default_rng(0)
+    values = rng.normal(size=(120, 60)).astype(np.float32)
+    truth = rng.normal(size=120)
+    rows = [{"image": one["image"], "target": float(y)} for one, y in zip(pictures(60), truth, strict=False)]
+    setup = ready(
+        tmp_path,
+        saved("resnet", tmp_path / "p"),
+        rows,
+        "image-regression",
+        data={"source": "in memory", "split": {"validation": 2}},
+    )
+    train_truth = np.concatenate(setup.task.references(setup.data.rows["train"]))
+    order = [int(np.abs(truth[:60] - y).argmin()) for y in train_truth]
+    inputs = HeadInputs(np.arange(len(order)), values[order], np.arange(60), values[60:])
+    ((name, results),) = linear_probe(setup.task, inputs, setup.data.rows["train"], 60).items()
+    assert name == "pretrained features and ridge regression (linear probe)"
+    error = np.sqrt(np.mean([(one["value"][0] - y) ** 2 for one, y in zip(results, truth[60:], strict=True)]))
+    assert error < np.std(truth[60:]) * 1.15

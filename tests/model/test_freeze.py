@@ -310,7 +310,11 @@ def test_default_learning_rates() -> None:
             assert scratch / 100 <= rate <= scratch / 10, reason
             assert "pretrained" in reason
             for network in ("narrow transformer", "convolutional network"):
-                assert rate < default_learning_rate(strategy, optimizer, network)[0] < scratch
+                assert rate <= default_learning_rate(strategy, optimizer, network)[0] < scratch
+    assert default_learning_rate("last")[0] == default_learning_rate("last", network="narrow transformer")[0]
+    assert default_learning_rate("full", network="convolutional network")[0] == 3e-4
+    assert default_learning_rate("last", network="convolutional network")[0] == 3e-4
+    assert (default_learning_rate("head")[0], default_learning_rate("head", "sgd")[0]) == (1e-2, 0.1)
     with pytest.raises(ModelError, match="no default is known"):
         default_learning_rate("full", "mystery")
 

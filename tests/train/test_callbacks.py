@@ -108,6 +108,7 @@ def evaluations_until_stop(callback, evaluations):
         ([(0.5, None), (0.5, None), (0.5, None)], 3),
         ([(0.5, -1.0), (0.5, -1.1), (0.5, -1.2), (0.5, -1.3)], None),
         ([(0.5, -1.0), (0.5, -0.9), (0.5, -0.8)], 3),
+        ([(0.5, -1.0), (0.5, -1.0), (0.5, -1.0)], 3),
     ],
     ids=[
         "loss falls",
@@ -117,6 +118,7 @@ def evaluations_until_stop(callback, evaluations):
         "no loss",
         "negative falls",
         "negative rises",
+        "negative stands",
     ],
 )
 def test_training_ends_when_neither_metric_nor_loss_improves(evaluations, stop):
@@ -135,3 +137,11 @@ def test_a_resumed_run_remembers_the_lowest_loss():
     assert (resumed.lowest_loss, resumed.early_stopping_patience_counter) == (0.5, 1)
     assert evaluations_until_stop(resumed, [(0.5, 0.55)]) is None  # no best metric yet in this state
     assert resumed.lowest_loss == 0.5
+
+
+def test_an_evaluation_without_a_loss_has_its_line(capsys):
+    """Identities that are not in train have no loss."""
+    lines, state, control = EpochLines("tar", True), TrainerState(max_steps=1, epoch=1.0), TrainerControl()
+    lines.on_train_begin(None, state, control)
+    lines.on_evaluate(None, state, control, metrics={"eval_tar": 0.25})
+    assert "epoch  1.00  tar 0.2500  best so far" in capsys.readouterr().out
