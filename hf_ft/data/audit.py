@@ -228,9 +228,13 @@ def add_bad_rows(
         f"{split}: {len(problems)} of {total} rows cannot be used "
         f"({first}{'; ...' if len(problems) > 3 else ''})"
     )
-    if on_bad == "error":
-        findings.errors.append(f"{text}. Correct or remove them, or set data.on_bad: skip")
-    elif sum(entry["split"] == split for entry in findings.bad) > MOST_SKIPPED * total:
+    can_skip = sum(entry["split"] == split for entry in findings.bad) <= MOST_SKIPPED * total
+    if len(problems) == total:
+        findings.errors.append(f"{text}. Do task, task.problem and data.columns fit these rows?")
+    elif on_bad == "error":
+        skip = ", or set data.on_bad: skip" if can_skip else ""
+        findings.errors.append(f"{text}. Correct or remove them{skip}")
+    elif not can_skip:
         findings.errors.append(f"{text}. data.on_bad: skip leaves out at most {MOST_SKIPPED:.0%}")
     else:
         findings.warnings.append(f"{text}. They are left out (data.on_bad: skip)")

@@ -9,7 +9,7 @@ from datasets import Dataset, Features, Value
 from PIL import Image
 from rich.console import Console
 
-from hf_ft.data.audit import add_bad_rows, audit, judge_classes, without_bad_rows, write_bad
+from hf_ft.data.audit import Findings, add_bad_rows, audit, judge_classes, without_bad_rows, write_bad
 from hf_ft.data.sources import read_source
 from hf_ft.data.table import Table
 from hf_ft.errors import DataError
@@ -81,7 +81,7 @@ def test_bad_rows_are_named_and_stop_the_run(tmp_path):
     assert [entry["id"] for entry in findings.bad] == ["train/1", "train/2"]
     assert not any("train/" in entry["reason"] for entry in findings.bad)
     with pytest.raises(
-        DataError, match=r"train: 2 of 10 rows cannot be used \(train/1: (?!row).*data\.on_bad: skip"
+        DataError, match=r"train: 2 of 10 rows cannot be used \(train/1: (?!row).*Correct or remove them$"
     ):
         findings.raise_for_errors()
     assert "error: train: 2 of 10" in shown(findings)
@@ -307,3 +307,14 @@ def test_the_source_hash_of_a_task_includes_the_user_modules_it_imports(tmp_path
     before = task_source_hash(Mine())
     (tmp_path / "audit_helper.py").write_text("def clean(text):\n    return text.lower()\n")
     assert task_source_hash(Mine()) != before
+
+
+@pytest.mark.parametrize(("bad", "advised"), [(1, True), (3, False), (200, False)])
+def test_skipping_is_advised_only_where_it_would_be_allowed(bad, advised):
+    """Where every row is bad, the task is wrong and not the rows; skipping them would be refused."""
+    findings = Findings(counts={"train": 200})
+    ids = [str(number) for number in range(200)]
+    add_bad_rows(findings, "train", ids, dict.fromkeys(range(bad), "no number"), "error")
+    (error,) = findings.errors
+    assert ("data.on_bad: skip" in error) == advised
+    assert ("task" in error) == (bad == 200)
