@@ -63,5 +63,5 @@ def test_air_quality_counts_what_it_leaves_out(real_data):
 
 def test_city_energy_is_whole(real_data):
     task, rows = windows_of("city_energy", real_data)
-    assert task.season == 144 and not rows["train"].series.notes
+    assert task.target.season == 144 and not rows["train"].series.notes
     assert rows["test"].ids[0] == f"train/{43776 - 4464}"
