@@ -11,52 +11,34 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from hf_ft.inputs.raw_inputs import read_rows
 from hf_ft.recipe.schema import Empty, Section
-from hf_ft.task import Inspection, Trait, inherited_together
+from hf_ft.row_encoder import RowEncoder
+from hf_ft.task import Inspection
 
 if TYPE_CHECKING:
     import numpy as np
-    import torch
 
     from hf_ft.recipe.schema import ModelSection
-    from hf_ft.task import Batch, Item, Loaded, Preview, Role, Row, SimpleFeatures
+    from hf_ft.task import Batch, Item, Loaded, Preview, Row, SimpleFeatures
 
 
-class Input:
-    """Base class of all inputs. `hf_ft.task.Task` documents the methods of the same names in detail.
+class Input(RowEncoder):
+    """Base class of all inputs.
 
     Args:
         options: the recipe's section `task`, which includes the keys of `Options`.
         augment: the recipe's section `augment`.
     """
 
-    # role name -> Role, for every role that the input reads.
-    roles: ClassVar[Mapping[str, Role]]
     # The keys that this input adds to the sections `task:` and `augment:` of the recipe.
     Options: ClassVar[type[Section]] = Empty
     Augment: ClassVar[type[Section]] = Empty
-    # The same as in Task.
-    length_key: ClassVar[str | None] = None
-    side_keys: ClassVar[tuple[str, ...]] = ()
-    media_roles: ClassVar[tuple[str, ...]] = ()
-    encodes_in_threads: ClassVar[bool] = False
-    traits: ClassVar[Mapping[str, Trait]] = {}
 
     def __init__(self, options: Any, augment: Any):
         self.options, self.augment = options, augment
-        self.processor: Any = None
-        self.shortcuts = True
         # role -> column(s) of the training table, so that prediction can read a table with the same columns.
         self.columns: dict[str, str | list[str]] = {}
 
     # Data
-
-    def times(self, rows: Any) -> np.ndarray | None:
-        """Return the time of each row where the splits are cut by time, else None."""
-        return None
-
-    def examples(self, splits: dict[str, Any]) -> dict[str, Any]:
-        """Turn the tables of the splits into sequences of examples; by default each table row is one."""
-        return dict(splits)
 
     def inspect(self, row: Row) -> Inspection:
         """Check one row for the audit; by default only hash its content. Must not raise on bad data."""
@@ -68,10 +50,6 @@ class Input:
         """Learn from the training rows what encoding needs; by default the names of the columns."""
         self.columns = {role: column for role, column in train.columns.items() if role in self.roles}
 
-    def check(self, split: str, rows: Any) -> Mapping[int, str]:
-        """Find rows that do not fit what `fit` learned: position -> why."""
-        return {}
-
     def state(self) -> dict[str, Any]:
         """Return what `fit` learned, as JSON."""
         return {"columns": self.columns}
@@ -79,10 +57,6 @@ class Input:
     def restore(self, state: Mapping[str, Any]) -> None:
         """Set what `fit` would learn from the values that `state` returned."""
         self.columns = dict(state.get("columns", {}))
-
-    def notes(self, rows: Mapping[str, Any]) -> list[str]:
-        """List decisions about these rows, and data in them that the model will not see."""
-        return []
 
     # Model
 
@@ -97,49 +71,6 @@ class Input:
         from hf_ft.model.load import load_model
 
         return load_model(auto_class, section, config)
-
-    def load_processor(self, folder: str) -> None:
-        """Set `processor` from a saved model folder; by default an input has no processor."""
-
-    def encode(self, rows: Sequence[Row], rngs: Sequence[np.random.Generator] | None) -> list[Item]:
-        """Turn rows into model inputs; `rngs` holds one generator for each row if they are augmented."""
-        raise NotImplementedError
-
-    def encode_batch(self, rows: Any, indices: np.ndarray) -> Batch | None:
-        """Encode many rows at once; None where these rows must be encoded one by one."""
-        return None
-
-    @property
-    def supports_batch_encode(self) -> bool:
-        """Whether `encode_batch` matches `encode` and `collate`."""
-        return inherited_together(type(self), "encode_batch", "encode", "collate")
-
-    def media(self, rows: Sequence[Row], *, preprocessed: bool) -> list[dict[str, torch.Tensor]] | None:
-        """Decode the media of rows to uint8 tensors for `cache.decoded`, one for each of `media_roles`."""
-        return [{} for _ in rows]
-
-    def media_numbers(self, row: Row) -> int:
-        """Count the uint8 values of all decoded media of a row, without decoding them."""
-        return 0
-
-    def lengths(self, rows: Any) -> list[int] | None:
-        """Return the length of each row (tokens, steps), or None where all rows have the same length."""
-        return None
-
-    @property
-    def is_random(self) -> bool:
-        """Whether `encode` augments training rows at random."""
-        return False
-
-    @property
-    def mixes(self) -> bool:
-        """Whether training items are mixed with randomly drawn ones."""
-        return False
-
-    @property
-    def mixed_with(self) -> int:
-        """How many other rows are drawn for each mixed row."""
-        return 1
 
     def mix(self, items: Sequence[Item], rng: np.random.Generator) -> tuple[Item, Sequence[float]]:
         """Mix the inputs of several items.
@@ -162,10 +93,6 @@ class Input:
         }
         return stacked
 
-    def finish(self, batch: Batch) -> Batch:
-        """Finish a batch on the device; a second call must change nothing."""
-        return batch
-
     # Evaluation and prediction
 
     def simple_features(self, train: Any) -> SimpleFeatures | None:
@@ -178,10 +105,6 @@ class Input:
 
     def preview(self, row: Row) -> Preview | None:
         """Show a row in the report, or None."""
-        return None
-
-    def input_note(self) -> str | None:
-        """Say what inputs must contain beyond their columns; printed before prediction. None: nothing."""
         return None
 
     def read_inputs(self, inputs: Any) -> list[Row]:
@@ -205,7 +128,3 @@ class Input:
     def pipeline_options(self) -> Mapping[str, Any] | None:
         """Options with which transformers' pipeline reads the same inputs; None where there are none."""
         return None
-
-    def pipeline_input(self, row: Row) -> Any:
-        """Return the raw input of a row in the form that transformers' pipeline reads."""
-        raise NotImplementedError

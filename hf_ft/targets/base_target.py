@@ -10,7 +10,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hf_ft.recipe.schema import Empty, Section
-from hf_ft.task import inherited_together
+from hf_ft.row_encoder import inherited_together
 
 if TYPE_CHECKING:
     import numpy as np
