@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +104,31 @@ class LogFile(TrainerCallback):
                 file.write(json.dumps(state.log_history[-1]) + "\n")
 
 
+def is_new_best(state: TrainerState, metrics: Mapping[str, float], metric: str, greater: bool) -> bool:
+    """Tell whether an evaluation is the best so far: by the metric, and among equal values by a lower loss.
+
+    On a few hundred validation rows many epochs share one accuracy, and the first of them may have a loss far
+    above that of the last.
+
+    Args:
+        state: of the Trainer, before it takes this evaluation as the best.
+        metrics: of this evaluation, named `eval_NAME`.
+        metric: the metric that decides, without `eval_`.
+        greater: whether a greater value is better.
+    """
+    value, best = metrics[f"eval_{metric}"], state.best_metric
+    if best is None:
+        return not math.isnan(value)
+    if value != best or "eval_loss" not in metrics:
+        return value > best if greater else value < best
+    of_best = [
+        entry["eval_loss"]
+        for entry in state.log_history
+        if entry.get("step") == state.best_global_step and "eval_loss" in entry
+    ]
+    return bool(of_best) and metrics["eval_loss"] < of_best[-1]
+
+
 class EpochLines(ProgressCallback):
     """Show a progress bar, and print one line per evaluation in place of the Trainer's dictionaries.
 
@@ -116,17 +143,16 @@ class EpochLines(ProgressCallback):
     def __init__(self, metric: str = "loss", greater: bool = False, bar: bool = True):
         super().__init__()
         self.metric, self.greater, self.bar = metric, greater, bar
-        self.best: float | None = None
         self.training_loss: float | None = None
         self.training_bar: Any = None
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Start the bar, and take the best value so far from a resumed run."""
+        """Start the bar."""
         from tqdm.auto import tqdm
 
-        self.best, self.current_step = state.best_metric, 0
+        self.current_step = 0
         if state.is_world_process_zero:
             # None: tqdm shows no bar where standard error is not a terminal.
             disable = None if self.bar else True
@@ -155,8 +181,8 @@ class EpochLines(ProgressCallback):
         if not state.is_world_process_zero or not metrics or self.training_bar is None:
             return
         value = metrics[f"eval_{self.metric}"]
-        better = self.best is None or (value > self.best if self.greater else value < self.best)
-        self.best = value if better else self.best
+        # The Trainer updates the best value after this event.
+        better = is_new_best(state, metrics, self.metric, self.greater)
         loss = "" if self.training_loss is None else f"  loss {self.training_loss:.4f}"
         if "eval_loss" in metrics:  # some tasks have no loss on this split
             loss += f"  validation loss {metrics['eval_loss']:.4f}"

@@ -30,7 +30,7 @@ from hf_ft.model.mixed_precision import full_precision
 from hf_ft.text_utils import listing
 from hf_ft.train import checkpoints
 from hf_ft.train.arguments import train_sampler
-from hf_ft.train.callbacks import EarlyStopping
+from hf_ft.train.callbacks import EarlyStopping, is_new_best
 
 if TYPE_CHECKING:
     from hf_ft.data.dataset import EncodedRows
@@ -269,6 +269,15 @@ class FineTuner(Trainer):
         self.log(numbers)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, numbers)
         return numbers
+
+    def _determine_best_metric(self, metrics: dict[str, float], trial: Any = None) -> bool:
+        """Among evaluations with the same metric, take the one with the lowest loss, not the first."""
+        args, state = self.args, self.state
+        name = args.metric_for_best_model.removeprefix("eval_")
+        best = is_new_best(state, metrics, name, args.greater_is_better)
+        if best:
+            state.best_metric, state.best_global_step = metrics[f"eval_{name}"], state.global_step
+        return best
 
     def _settle_batch_norms(self) -> None:
         count = self.recipe.train.batch_norm_rows

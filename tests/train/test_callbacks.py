@@ -9,7 +9,7 @@ import pytest
 from transformers import TrainerControl, TrainerState
 
 from hf_ft.evaluate.loop import _progress_bar
-from hf_ft.train.callbacks import EarlyStopping, EpochLines, LogFile
+from hf_ft.train.callbacks import EarlyStopping, EpochLines, LogFile, is_new_best
 
 
 class Screen(io.StringIO):
@@ -30,7 +30,10 @@ def trained(metric, greater, values, best=None, bar=True):
             lines.on_step_end(None, state, control)
         state.epoch = epoch
         lines.on_log(None, state, control, logs={"loss": 0.5})
-        lines.on_evaluate(None, state, control, metrics={"eval_loss": 0.25, f"eval_{metric}": value})
+        metrics = {"eval_loss": 0.25, f"eval_{metric}": value}
+        lines.on_evaluate(None, state, control, metrics=metrics)
+        if is_new_best(state, metrics, metric, greater):
+            state.best_metric = value
     lines.on_train_end(None, state, control)
 
 
@@ -82,6 +85,24 @@ def test_the_best_value_is_marked_by_the_direction_of_the_metric(greater, best, 
     trained("score", greater, [0.7, 0.6, 0.9], best)
     lines = capsys.readouterr().out.splitlines()
     assert [number for number, line in enumerate(lines, start=1) if "best so far" in line] == marked
+
+
+def test_of_equal_metrics_the_lower_loss_is_best():
+    """On few rows many epochs share one accuracy; the first of them may have a much higher loss."""
+
+    def is_best(accuracy, **loss):
+        return is_new_best(state, {"eval_accuracy": accuracy, **loss}, "accuracy", True)
+
+    state = TrainerState(best_metric=0.5, best_global_step=20)
+    state.log_history = [{"step": 10, "eval_loss": 0.1}, {"step": 20, "loss": 9.0}]
+    assert not is_best(0.5, eval_loss=0.9)  # no loss of the best is known
+    state.log_history += [{"step": 20, "eval_loss": 1.0}, {"step": 30, "eval_loss": 0.9}]
+    assert is_best(0.5, eval_loss=0.9) and not is_best(0.5, eval_loss=1.0)
+    assert is_best(0.6, eval_loss=5.0) and not is_best(0.4, eval_loss=0.1)
+    assert not is_best(0.5) and not is_best(float("nan"), eval_loss=0.1)
+    assert not is_best(0.5, eval_loss=float("nan"))
+    state.best_metric = None
+    assert is_best(0.0) and not is_best(float("nan"))
 
 
 def evaluations_until_stop(callback, evaluations):

@@ -110,6 +110,18 @@ def test_the_best_checkpoint_is_loaded_and_is_the_measured_model(tuner):
     assert trained.last_evaluation.metrics["accuracy"] == pytest.approx(max(measured), abs=1e-6)
 
 
+def test_among_equal_metrics_the_checkpoint_with_the_lowest_loss_is_loaded(tuner):
+    trained = tuner(num_train_epochs=6, learning_rate=1e-3)
+    trained.train()
+    evaluations = [line for line in trained.state.log_history if "eval_accuracy" in line]
+    most = max(line["eval_accuracy"] for line in evaluations)
+    equal = [line for line in evaluations if line["eval_accuracy"] == most]
+    best = min(equal, key=lambda line: line["eval_loss"])
+    assert len(equal) > 1 and best["step"] != equal[0]["step"]
+    assert trained.state.best_global_step == best["step"]
+    assert trained.last_evaluation.metrics["loss"] == pytest.approx(best["eval_loss"], abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("resumed", "factor", "message"),
     [
