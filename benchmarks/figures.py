@@ -51,7 +51,8 @@ def ratios(goal: Goal, rounds: Sequence[Round]) -> Spread:
     """Divide the two sides within each round, because another program disturbs both sides of a round."""
     if goal.under is None:
         return spread([found[goal.over][goal.figure] for found in rounds])
-    return spread([seconds(found[goal.over]) / seconds(found[goal.under]) for found in rounds])
+    measure = seconds_to_finish if goal.figure == "finish" else seconds
+    return spread([measure(found[goal.over]) / measure(found[goal.under]) for found in rounds])
 
 
 def verdict(goal: Goal, ratio: float) -> str:

@@ -77,6 +77,7 @@ def ratio_table(rounds: Rounds, works: Sequence[Work], facts: Mapping[str, Mappi
         for goal in work.goals:
             measured = ratios(goal, found)
             against = goal.figure if goal.under is None else f"{goal.over} / {goal.under}"
+            against += ", to finish" if goal.figure == "finish" else ""
             sides = [goal.over] if goal.under is None else [goal.over, goal.under]
             rows.append(
                 [

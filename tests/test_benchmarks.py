@@ -44,6 +44,14 @@ def test_ratios_are_taken_within_a_round():
     assert verdict(Goal("a", "b", most=1.1), 1.2) == "at most 1.1: not reached"
 
 
+def test_a_goal_may_be_the_time_to_finish():
+    from benchmarks.figures import ratios
+    from benchmarks.works import Goal
+
+    rounds = [{"a": measured(1650.0), "b": measured(30.0)}]
+    assert ratios(Goal("a", "b", least=6, figure="finish"), rounds).median == 10.0
+
+
 def test_a_goal_may_be_a_figure_of_one_side():
     from benchmarks.figures import ratios
     from benchmarks.works import Goal
