@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -177,6 +178,20 @@ def calibrated(model: Any, side: int = SIDE) -> Any:
     for norm in norms:
         norm.momentum = 0.1
     return model.eval()
+
+
+def drawing(seed: int = 0, size: tuple[int, int] = (48, 40)) -> Any:
+    """Draw six coloured ellipses on white."""
+    from PIL import Image, ImageDraw
+
+    rng = random.Random(seed)
+    image = Image.new("RGB", size, "white")
+    draw = ImageDraw.Draw(image)
+    for _ in range(6):
+        x, y = rng.randrange(size[0]), rng.randrange(size[1])
+        color = tuple(rng.randrange(256) for _ in range(3))
+        draw.ellipse([x - 9, y - 9, x + 9, y + 9], fill=color)
+    return image
 
 
 def image_processor(side: int = SIDE) -> Any:

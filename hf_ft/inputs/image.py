@@ -76,7 +76,7 @@ class ImageInput(Input):
 
     def inspect(self, row: Row) -> Inspection:
         """Decode the picture; return its digest, perceptual hash and traits, or why it is not readable."""
-        from hf_ft.inputs.image_transforms import content_digest, open_with_traits, perceptual_hash
+        from hf_ft.inputs.image_files import content_digest, open_with_traits, perceptual_hash
 
         try:
             image, traits = open_with_traits(row["image"], row["id"])
@@ -138,7 +138,7 @@ class ImageInput(Input):
         self, rows: Sequence[Row], rngs: Sequence[np.random.Generator] | None
     ) -> list[dict[str, Any]]:
         """Open the pictures, and augment each together with the entries that move with it."""
-        from hf_ft.inputs.image_transforms import augmentation
+        from hf_ft.inputs.image_augmentation import augmentation
 
         samples = [{"image": _open_image(row), **row.get(MOVING, {})} for row in rows]
         if rngs is None:
@@ -179,7 +179,7 @@ class ImageInput(Input):
 
     def media_numbers(self, row: Row) -> int:
         """Count three values for each pixel."""
-        from hf_ft.inputs.image_transforms import count_pixels
+        from hf_ft.inputs.image_files import count_pixels
 
         return 3 * count_pixels(row["image"], row["id"])
 
@@ -195,7 +195,7 @@ class ImageInput(Input):
 
     def mix(self, items: Sequence[Item], rng: np.random.Generator) -> tuple[Item, Sequence[float]]:
         """Apply mixup (Zhang et al. 2018) or cutmix (Yun et al. 2019); draw one of them where both are on."""
-        from hf_ft.inputs.image_transforms import cutmix, mixup
+        from hf_ft.inputs.image_augmentation import cutmix, mixup
 
         methods = [(mixup, self.augment.mixup), (cutmix, self.augment.cutmix)]
         wanted = [(method, alpha) for method, alpha in methods if alpha > 0]
@@ -220,7 +220,7 @@ class ImageInput(Input):
 
     def preview(self, row: Row) -> Preview:
         """Show the picture, at most 96 pixels wide."""
-        from hf_ft.inputs.image_transforms import small_picture
+        from hf_ft.inputs.image_files import small_picture
 
         return Preview(small_picture(_open_image(row)))
 
@@ -247,12 +247,12 @@ class ImageInput(Input):
 
     def pipeline_input(self, row: Row) -> Any:
         """Return the picture as Pillow opens it; the pipeline opens a file in the same way."""
-        from hf_ft.inputs.image_transforms import found_image
+        from hf_ft.inputs.image_files import found_image
 
         return found_image(row["image"])
 
 
 def _open_image(row: Row) -> Any:
-    from hf_ft.inputs.image_transforms import open_image
+    from hf_ft.inputs.image_files import open_image
 
     return open_image(row["image"], row["id"])

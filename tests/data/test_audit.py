@@ -13,7 +13,7 @@ from hf_ft.data.audit import Findings, add_bad_rows, audit, judge_classes, witho
 from hf_ft.data.sources import read_source
 from hf_ft.data.table import Table
 from hf_ft.errors import DataError
-from hf_ft.inputs.image_transforms import content_digest, open_image, perceptual_hash
+from hf_ft.inputs.image_files import content_digest, open_image, perceptual_hash
 from hf_ft.recipe.schema import DataSection
 from hf_ft.storage.row_hash import hash_row
 from hf_ft.storage.source_hash import task_source_hash

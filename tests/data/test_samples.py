@@ -11,7 +11,7 @@ from PIL import ImageStat
 from hf_ft.data import samples
 from hf_ft.data.samples import sample_data, sample_model, sample_names
 from hf_ft.errors import DataError, ModelError
-from hf_ft.inputs.image_transforms import open_image
+from hf_ft.inputs.image_files import open_image
 from hf_ft.storage import cache_folder as cache
 from hf_ft.storage.cache_folder import build_once, cache_folder
 

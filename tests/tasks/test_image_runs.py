@@ -15,8 +15,8 @@ from PIL import Image
 
 from hf_ft import check, finetune
 from hf_ft.errors import VerifyError
+from hf_ft.inputs import image_files as images
 from hf_ft.inputs import image_processor as pixels
-from hf_ft.inputs import image_transforms as images
 from hf_ft.inputs.decoded_cache import cache_decoded
 from hf_ft.recipe.read import load_recipe
 from hf_ft.recipe.schema import CacheSection
