@@ -84,6 +84,25 @@ def load_series_model(
             f"model.name: {section.name!r} was pretrained on {found.context_length} steps and cannot read "
             f"{context}; set task.context_length: {found.context_length}"
         )
+    mixing, notes = _mixing(section, found) if mix_channels else ({}, [])
+    defaults, others = _defaults(section, context, disable_scaling=disable_scaling)
+    decided = {
+        "context_length": context,
+        "num_input_channels": channels,
+        "loss": "mse",
+        **outputs,
+        **defaults,
+        **mixing,
+    }
+    loaded = load_model(auto_class, section, decided)
+    loaded.notes += [*others, *notes]
+    return loaded
+
+
+def _defaults(
+    section: ModelSection, context: int, *, disable_scaling: bool
+) -> tuple[dict[str, Any], list[str]]:
+    """Choose settings that the recipe leaves open, and say so."""
     defaults: dict[str, Any] = {}
     notes = []
     if section.from_scratch and not {"patch_length", "patch_stride"} & set(section.config):
@@ -99,27 +118,30 @@ def load_series_model(
             "scaling: null, because the model's own scaling would remove the level of each window "
             "(model.config.scaling)"
         )
+    return defaults, notes
+
+
+def _mixing(section: ModelSection, found: Any) -> tuple[dict[str, Any], list[str]]:
+    """Make the model mix its channels, and say so.
+
+    Args:
+        section: the recipe's section `model`.
+        found: the configuration of the checkpoint.
+
+    Raises:
+        ModelError: the recipe or the checkpoint keeps the channels apart.
+    """
     key, value = MIXING[found.model_type]
-    if mix_channels and section.config.get(key, value) != value:
+    if section.config.get(key, value) != value:
         raise ModelError(
             f"model.config.{key}: with {section.config[key]!r} the channels are not mixed, so the covariates "
             f"would not reach the targets; write {value!r}, or leave the key out"
         )
-    if mix_channels and key not in section.config and section.from_scratch:
-        defaults[key] = value
-        notes.append(f"{key}: {value}, so that the covariates reach the targets")
-    if mix_channels and not section.from_scratch and getattr(found, key) != value:
+    if not section.from_scratch and getattr(found, key) != value:
         raise ModelError(
             f"model.name: {section.name!r} does not mix its channels ({key}: {getattr(found, key)}), so the "
             "covariates would not reach the targets; leave the covariates out, or use another checkpoint"
         )
-    decided = {
-        "context_length": context,
-        "num_input_channels": channels,
-        "loss": "mse",
-        **outputs,
-        **defaults,
-    }
-    loaded = load_model(auto_class, section, decided)
-    loaded.notes += notes
-    return loaded
+    if not section.from_scratch or key in section.config:
+        return {}, []
+    return {key: value}, [f"{key}: {value}, so that the covariates reach the targets"]
