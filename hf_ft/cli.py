@@ -29,6 +29,16 @@ class OnBad(enum.StrEnum):
     skip = "skip"
 
 
+def _write(file: Path, text: str) -> None:
+    """Write a file that the user named with -o."""
+    try:
+        file.write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise RecipeError(
+            f"{file} cannot be written ({error.strerror}); choose another file with -o"
+        ) from None
+
+
 def _show_version(wanted: bool) -> None:
     if wanted:
         typer.echo(f"hf-ft {__version__}")
@@ -111,7 +121,7 @@ def schema(
     if output is None:
         typer.echo(text)
     else:
-        output.write_text(text + "\n", encoding="utf-8")
+        _write(output, text + "\n")
         typer.echo(output)
 
 
@@ -183,13 +193,9 @@ def init(
     else:
         copied = find_example(str(example))
         file, text, advice = output or Path(copied.name), copied.read_text(encoding="utf-8"), ""
-    try:
-        with file.open("x", encoding="utf-8") as stream:
-            stream.write(text)
-    except FileExistsError:
-        raise RecipeError(
-            f"{file} exists, and init does not overwrite it; choose another file with -o"
-        ) from None
+    if file.exists():
+        raise RecipeError(f"{file} exists, and init does not overwrite it; choose another file with -o")
+    _write(file, text)
     typer.echo(f"{file}: {advice}hf-ft check {file}")
 
 

@@ -213,6 +213,7 @@ def finetune(
 def _pretrained_features(setup: Setup) -> HeadInputs | None:
     """Compute the pretrained features for the linear probe, before training changes the weights."""
     from hf_ft.evaluate.linear_probe import head_inputs
+    from hf_ft.train.schedule import epochs_in
 
     recipe, rows = setup.recipe, setup.rows
     if recipe.model.from_scratch or not recipe.evaluate.linear_probe:
@@ -222,7 +223,7 @@ def _pretrained_features(setup: Setup) -> HeadInputs | None:
         rows["train"],
         rows[setup.data.final_split],
         setup.frozen.heads,
-        epochs=float(recipe.train.num_train_epochs),
+        epochs=epochs_in(recipe, len(rows["train"])),
         cached=setup.cached,
     )
 

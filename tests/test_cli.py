@@ -107,6 +107,12 @@ def test_init_writes_a_recipe_and_never_overwrites(hf_ft_command, tmp_path):
     assert (tmp_path / "toy.yaml").read_text() == before
 
 
+@pytest.mark.parametrize("command", [["init", "toy:ToyTask"], ["schema", "toy:ToyTask"]])
+def test_a_file_that_cannot_be_written_is_named(hf_ft_command, command):
+    code, _, err = hf_ft_command(*command, "-o", "nowhere/x.txt")
+    assert code == 2 and "nowhere/x.txt cannot be written" in err and "-o" in err
+
+
 def test_init_of_an_unknown_task(hf_ft_command, tmp_path):
     code, _, err = hf_ft_command("init", "image-clasification")
     assert code == 2

@@ -53,7 +53,6 @@ class GlobalBatchSampler(Sampler[list[Index]]):
         lengths: length of each row [rows] (tokens, steps). Rows of similar length then share a global batch,
             which saves padding; the batches keep their size and come in random order. None: rows are not
             sorted.
-        drop_last: leave out the last global batch if it is not full.
     """
 
     def __init__(
@@ -67,10 +66,9 @@ class GlobalBatchSampler(Sampler[list[Index]]):
         seed: int = 0,
         weights: Sequence[float] | None = None,
         lengths: Sequence[int] | None = None,
-        drop_last: bool = False,
     ):
         self.rows, self.global_batch_size, self.accumulation = rows, global_batch_size, accumulation
-        self.processes, self.rank, self.seed, self.drop_last = processes, rank, seed, drop_last
+        self.processes, self.rank, self.seed = processes, rank, seed
         self.weights = None if weights is None else np.asarray(weights, dtype=float) / np.sum(weights)
         self.lengths = None if lengths is None else np.asarray(lengths)
         self.epoch = 0
@@ -81,7 +79,7 @@ class GlobalBatchSampler(Sampler[list[Index]]):
         steps = self.rows / self.global_batch_size
         # A single last row joins the batch before it, because a batch norm cannot be trained on one row.
         alone = self.rows % self.global_batch_size == 1
-        return max(1, math.floor(steps) if self.drop_last or alone else math.ceil(steps))
+        return max(1, math.floor(steps) if alone else math.ceil(steps))
 
     def __len__(self) -> int:
         return self.steps * self.accumulation
@@ -117,7 +115,7 @@ class GlobalBatchSampler(Sampler[list[Index]]):
         order = self.order(self.epoch)
         for step in range(self.steps):
             stop = (step + 1) * self.global_batch_size
-            joins = step == self.steps - 1 and self.rows - stop == 1 and not self.drop_last
+            joins = step == self.steps - 1 and self.rows - stop == 1
             batch = order[step * self.global_batch_size : stop + joins]
             shares = np.array_split(batch, self.processes * self.accumulation)
             for micro in range(self.accumulation):

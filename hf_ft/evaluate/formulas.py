@@ -119,7 +119,10 @@ def _mcc(counts: ClassCounts) -> float:
     truth, predicted = counts.support.astype(float), counts.predicted.astype(float)
     total = truth.sum()
     spread = np.sqrt(total**2 - (truth**2).sum()) * np.sqrt(total**2 - (predicted**2).sum())
-    return float((counts.hits.sum() * total - truth @ predicted) / spread) if spread > 0 else 0.0
+    if spread == 0:
+        return 0.0
+    # Rounding may give 1.0000000000000002.
+    return float(np.clip((counts.hits.sum() * total - truth @ predicted) / spread, -1, 1))
 
 
 FROM_COUNTS: dict[str, Callable[[ClassCounts], float]] = {

@@ -99,6 +99,8 @@ def _unit(name: str, unit: str) -> str:
 def _decimals(name: str, value: float, interval: Sequence[float] | None) -> int:
     """Choose the decimals: two significant digits of the interval's width, else three of the value."""
     width = abs(interval[1] - interval[0]) if interval else 0.0
+    # Equal values that were added in another order differ by rounding.
+    width = 0.0 if math.isclose(width, 0.0, abs_tol=1e-9 * max(1.0, abs(value))) else width
     known = _scaled(name, width or value)
     if known == 0 or not math.isfinite(known):
         return int(is_share(name))

@@ -24,6 +24,8 @@ from hf_ft.task import Evaluation, Metrics
 
 Measure = Callable[[Sequence[Any], Sequence[Any]], Metrics]
 Outcome = Literal["better", "not better", "worse", "not compared"]
+# Metrics that are 1 only if all rows are right, and 0 only if all are wrong.
+_ALL_RIGHT = ("accuracy", "balanced_accuracy", "macro_f1", "macro_precision", "macro_recall", "weighted_f1")
 # Order of the comparisons: bad outcomes first.
 _ORDER: tuple[Outcome, ...] = ("worse", "not better", "not compared", "better")
 
@@ -43,6 +45,12 @@ class Bootstrap:
     confidence: float = 0.95
     seed: int = 0
     groups: Sequence[Hashable] | None = None
+
+    def units(self, chosen: np.ndarray | None, rows: int) -> int:
+        """Count the independent units: the groups, or the rows, of the chosen ones or of all rows."""
+        if self.groups is None:
+            return rows if chosen is None else len(chosen)
+        return len({self.groups[row] for row in (range(rows) if chosen is None else chosen)})
 
 
 @dataclass(frozen=True)
@@ -303,28 +311,32 @@ def _intervals(
         seed=bootstrap.seed,
         groups=bootstrap.groups,
     )
-    if metric == "accuracy":
-        own = own if own[0] < own[1] else _wilson(own[0], rows, bootstrap.confidence)
-        paired = [one and _widened(one, rows, bootstrap.confidence) for one in paired]
+    if metric in _ALL_RIGHT:
+        if own[0] == own[1] and own[0] in (0, 1):
+            own = _wilson(own[0], bootstrap.units(None, rows), bootstrap.confidence)
+        paired = [
+            one and _widened(one, bootstrap.units(baseline.rows, rows), bootstrap.confidence)
+            for one, baseline in zip(paired, baselines, strict=True)
+        ]
     return own, paired
 
 
-def _wilson(share: float, rows: int, confidence: float) -> Interval:
-    """Return Wilson's score interval (1927), for accuracies whose bootstrap interval has no width.
+def _wilson(share: float, units: int, confidence: float) -> Interval:
+    """Return Wilson's score interval (1927) of a share that is 0 or 1 on every resample.
 
-    The bootstrap interval has no width if all rows are right, or all are wrong.
+    The bootstrap interval of such a share has no width, which claims too much.
     """
     from scipy.stats import binomtest
 
-    interval = binomtest(round(share * rows), rows).proportion_ci(confidence, method="wilson")
+    interval = binomtest(round(share * units), units).proportion_ci(confidence, method="wilson")
     return float(interval.low), float(interval.high)
 
 
-def _widened(difference: Interval, rows: int, confidence: float) -> Interval:
-    """Widen the interval of a difference of accuracies that is 1 or -1 on every resample."""
+def _widened(difference: Interval, units: int, confidence: float) -> Interval:
+    """Widen the interval of a difference of shares that is 1 or -1 on every resample."""
     if abs(difference[0]) != 1 or difference[0] != difference[1]:
         return difference
-    low = 2 * _wilson(1.0, rows, confidence)[0] - 1
+    low = 2 * _wilson(1.0, units, confidence)[0] - 1
     return (low, 1.0) if difference[0] > 0 else (-1.0, -low)
 
 

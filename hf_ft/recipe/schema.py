@@ -202,7 +202,7 @@ class TrainSection(Section):
     precision: Literal["auto", "fp32", "tf32", "bf16", "fp16"] = "auto"
     """auto: bf16 where the device supports it and, on a CPU, timing shows that it is faster; else fp32."""
     compile: bool | Literal["auto"] = "auto"
-    """Compile the model with torch.compile; auto: only where the run is long enough to save time."""
+    """Compile the model with torch.compile; auto: off. On a GPU, try true for a long run."""
     memory_format: Literal["auto", "channels_last", "contiguous_format"] = "auto"
     """Memory format of images; auto: channels_last for networks with at least four 2-d convolutions."""
     allocator: Literal["auto", "system"] = "auto"
@@ -216,7 +216,7 @@ class TrainSection(Section):
     """When to evaluate the validation split and write a checkpoint."""
     early_stopping_patience: Auto | PositiveInt | None = "auto"
     """Stop after this many evaluations in which neither the main metric nor the validation loss improves;
-    auto: 4, or 10 for a head; null: never."""
+    auto: 4, or 10 for a head and for a model from random weights; null: never."""
     early_stopping_threshold: NonNegativeFloat = 0.0
     """Smallest change of the main metric that counts as better; above 0, the validation loss is ignored."""
 
@@ -312,7 +312,8 @@ class CacheSection(Section):
     views: PositiveInt | None = None
     """Number of augmented views of each row to cache and use in turn; null: new augmentation every epoch."""
     max_gb: PositiveFloat = 20.0
-    """Largest size of the activation cache, and of the cache of decoded pictures; the oldest are deleted."""
+    """Largest size of the activation cache, and of the cache of decoded pictures; the longest unused
+    entries are deleted."""
     decoded: bool = False
     """Cache decoded pictures (resized too, unless augmentation is random); saves time with large files."""
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_ft.errors import RecipeError
 from hf_ft.storage.atomic import new_file, read_json, write_json, write_text
+from hf_ft.text_utils import hint
 from hf_ft.train import checkpoints
 from hf_ft.train.decisions import FILE, Decision
 from hf_ft.train.schedule import with_choices
@@ -38,16 +39,23 @@ PACKAGES = (
     "timm",
     "numpy",
 )
-# Keys whose value may differ between the recipe of a checkpoint and the recipe that resumes from it.
+# Keys whose value may differ between the recipe of a checkpoint and the recipe that resumes from it. The
+# metric is not among them: the best value so far is one of the metric of the checkpoint.
 SAFE = (
     "name",
     "output_dir",
-    "evaluate",
+    "evaluate.intervals",
+    "evaluate.resamples",
+    "evaluate.confidence",
+    "evaluate.linear_probe",
+    "evaluate.must_beat",
     "publish",
     "train.logging_steps",
     "train.report_to",
     "train.threads",
 )
+
+RESUME = ("auto", "never", "must")
 
 
 @dataclass
@@ -103,8 +111,10 @@ def choose_folder(recipe: Recipe, resume: str) -> RunFolder:
 
     Raises:
         RecipeError: the folder holds an unfinished run of another recipe (the message lists the differences),
-            or `must` finds no complete checkpoint.
+            `must` finds no complete checkpoint, or `resume` is another word.
     """
+    if resume not in RESUME:
+        raise RecipeError(f"resume: expected {' or '.join(RESUME)}, found {resume!r}{hint(resume, RESUME)}")
     path = Path(recipe.output_dir)
     runs = _runs_of(recipe, path)
     newest = runs[-1] if runs else path
@@ -173,7 +183,8 @@ def _same_recipe(recipe: Recipe, checkpoint: Path) -> None:
         raise RecipeError(
             f"{checkpoint.parent.parent} holds an unfinished run of another recipe:\n"
             + "\n".join(differing)
-            + "\nUndo the change, write another output_dir, or start a new run with resume=never"
+            + "\nUndo the change, write another output_dir, or start a new run with --resume never "
+            "(in Python: resume='never')"
         )
 
 

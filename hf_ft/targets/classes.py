@@ -166,8 +166,14 @@ class SingleLabel(Target):
 
     def fit_classical(
         self, features: SimpleFeatures, references: Sequence[Any]
-    ) -> Callable[[Any], list[Any]]:
-        """Fit a classical classifier; its results hold the best class and the scores of all classes."""
+    ) -> Callable[[Any], list[Any]] | None:
+        """Fit a classical classifier; its results hold the best class and the scores of all classes.
+
+        Returns:
+            None if the rows, which may be a sample, have only one class.
+        """
+        if len(set(references)) < 2:
+            return None
         scores_of = fit_classes(features, np.asarray(references), len(self.label_map))
         return lambda rows: [{"class": int(one.argmax()), "scores": one} for one in scores_of(rows)]
 

@@ -170,7 +170,6 @@ def train_sampler(
         seed=recipe.seed,
         weights=weights,
         lengths=rows.lengths,
-        drop_last=bool(recipe.train.arguments.get("dataloader_drop_last")),
     )
 
 

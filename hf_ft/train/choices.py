@@ -19,6 +19,7 @@ from hf_ft.train.arguments import choose_workers, plan_batches, train_sampler
 from hf_ft.train.decisions import Decision
 from hf_ft.train.distributed import unused_devices
 from hf_ft.train.precision import choose_compile, choose_precision, measure_bf16
+from hf_ft.train.schedule import epochs_in
 from hf_ft.train.threads import choose_threads
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ class Choices:
                 data.findings.contents,
                 fingerprint,
                 self.recipe.cache,
-                float(section.num_train_epochs),
+                epochs_in(self.recipe, len(rows["train"])),
                 self._against_cache(),
                 self.recipe.seed,
             ),

@@ -99,6 +99,19 @@ def with_choices(recipe: Recipe, decisions: Mapping[str, Decision]) -> Recipe:
     return load_recipe(recipe, changes)
 
 
+def epochs_in(recipe: Recipe, rows: int) -> float:
+    """Return how often training goes through its rows; `train.max_steps` may end it earlier or later.
+
+    Args:
+        recipe: the resolved recipe, without any `auto`.
+        rows: number of training rows.
+    """
+    steps = recipe.train.arguments.get("max_steps", -1)
+    if steps > 0:
+        return float(steps * int(recipe.train.global_batch_size) / rows)
+    return float(recipe.train.num_train_epochs)
+
+
 def _epochs(steps: int, *, quick: bool) -> Decision:
     wanted, fewest, most = (
         (HEAD_STEPS, FEWEST_HEAD_EPOCHS, MOST_HEAD_EPOCHS) if quick else (STEPS, FEWEST_EPOCHS, MOST_EPOCHS)

@@ -64,10 +64,6 @@ def test_the_epoch_is_part_of_the_index():
     assert {epoch for batch in sampler for epoch, _, _ in batch} == {3}
 
 
-def test_drop_last_leaves_out_the_short_batch():
-    assert [len(step) for step in global_batches(11, 4, 1, 1, drop_last=True)] == [4, 4]
-
-
 def test_balanced_weights_draw_classes_equally_often():
     classes = ["a"] * 90 + ["b"] * 10
     sampler = GlobalBatchSampler(100, global_batch_size=100, seed=0, weights=balanced_weights(classes))

@@ -221,6 +221,11 @@ def test_the_linear_model_is_fitted_on_fewer_rows_where_there_are_many_classes(t
     monkeypatch.setattr(module, "_MOST_NUMBERS", 2 * 32 * 20)
     ((name, results),) = linear_probe(setup.task, inputs, setup.data.rows["train"], 10).items()
     assert name.endswith("fitted on 20 of 50 rows") and None not in results
+    # Rows of one class have no classifier.
+    truth = np.array(setup.task.references(setup.data.rows["train"]))
+    one = np.flatnonzero(truth == truth[0])[:20]
+    same = HeadInputs(inputs.chosen[one], inputs.train[one], inputs.answered, inputs.values)
+    assert linear_probe(setup.task, same, setup.data.rows["train"], 10) == {}
     # Fewer than two rows of each class say nothing about the features.
     monkeypatch.setattr(module, "_MOST_NUMBERS", 2 * 32 * 3)
     assert linear_probe(setup.task, inputs, setup.data.rows["train"], 10) == {}

@@ -31,6 +31,9 @@ from hf_ft.evaluate.metric_format import (
         ("rmse", 7.21345, (6.9, 7.5), "7.21"),
         ("rmse", 4213.4, (3900.0, 4500.0), "4,213"),
         ("rmse", 7.21345, (7.21345, 7.21345), "7.21"),
+        # An interval whose width is rounding alone has none.
+        ("mcc", 1.0000000000000002, (0.9999999999999998, 1.0000000000000002), "1.00"),
+        ("rmse", 4e-5, (3e-5, 5e-5), "0.000040"),
     ],
 )
 def test_show_metric(name, value, interval, expected):

@@ -34,7 +34,9 @@ def measure_with(new_metrics):
     return measure
 
 
-def verdict(results, references, baselines, *, scores=None, split="test", selected=False, **options):
+def verdict(
+    results, references, baselines, *, scores=None, split="test", selected=False, metric=None, **options
+):
     """Return the verdict on classes, or on numbers if the results are numbers."""
     classes = "class" in results[0]
     evaluation = Evaluation(split, [str(i) for i in range(len(results))], results, references, None, {})
@@ -44,7 +46,7 @@ def verdict(results, references, baselines, *, scores=None, split="test", select
         baselines,
         scores or {},
         Bootstrap(**{"resamples": 400, "seed": 3, **options}),
-        metric="accuracy" if classes else "rmse",
+        metric=metric or ("accuracy" if classes else "rmse"),
         greater=classes,
         selected=selected,
     )
@@ -135,6 +137,31 @@ def test_two_rows_are_too_few_for_better():
     assert (
         verdict(answers(truth, truth > -1), truth, {"other": answers(truth, truth < 0)}).outcome == "better"
     )
+
+
+def perfect(rows, answered=None, **options):
+    """Return the verdict on a model that is always right, against one that is always wrong."""
+    truth = np.arange(rows) % 2
+    other = answers(truth, truth < 0)
+    partial = [result if row < (answered or rows) else None for row, result in enumerate(other)]
+    return verdict(answers(truth, truth > -1), truth, {"other": partial}, **options)
+
+
+@pytest.mark.parametrize("metric", ["accuracy", "balanced_accuracy", "macro_f1"])
+def test_perfect_answers_have_an_interval_by_the_number_of_independent_rows(metric):
+    """The bootstrap interval of 1 on every row has no width, whatever the number of rows."""
+    few, many = perfect(20, metric=metric), perfect(200, metric=metric)
+    grouped = perfect(200, metric=metric, groups=[row // 10 for row in range(200)])
+    assert few.interval[0] == pytest.approx(0.839, abs=1e-3) and few.interval[1] == pytest.approx(1.0)
+    assert many.interval[0] == pytest.approx(0.981, abs=1e-3)
+    assert grouped.interval == few.interval
+    assert (
+        grouped.comparisons[0].interval == few.comparisons[0].interval == pytest.approx((0.678, 1), abs=1e-3)
+    )
+
+
+def test_the_interval_of_a_partial_baseline_counts_its_rows():
+    assert perfect(200, answered=20).comparisons[0].interval == perfect(20).comparisons[0].interval
 
 
 def test_a_baseline_is_compared_on_the_rows_that_it_answers():

@@ -9,9 +9,10 @@ from hf_ft.recipe.read import load_recipe
 from hf_ft.report.run_folder import choose_folder, environment, write_json
 
 
-def recipe(folder, name="exp", **train):
+def recipe(folder, name="exp", evaluate=None, **train):
     content = {"task": "points:Points", "name": name, "output_dir": str(folder / "exp")}
-    return load_recipe({**content, "data": {"source": "x.csv"}, "model": {"name": "m"}, "train": train})
+    content |= {"data": {"source": "x.csv"}, "model": {"name": "m"}, "evaluate": evaluate or {}}
+    return load_recipe({**content, "train": train})
 
 
 def begin(folder, given, *, finished=False):
@@ -57,6 +58,37 @@ def test_broken_checkpoints_are_named(tmp_path):
     assert "passed over checkpoint-5: it was never completed" in notes
     with pytest.raises(RecipeError, match="passed over checkpoint-5"):
         choose_folder(recipe(tmp_path), "must")
+
+
+@pytest.mark.parametrize("resume", ["no", "nevr", "", "Auto"])
+def test_another_word_than_auto_never_and_must_resumes_nothing(tmp_path, resume):
+    begin(tmp_path / "exp", recipe(tmp_path))
+    with pytest.raises(RecipeError, match="resume: expected auto or never or must, found"):
+        choose_folder(recipe(tmp_path), resume)
+
+
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"evaluate": {"metric": "macro_f1"}}, "evaluate.metric"),
+        ({"evaluate": {"extra": ["mape"]}}, "evaluate.extra"),
+        ({"learning_rate": 0.1}, "train.learning_rate"),
+        ({"evaluate": {"resamples": 200, "must_beat": "baseline", "linear_probe": False}}, None),
+        ({"threads": 1}, None),
+    ],
+)
+def test_a_checkpoint_is_resumed_by_its_own_recipe(tmp_path, monkeypatch, changes, key):
+    """The best value so far is one of the metric of the checkpoint, so the metric may not change."""
+    checkpoint = tmp_path / "exp" / "checkpoints" / "checkpoint-5"
+    begin(tmp_path / "exp", recipe(tmp_path))
+    begin(checkpoint, recipe(tmp_path))
+    monkeypatch.setattr("hf_ft.train.checkpoints.newest", lambda root: (checkpoint, []))
+    now = recipe(tmp_path, **changes)
+    if key is None:
+        assert choose_folder(now, "auto").checkpoint == checkpoint
+    else:
+        with pytest.raises(RecipeError, match=rf"{key}.*: .* then, .* now[\s\S]*--resume never"):
+            choose_folder(now, "auto")
 
 
 def test_environment_without_git(monkeypatch, tmp_path):

@@ -5,7 +5,7 @@ import tiny
 
 from hf_ft.recipe.read import load_recipe
 from hf_ft.train.decisions import Decision
-from hf_ft.train.schedule import choose_schedule, with_choices
+from hf_ft.train.schedule import choose_schedule, epochs_in, with_choices
 
 
 def recipe(freeze="full", **train):
@@ -42,6 +42,12 @@ def test_what_the_recipe_says_is_left_alone():
     made = choose_schedule(asked, 500, tiny.bert(), {})
     assert values(made) == {"batch size": 4, "epochs": 2, "early stopping": None, "learning rate": 1e-2}
     assert {choice.reason for choice in made.values()} == {"as written in the recipe"}
+
+
+def test_max_steps_decides_how_often_the_rows_are_trained_on():
+    """The cost of training, to which that of the linear probe is compared."""
+    assert epochs_in(recipe(num_train_epochs=3, global_batch_size=32), 100_000) == 3
+    assert epochs_in(recipe(num_train_epochs=3, global_batch_size=32, max_steps=20), 6400) == 0.1
 
 
 def test_without_evaluations_nothing_stops_early():
