@@ -168,6 +168,7 @@ def finetune(
             profile=profile,
             layers=layers,
             console=console,
+            undisturbed=fresh.paused if fresh is not None else contextlib.nullcontext,
         )
         if fresh is not None:
             run_folder.write_origin(path, setup)

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 from hf_ft.errors import VerifyError
@@ -58,3 +59,20 @@ def test_the_process_ends_when_the_run_is_killed():
     while _runs(child) and time.monotonic() < until:
         time.sleep(0.1)
     assert not _runs(child)
+
+
+def test_a_paused_process_uses_no_time_and_answers_afterwards():
+    """Its imports would disturb the measurement of threads and precision."""
+    with FreshProcess() as fresh:
+        process = psutil.Process(fresh._process.pid)
+        with fresh.paused():
+            deadline = time.monotonic() + 20
+            while process.status() != psutil.STATUS_STOPPED and time.monotonic() < deadline:
+                time.sleep(0.01)
+            assert process.status() == psutil.STATUS_STOPPED
+        while process.status() == psutil.STATUS_STOPPED and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert process.status() != psutil.STATUS_STOPPED
+        fresh.close()
+        with fresh.paused():  # a process that has ended is not an error
+            pass

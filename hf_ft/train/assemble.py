@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +21,7 @@ from hf_ft.model.parameter_groups import parameter_groups
 from hf_ft.registry import get_task
 from hf_ft.train.arguments import training_arguments
 from hf_ft.train.callbacks import EpochLines, LogFile
-from hf_ft.train.choices import Choices
+from hf_ft.train.choices import Choices, Undisturbed
 from hf_ft.train.decisions import Decision, record_decisions, recorded_decisions
 from hf_ft.train.distributed import start_processes
 from hf_ft.train.profiler import Profile, ProfiledTrainer
@@ -109,6 +110,7 @@ def assemble(
     profile: bool = False,
     layers: bool = False,
     console: Output | None = None,
+    undisturbed: Undisturbed = contextlib.nullcontext,
 ) -> Setup:
     """Assemble a run, up to but not including the first training step.
 
@@ -122,6 +124,7 @@ def assemble(
         profile: whether to time the phases of training.
         layers: whether to list every layer even if all of them are trained.
         console: prints findings and decisions.
+        undisturbed: makes a context in which no process of this run disturbs a measurement of speed.
 
     Raises:
         AuditError: the audit found errors; its `findings` list all of them.
@@ -150,7 +153,7 @@ def assemble(
     schedule = choose_schedule(recipe, len(prepared.rows["train"]), frozen.model, recorded)
     asked, recipe = recipe, with_choices(recipe, schedule)
     speaks = console is None or console.speaks
-    choices = Choices(recipe, schedule, recorded, processes, bars=speaks)
+    choices = Choices(recipe, schedule, recorded, processes, bars=speaks, undisturbed=undisturbed)
     fingerprint = frozen.frozen_fingerprint()
     rows = choices.compute(task, prepared, frozen, fingerprint, keep=keep)
     recipe = with_choices(recipe, choices.made)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from hf_ft.train.arguments import BatchPlan
 
 
+Undisturbed = Callable[[], contextlib.AbstractContextManager[None]]
+
+
 class Choices:
     """Makes the decisions of a run in order; each is measured with the earlier ones in effect.
 
@@ -41,6 +45,7 @@ class Choices:
         recorded: the decisions of the interrupted run, if this run resumes it.
         processes: the training processes.
         bars: whether to show progress bars on a terminal.
+        undisturbed: makes a context in which no process of this run disturbs a measurement of speed.
     """
 
     def __init__(
@@ -51,9 +56,11 @@ class Choices:
         processes: PartialState,
         *,
         bars: bool = True,
+        undisturbed: Undisturbed = contextlib.nullcontext,
     ):
         self.recipe, self.recorded, self.processes, self.bars = recipe, recorded, processes, bars
         self.made = dict(schedule)
+        self.undisturbed = undisturbed
         # Set by `compute`.
         self.full: Passes
         section = recipe.train
@@ -77,12 +84,13 @@ class Choices:
         layout = choose_memory_format(model, section.memory_format)
         made |= {} if layout is None else {"layout": Decision(layout)}
         full = self.full = Passes(task, model, device, "fp32")
-        made["precision"] = choose_precision(
-            section.precision,
-            lambda: measure_bf16(full, rows["train"]),
-            use_cpu=self.use_cpu,
-            recorded=self.recorded.get("precision"),
-        )
+        with self.undisturbed():
+            made["precision"] = choose_precision(
+                section.precision,
+                lambda: measure_bf16(full, rows["train"]),
+                use_cpu=self.use_cpu,
+                recorded=self.recorded.get("precision"),
+            )
         passes = replace(full, precision=made["precision"].value)
         made["compile"] = choose_compile(section.compile, use_cpu=self.use_cpu)
         made["workers"] = choose_workers(
@@ -177,11 +185,12 @@ class Choices:
             rank=self.processes.process_index,
         )
         first = [row for _, row, _ in next(iter(sampler))]
-        self.made["threads"] = choose_threads(
-            self.recipe.train.threads,
-            passes,
-            lambda most: cache.batch(passes, rows, first[:most]),
-            processes=self.processes.num_processes,
-            recorded=self.recorded.get("threads"),
-        )
+        with self.undisturbed():
+            self.made["threads"] = choose_threads(
+                self.recipe.train.threads,
+                passes,
+                lambda most: cache.batch(passes, rows, first[:most]),
+                processes=self.processes.num_processes,
+                recorded=self.recorded.get("threads"),
+            )
         torch.set_num_threads(self.made["threads"].value)

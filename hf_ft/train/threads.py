@@ -7,6 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
+import psutil
 import torch
 
 from hf_ft.model.passes import training_mode
@@ -56,13 +57,29 @@ def choose_threads(
     available = torch.get_num_threads()
     if passes.device.type != "cpu":
         return Decision(available, f"the model trains on {passes.device.type}")
-    if os.environ.get("OMP_NUM_THREADS"):
+    launched = processes == 1 and _set_by_launcher()
+    if os.environ.get("OMP_NUM_THREADS") and not launched:
         return Decision(available, "set by OMP_NUM_THREADS")
+    if launched:
+        available = max(available, psutil.cpu_count(logical=False) or 1)
     if processes > 1:
         return Decision(available, "several processes share the processor")
     if available == 1:
         return Decision(1, "the processor has one core")
     return _measure(passes, batch_of, available)
+
+
+def _set_by_launcher() -> bool:
+    """Tell whether `accelerate launch` set OMP_NUM_THREADS, and not the user.
+
+    It sets the variable in every process that it starts: to all cores with `use_cpu`, else to 1.
+    """
+    try:
+        parent = psutil.Process(os.getppid())
+        command = " ".join(parent.cmdline())
+        return "accelerate" in command and "launch" in command and "OMP_NUM_THREADS" not in parent.environ()
+    except psutil.Error:
+        return False
 
 
 def _measure(passes: Passes, batch_of: Callable[[int | None], Batch], available: int) -> Decision:

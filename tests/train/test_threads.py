@@ -2,8 +2,10 @@
 
 import itertools
 import json
+from types import SimpleNamespace
 
 import points
+import psutil
 import pytest
 import torch
 
@@ -108,6 +110,29 @@ def test_nothing_is_measured_where_the_user_or_the_machine_decides(monkeypatch):
     monkeypatch.delenv("OMP_NUM_THREADS")
     torch.set_num_threads(1)
     assert chosen("auto")[0] == Decision(1, "the processor has one core")
+
+
+@pytest.mark.parametrize(
+    ("command", "environment", "measured"),
+    [
+        (["python", "/bin/accelerate", "launch", "-m", "hf_ft.run"], {}, True),
+        (["python", "/bin/accelerate", "launch", "-m", "hf_ft.run"], {"OMP_NUM_THREADS": "2"}, False),
+        (["bash"], {}, False),
+        (None, {}, False),
+    ],
+)
+def test_the_threads_that_accelerate_launch_sets_are_not_the_users_choice(
+    monkeypatch, command, environment, measured
+):
+    def cmdline():
+        if command is None:
+            raise psutil.AccessDenied
+        return command
+
+    parent = SimpleNamespace(cmdline=cmdline, environ=lambda: environment)
+    monkeypatch.setattr(psutil, "Process", lambda number: parent)
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert ("measured" in chosen("auto", 2e-3, 1e-3)[0].reason) == measured
 
 
 def test_a_resumed_run_uses_its_recorded_threads_unless_the_recipe_sets_them():
