@@ -10,6 +10,7 @@ import importlib
 import os
 import pickle
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -172,6 +173,7 @@ class FreshProcess:
 
 def _main() -> None:
     """Import modules, then load the folder and predict the rows that arrive on standard input."""
+    _end_with_parent()
     # Prints of libraries go to standard error, because standard output carries the answer.
     answer, sys.stdout = sys.stdout.buffer, sys.stderr
     import torch
@@ -198,6 +200,15 @@ def _main() -> None:
     answer.flush()
     # Skip the exit handlers of libraries, which take time.
     os._exit(0)
+
+
+def _end_with_parent() -> None:
+    """Let Linux kill this process when the run dies: while it pauses, it cannot see that its input closed."""
+    if sys.platform == "linux":
+        import ctypes
+
+        set_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
+        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
 
 
 def _piped(

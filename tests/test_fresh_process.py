@@ -44,11 +44,14 @@ def _runs(pid):
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
-def test_the_process_ends_when_the_run_is_killed():
-    """kill -9 closes the standard input of the process, so it does not wait for ever."""
+@pytest.mark.parametrize("paused", [False, True])
+def test_the_process_ends_when_the_run_is_killed(paused):
+    """kill -9 closes the standard input of the process, so it does not wait for ever, even while it pauses."""
     code = (
         "import time\nfrom hf_ft.fresh_process import FreshProcess\n"
-        "fresh = FreshProcess()\nprint(fresh._process.pid, flush=True)\ntime.sleep(600)\n"
+        "fresh = FreshProcess()\ntime.sleep(3)\n"
+        + ("pause = fresh.paused()\npause.__enter__()\n" if paused else "")
+        + "print(fresh._process.pid, flush=True)\ntime.sleep(600)\n"
     )
     run = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
     child = int(run.stdout.readline())
