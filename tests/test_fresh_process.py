@@ -46,7 +46,7 @@ def _runs(pid):
 @pytest.mark.skipif(sys.platform != "linux", reason="looks at processes through /proc")
 @pytest.mark.parametrize("paused", [False, True])
 def test_the_process_ends_when_the_run_is_killed(paused):
-    """kill -9 closes the standard input of the process, so it does not wait for ever, even while it pauses."""
+    """kill -9 closes the standard input of the process, so it does not wait for ever, even in a pause."""
     code = (
         "import time\nfrom hf_ft.fresh_process import FreshProcess\n"
         "fresh = FreshProcess()\ntime.sleep(3)\n"
