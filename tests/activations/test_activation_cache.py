@@ -81,7 +81,17 @@ def measured(tuner):
 
 
 def weights(tuner):
-    return torch.cat([parameter.detach().flatten() for parameter in tuner.model.parameters()])
+    """Return all weights but the biases of attention keys.
+
+    Softmax does not depend on these biases: their gradient is rounding noise, from which AdamW makes steps.
+    """
+    return torch.cat(
+        [
+            parameter.detach().flatten()
+            for name, parameter in tuner.model.named_parameters()
+            if not name.endswith(("key.bias", "k_proj.bias"))
+        ]
+    )
 
 
 SLOW = ("dinov2", "swin", "convnext", "vit (timm)")
