@@ -29,10 +29,15 @@ class OnBad(enum.StrEnum):
     skip = "skip"
 
 
-def _write(file: Path, text: str) -> None:
+def _write(file: Path, text: str, *, overwrite: bool = True) -> None:
     """Write a file that the user named with -o."""
     try:
-        file.write_text(text, encoding="utf-8")
+        with file.open("w" if overwrite else "x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise RecipeError(
+            f"{file} exists, and init does not overwrite it; choose another file with -o"
+        ) from None
     except OSError as error:
         raise RecipeError(
             f"{file} cannot be written ({error.strerror}); choose another file with -o"
@@ -193,9 +198,7 @@ def init(
     else:
         copied = find_example(str(example))
         file, text, advice = output or Path(copied.name), copied.read_text(encoding="utf-8"), ""
-    if file.exists():
-        raise RecipeError(f"{file} exists, and init does not overwrite it; choose another file with -o")
-    _write(file, text)
+    _write(file, text, overwrite=False)
     typer.echo(f"{file}: {advice}hf-ft check {file}")
 
 
