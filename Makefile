@@ -22,7 +22,7 @@ test: .venv/installed  ## the suite for every change, in two processes: under 15
 	$(OFFLINE) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
 
 test-all: .venv/installed  ## everything, also the long runs; DATA=folder: and the real data
-	$(OFFLINE) $(BIN)/python -m pytest $(if $(DATA),--data $(DATA))
+	$(OFFLINE) $(BIN)/python -m pytest $(if $(DATA),--data $(DATA)) $(if $(BEFORE),--before $(BEFORE))
 
 quality: .venv/installed  ## what CI checks before the tests
 	$(BIN)/ruff check .
@@ -35,4 +35,4 @@ style: .venv/installed  ## mend what can be mended by a tool
 	$(BIN)/ruff format .
 
 bench: .venv/installed  ## side by side with plain scripts, under 30 minutes on two cores; ONLY=name runs one item
-	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.run $(if $(ONLY),--only $(ONLY)) $(if $(FULL),--full) $(if $(DATA),--data $(DATA))
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.run $(if $(ONLY),--only $(ONLY)) $(if $(FULL),--full) $(if $(DATA),--data $(DATA)) $(if $(BEFORE),--before $(BEFORE))

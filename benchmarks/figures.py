@@ -12,7 +12,8 @@ from typing import Any
 from benchmarks.works import Goal
 
 # Phases that are not compared, on both sides: start-up, loading the weights, saving, the gate, the report.
-APART = ("start", "recipe", "model", "read", "save", "self-test", "verify", "report")
+# `self-test` is the name of `preflight` in earlier commits, which may be the side `before`.
+APART = ("start", "recipe", "model", "read", "save", "preflight", "self-test", "verify", "report")
 Measured = Mapping[str, Any]
 Round = Mapping[str, Measured]
 

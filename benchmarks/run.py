@@ -3,6 +3,7 @@
     make bench                           everything, in under half an hour on two cores; writes results.md
     make bench ONLY=head_image           one item, printed and not written (or: quality, scaling, start)
     make bench ONLY=head_image FULL=1    with the rows that its target was set for
+    make bench BEFORE=DIR                also hf_ft of another checkout: a worktree of an earlier commit
     make bench DATA=DIR                  on real data (default: $HF_FT_DATA); without, on samples of packages
 
 Every side is a fresh process. A round runs the sides of every item one after another (A B); rounds are
@@ -18,15 +19,16 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from benchmarks.figures import Measured, Round
 from benchmarks.report import report
-from benchmarks.works import QUALITY, SCALING, WORKS, Work
+from benchmarks.works import BEFORE, QUALITY, SCALING, WORKS, Work
 
 HERE = Path(__file__).parent
+CHECKOUT = HERE.parent
 
 
 @dataclass
@@ -36,6 +38,7 @@ class Bench:
     Args:
         scratch: a folder for rows, weights, caches and runs.
         real: the folder with the real data sets; None: the samples are used.
+        before: the checkout that computes the side `before`.
         rounds: item -> measurements of each round: side -> its JSON.
         facts: item -> paths and names of the prepared rows and weights.
         took: item -> seconds of its last round, start-up included.
@@ -43,6 +46,7 @@ class Bench:
 
     scratch: Path
     real: Path | None = None
+    before: Path | None = None
     rounds: dict[str, list[Round]] = field(default_factory=dict)
     facts: dict[str, dict[str, str]] = field(default_factory=dict)
     took: dict[str, float] = field(default_factory=dict)
@@ -67,21 +71,22 @@ class Bench:
         sizes += [] if work.classes is None else ["--classes", work.classes]
         command = ["-m", "benchmarks.prepare", folder, "--data", work.data, "--model", work.model]
         sizes += [] if self.real is None else ["--real", self.real]
-        call([*command, *sizes], surroundings(), folder / "prepare.log")
+        call([*command, *sizes], CHECKOUT, folder / "prepare.log")
         return json.loads((folder / "facts.json").read_text())
 
     def run(self, work: Work, side: str, folder: Path) -> Measured:
         """Run one side in a fresh process, and read what it wrote."""
+        checkout = self.before if side == BEFORE and self.before is not None else CHECKOUT
         command = work.sides[side].split()
         # The sides of hf_ft share their caches: `again` reads what `ours` has cached.
-        own = folder / ("ours" if command[0].startswith("ours/") else side.replace(" ", "-"))
+        own = folder / ("ours" if side == "again" else side.replace(" ", "-"))
         out = own / f"{side.replace(' ', '-')}.json"
         facts = self.facts[work.name] | {"epochs": str(work.epochs), "out": str(out), "folder": str(own)}
         script, *arguments = [part.format(**facts) for part in command]
-        arguments = [str(HERE / part) if part.startswith("recipes/") else part for part in arguments]
+        here = checkout / "benchmarks"
+        arguments = [str(here / part) if part.startswith("recipes/") else part for part in arguments]
         caches = {"HF_FT_CACHE": str(own / "cache"), "HF_DATASETS_CACHE": str(own / "datasets")}
-        environment = surroundings() | caches | {"BENCH_STARTED": str(time.time())}
-        call([HERE / script, *arguments], environment, out.with_suffix(".log"))
+        call([here / script, *arguments], checkout, out.with_suffix(".log"), caches)
         return json.loads(out.read_text())
 
     def go_round(
@@ -105,23 +110,26 @@ class Bench:
                 after()
 
 
-def surroundings() -> dict[str, str]:
+def surroundings(checkout: Path = CHECKOUT) -> dict[str, str]:
     """Return the environment of every process: no network, no bars, modules of both sides on the path."""
-    path = os.pathsep.join([str(HERE / "plain"), str(HERE.parent)])
+    path = os.pathsep.join([str(checkout / "benchmarks" / "plain"), str(checkout)])
     return os.environ | {"PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "TQDM_DISABLE": "1"}
 
 
-def call(arguments: Sequence[object], environment: dict[str, str], log: Path) -> None:
-    """Run this Python with arguments, its output in a log.
+def call(
+    arguments: Sequence[object], checkout: Path, log: Path, variables: Mapping[str, str] | None = None
+) -> None:
+    """Run this Python with arguments in a checkout, its output in a log.
 
     Raises:
         SystemExit: the process failed; the message ends with the last lines of the log.
     """
     log.parent.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, *map(str, arguments)]
+    environment = surroundings(checkout) | dict(variables or {}) | {"BENCH_STARTED": str(time.time())}
     with log.open("w") as file:
         done = subprocess.run(
-            command, env=environment, stdout=file, stderr=subprocess.STDOUT, cwd=HERE.parent, check=False
+            command, env=environment, stdout=file, stderr=subprocess.STDOUT, cwd=checkout, check=False
         )
     if done.returncode:
         raise SystemExit(f"{' '.join(command)} failed with {done.returncode}:\n{log.read_text()[-3000:]}")
@@ -140,7 +148,7 @@ def start_up(times: int = 3) -> dict[str, list[float]]:
     for _ in range(times):
         for name, command in commands.items():
             begun = time.monotonic()
-            subprocess.run(command, cwd=HERE.parent, env=surroundings(), capture_output=True, check=True)
+            subprocess.run(command, cwd=CHECKOUT, env=surroundings(), capture_output=True, check=True)
             found[name].append(time.monotonic() - begun)
     return found
 
@@ -159,16 +167,25 @@ def main() -> None:
         default=Path(data) if data else None,
         help="folder with the real data sets (default: $HF_FT_DATA); without one, samples are used",
     )
+    parser.add_argument("--before", type=Path, help="another checkout, whose hf_ft is compared with this one")
     options = parser.parse_args()
+    if options.before is not None and not (options.before / "benchmarks").is_dir():
+        parser.error(f"--before: {options.before} is no checkout with benchmarks/")
     if options.data is not None and not options.data.is_dir():
         parser.error(f"--data: there is no folder {options.data}")
 
     works = [work for work in (*WORKS, *QUALITY, *SCALING) if work.name.startswith(options.only or "")]
     if options.full:
         works = [work.full() for work in works]
+    if options.before is not None:
+        works = [work.with_before() for work in works]
     deadline = time.monotonic() + 60 * options.minutes
     with tempfile.TemporaryDirectory(prefix="hf_ft-bench-") as scratch:
-        bench = Bench(Path(scratch), options.data and options.data.resolve())
+        bench = Bench(
+            Path(scratch),
+            options.data and options.data.resolve(),
+            options.before and options.before.resolve(),
+        )
         starts = start_up() if options.only in (None, "start") else {}
 
         def write() -> str:

@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+# Side of the same work as `ours`, computed by another checkout of hf_ft.
+BEFORE = "before"
+
 
 @dataclass(frozen=True)
 class Goal:
@@ -76,6 +79,13 @@ class Work:
             validation=self.issue_validation or self.validation,
             classes=None if self.issue_train else self.classes,
         )
+
+    def with_before(self) -> Work:
+        """Return the same work with a further side: hf_ft of another checkout, compared with this one's."""
+        if "ours" not in self.sides:
+            return self
+        goals = (Goal(BEFORE, "ours"), Goal(BEFORE, "ours", figure="finish"))
+        return replace(self, sides=self.sides | {BEFORE: self.sides["ours"]}, goals=self.goals + goals)
 
 
 FILES = "--train {train} --validation {validation} --model {model} --epochs {epochs} --out {out}"

@@ -1,6 +1,6 @@
 """A fresh Python process that loads the saved folder and predicts, so that the gate can compare results.
 
-The run starts it early: its imports take most of its time, and are done before the gate needs it.
+The run starts it first: its imports take most of its time, and run beside the imports of the run itself.
 """
 
 from __future__ import annotations
@@ -61,6 +61,11 @@ class Answer:
 
     results: list[Any]
     piped: list[tuple[dict[str, float], dict[str, float]]]
+
+
+def is_first_process() -> bool:
+    """Return whether the launcher started this process as its main one, without importing accelerate."""
+    return os.environ.get("RANK", "0") == "0"
 
 
 class FreshProcess:

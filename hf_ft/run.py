@@ -101,7 +101,6 @@ def _machine_given_back() -> Iterator[None]:
         give_memory_back()
 
 
-@_machine_given_back()
 def finetune(
     recipe: Recipe | str | Path | dict[str, Any],
     *,
@@ -138,21 +137,25 @@ def finetune(
     """
     recipe = load_recipe(recipe, in_memory=data is not None)
 
-    from hf_ft.fresh_process import FreshProcess
-    from hf_ft.model.save import save_model
-    from hf_ft.report import hub, run_folder
-    from hf_ft.report.console import Console
-    from hf_ft.report.report import draw_figures
-    from hf_ft.report.report_content import report_content, with_gate
-    from hf_ft.train.assemble import assemble
-    from hf_ft.train.distributed import start_processes
-    from hf_ft.train.preflight import preflight
-    from hf_ft.verify import ask, gate
+    from hf_ft.fresh_process import FreshProcess, is_first_process
 
-    processes = start_processes()
-    console = Console(speaks=verbose and processes.is_main_process)
     with contextlib.ExitStack() as stack:
-        fresh = stack.enter_context(FreshProcess()) if processes.is_main_process else None
+        # Before the imports of this process, so that both import at the same time.
+        fresh = stack.enter_context(FreshProcess()) if is_first_process() else None
+        stack.enter_context(_machine_given_back())
+
+        from hf_ft.model.save import save_model
+        from hf_ft.report import hub, run_folder
+        from hf_ft.report.console import Console
+        from hf_ft.report.report import draw_figures
+        from hf_ft.report.report_content import report_content, with_gate
+        from hf_ft.train.assemble import assemble
+        from hf_ft.train.distributed import start_processes
+        from hf_ft.train.preflight import preflight
+        from hf_ft.verify import ask, gate
+
+        processes = start_processes()
+        console = Console(speaks=verbose and processes.is_main_process)
         console.room("recipe")
         publishing = hub.check_publish(recipe.publish, processes)
         folder = run_folder.open_folder(recipe, resume, processes)
@@ -173,8 +176,11 @@ def finetune(
         if fresh is not None:
             run_folder.write_origin(path, setup)
             fresh.import_like(sys.modules)
+        console.room("preflight")
         checks = preflight(setup.trainer)
         console.lines(checks.lines)
+
+        console.room("train")
         features = _pretrained_features(setup)
         setup.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
         if setup.profile is not None:
@@ -331,7 +337,7 @@ def run(
 ) -> None:
     """Fine-tune a model and verify it.
 
-    recipe -> data -> model -> train -> evaluate -> save -> verify -> report -> publish
+    recipe -> data -> model -> prepare -> preflight -> train -> evaluate -> save -> verify -> report
     """
     loaded = load_recipe(recipe, overrides or ())
     try:

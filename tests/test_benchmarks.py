@@ -28,7 +28,7 @@ def test_start_up_and_gate_are_not_compared():
     from benchmarks.figures import seconds
 
     assert seconds(measured(5.0)) == 5.0
-    assert seconds({"phases": {"train": 2.0, "self-test": 9.0, "unknown to us": 1.0}}) == 3.0
+    assert seconds({"phases": {"train": 2.0, "preflight": 9.0, "unknown to us": 1.0}}) == 3.0
 
 
 def test_ratios_are_taken_within_a_round():
@@ -50,6 +50,35 @@ def test_a_goal_may_be_the_time_to_finish():
 
     rounds = [{"a": measured(1650.0), "b": measured(30.0)}]
     assert ratios(Goal("a", "b", least=6, figure="finish"), rounds).median == 10.0
+
+
+def test_another_checkout_is_a_further_side_with_the_same_work(tmp_path, monkeypatch):
+    from benchmarks import run
+    from benchmarks.works import FULL_TEXT, PREDICT, SCALING
+
+    assert PREDICT.with_before().sides["before"] == PREDICT.sides["ours"]
+    assert SCALING[0].with_before().goals[-1].figure == "finish"
+    work, called = FULL_TEXT.with_before(), []
+
+    def call(arguments, checkout, log, variables=None):
+        called.append((list(map(str, arguments)), checkout))
+        out = Path(arguments[2])
+        out.parent.mkdir(parents=True, exist_ok=True)
+        out.write_text("{}")
+
+    monkeypatch.setattr(run, "call", call)
+    bench = run.Bench(tmp_path, before=tmp_path / "earlier")
+    bench.facts["full_text"] = dict.fromkeys(("train", "validation", "model"), "x")
+    for side in ("ours", "before"):
+        bench.run(work, side, tmp_path / "round")
+    (ours, here), (before, there) = called
+    assert (here, there) == (ROOT, tmp_path / "earlier")
+    assert ours[1] == str(ROOT / "benchmarks/recipes/full_text.yaml")
+    assert before[:2] == [
+        str(there / "benchmarks/ours/ours_run.py"),
+        str(there / "benchmarks/recipes/full_text.yaml"),
+    ]
+    assert ours[3:6] == before[3:6] and ours[-2] != before[-2]  # the same rows, folders of their own
 
 
 def test_a_goal_may_be_a_figure_of_one_side():

@@ -10,7 +10,7 @@ import psutil
 import pytest
 
 from hf_ft.errors import VerifyError
-from hf_ft.fresh_process import FreshProcess
+from hf_ft.fresh_process import FreshProcess, is_first_process
 
 
 def test_a_folder_that_cannot_be_loaded_is_an_error_with_the_output_of_the_process(tmp_path):
@@ -79,3 +79,32 @@ def test_a_paused_process_uses_no_time_and_answers_afterwards():
         fresh.close()
         with fresh.paused():  # a process that has ended is not an error
             pass
+
+
+def test_a_run_starts_the_process_before_its_own_heavy_imports():
+    code = """
+import sys
+from hf_ft import finetune, fresh_process
+
+class Started(Exception):
+    pass
+
+def start():
+    raise Started(sorted({"torch", "transformers", "datasets"} & set(sys.modules)))
+
+fresh_process.FreshProcess = start
+try:
+    finetune({"task": "text-classification", "data": {"source": "x.csv"}, "model": {"name": "m"}})
+except Started as started:
+    print(started.args[0])
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize(("rank", "first"), [(None, True), ("0", True), ("1", False)])
+def test_only_the_main_process_of_the_launcher_is_the_first(monkeypatch, rank, first):
+    monkeypatch.delenv("RANK", raising=False)
+    if rank is not None:
+        monkeypatch.setenv("RANK", rank)
+    assert is_first_process() is first

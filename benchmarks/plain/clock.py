@@ -27,7 +27,7 @@ class Clock:
 
     def curve(self, points: list[tuple[float, float]]) -> list[tuple[float, float]]:
         """Return (moment, metric) as (seconds of data and training until then, metric)."""
-        before = self.phases["data"] - self.begun["train"]
+        before = self.phases["data"] + self.phases.get("prepare", 0.0) - self.begun["train"]
         return [(before + moment, value) for moment, value in points]
 
     def write(self, path: str, **facts: Any) -> None:

@@ -148,7 +148,7 @@ def assemble(
     _tell(console, "lines", [*loaded.notes, *prepared.info["notes"]])
     _tell(console, "table", frozen.table() if layers else frozen.overview())
 
-    _tell(console, "room", "train")
+    _tell(console, "room", "prepare")
     recorded = recorded_decisions(folder if resumed else None)
     schedule = choose_schedule(recipe, len(prepared.rows["train"]), frozen.model, recorded)
     asked, recipe = recipe, with_choices(recipe, schedule)
