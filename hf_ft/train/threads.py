@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from hf_ft.model.passes import Passes
     from hf_ft.task import Batch
 
-# Where a micro-batch would take longer than this, only FEW_ROWS of it are measured (batch norms need two).
-LARGE_SECONDS = 0.5
+# The measurement starts with FEW_ROWS of a micro-batch (batch norms need two), and takes more while a step
+# takes at most STEP_SECONDS: on a few small pictures a second thread gains nothing, on many it does.
+STEP_SECONDS = 0.4
 FEW_ROWS = 4
 
 
@@ -88,10 +89,10 @@ def _measure(passes: Passes, batch_of: Callable[[int | None], Batch], available:
         return passes.step_seconds(batch)
 
     with preserved_state(passes.model), training_mode(passes.model):
-        few, whole = batch_of(FEW_ROWS), batch_of(None)
-        passes.step_seconds(few)  # not counted: the first step allocates memory and fills caches
-        expected = passes.step_seconds(few) * len(whole["row"]) / len(few["row"])
-        batch = few if expected > LARGE_SECONDS else whole
+        batch, most = batch_of(FEW_ROWS), len(batch_of(None)["row"])
+        passes.step_seconds(batch)  # not counted: the first step allocates memory and fills caches
+        while len(batch["row"]) < most and 2 * passes.step_seconds(batch) <= STEP_SECONDS:
+            batch = batch_of(2 * len(batch["row"]))
         timing = time_pairs(partial(on, 1, batch), partial(on, available, batch))
         torch.set_num_threads(available)
     one, all_of_them = (f"{seconds * 1e3:.1f} ms" for seconds in timing.fastest_seconds)

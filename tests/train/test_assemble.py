@@ -35,7 +35,7 @@ def measured(monkeypatch):
     monkeypatch.setattr(precision, "_bf16_instructions", lambda: ["amx_bf16"])
     monkeypatch.setattr(precision, "time_pairs", give("precision", ((2.0, 1.0),) * 3))
     monkeypatch.setattr(threads, "time_pairs", give("threads", ((1.0, 2.0),) * 3))
-    monkeypatch.setattr(threads, "LARGE_SECONDS", float("inf"))
+    monkeypatch.setattr(threads, "STEP_SECONDS", float("inf"))
     monkeypatch.setattr("torch.get_num_threads", lambda: 2)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     return seen
