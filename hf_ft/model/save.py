@@ -86,10 +86,9 @@ def _without_path(source: Mapping[str, Any]) -> dict[str, Any]:
 
 def _save_task(task: Task, folder: Path, source: Mapping[str, Any] | None) -> None:
     """Save the processor and task.json, and check that no file may hold a pickle."""
-    from transformers import TimmWrapperImageProcessor
-
-    # The settings of a TimmWrapper's processor are in the model's config.json.
-    if task.processor is not None and not isinstance(task.processor, TimmWrapperImageProcessor):
+    # The settings of a TimmWrapper's processor are in the model's config.json. Its class is compared by name,
+    # because importing it imports timm.
+    if task.processor is not None and type(task.processor).__name__ != "TimmWrapperImageProcessor":
         task.processor.save_pretrained(folder)
     content = {
         "task": task_name(task),

@@ -163,6 +163,8 @@ def draw_figures(run_folder: Path, content: ReportContent) -> None:
         if figure.name not in content.drawn:
             path = run_folder / "figures" / f"{_slug(figure.name)}.png"
             figure.figure.savefig(path, facecolor="white", dpi=160)
+            # The layout was computed for the PNG, which took as long as drawing; the SVG has the same.
+            figure.figure.set_layout_engine("none")
             content.drawn[figure.name] = _svg(figure)
 
 

@@ -13,7 +13,7 @@ import importlib.metadata
 import inspect
 import sys
 import sysconfig
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -143,7 +143,7 @@ def _file_of(module: str, package: Path) -> Path:
 def _imported_names(source: str) -> tuple[str, ...]:
     """List what a source text imports from hf_ft: names of modules, or of objects in modules."""
     found: list[str] = []
-    for node in ast.walk(ast.parse(source)):
+    for node in _statements(ast.parse(source)):
         if isinstance(node, ast.Import):
             found += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
@@ -151,6 +151,14 @@ def _imported_names(source: str) -> tuple[str, ...]:
             # (`from hf_ft.errors import DataError`); `_file_of` finds the file of either.
             found += [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
     return tuple(name for name in found if in_package(name))
+
+
+def _statements(node: ast.AST) -> Iterator[ast.AST]:
+    """List all statements below a node, at any depth; expressions, most of a tree, hold no statement."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, (ast.stmt, ast.excepthandler, ast.match_case)):
+            yield child
+            yield from _statements(child)
 
 
 def _read_texts(files: Iterable[Path]) -> list[str]:

@@ -19,6 +19,7 @@ from hf_ft.registry import list_tasks
 from hf_ft.storage.source_hash import (
     ENCODING,
     PACKAGE,
+    _imported_names,
     package_source_hash,
     package_sources,
     task_modules,
@@ -104,3 +105,30 @@ def test_options_are_part_of_the_hash():
     from toy import ToyOptions, ToyTask
 
     assert task_source_hash(ToyTask(ToyOptions(size=8))) != task_source_hash(ToyTask(ToyOptions(size=9)))
+
+
+def test_imports_are_found_in_every_kind_of_statement():
+    source = """
+import hf_ft.a
+def f():
+    try:
+        from hf_ft import b
+    except ImportError:
+        import hf_ft.c
+    else:
+        import hf_ft.d
+    finally:
+        import hf_ft.e
+    match x:
+        case 1:
+            import hf_ft.f
+async def g():
+    async with y:
+        while True:
+            import hf_ft.g
+class C:
+    if TYPE_CHECKING:
+        from hf_ft.h import H
+"""
+    found = set(_imported_names(source))
+    assert found == {*(f"hf_ft.{letter}" for letter in "abcdefgh"), "hf_ft", "hf_ft.h.H"}
