@@ -36,9 +36,11 @@ if TYPE_CHECKING:
 ITEMS = ("reload", "frozen", "counted", "loss", "labels", "contents", "provenance", "pipeline")
 CHECKSUMS = "model.sha256"
 TOLERANCE = 1e-4
-MOST_ROWS = 256
-# Most rows for transformers' pipeline: of each trait, and in total.
-TRAIT_ROWS, MOST_PIPELINE_ROWS = 3, 16
+# Rows for the fresh process: most of each trait, and most of those that are spread over the split. A folder
+# that does not give the trained model differs in every row, or in unusual ones.
+TRAIT_ROWS, SPREAD_ROWS = 3, 64
+# Most rows for transformers' pipeline, unusual ones first.
+MOST_PIPELINE_ROWS = 16
 PICKLE_NAMES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"}
 SECRETS = {
     "Hugging Face token": rb"\bhf_[A-Za-z0-9]{30,}",
@@ -68,7 +70,7 @@ class Item:
 def ask(fresh: FreshProcess, folder: Path, setup: Setup) -> None:
     """Let the fresh process predict a sample of the raw rows of the final split with the saved folder."""
     rows = setup.data.rows[setup.data.final_split]
-    inputs = _inputs(setup.task, rows, sample_of(rows))
+    inputs = _inputs(setup.task, rows, sample_of(setup))
     fresh.ask(folder / "model", inputs, setup.decisions["threads"].value, _pipeline_call(setup))
 
 
@@ -81,10 +83,7 @@ def _pipeline_call(setup: Setup) -> PipelineCall | None:
     labels = task.labels()
     if options is None or task.pipeline_tag is None or labels is None:
         return None
-    rows = setup.data.rows[split]
-    unusual = {row_id for ids in found.get(split, {}).values() for row_id in ids[:TRAIT_ROWS]}
-    chosen = [index for index, row_id in enumerate(rows.ids) if row_id in unusual]
-    chosen = list(dict.fromkeys([*chosen, *sample_of(rows)]))[:MOST_PIPELINE_ROWS]
+    rows, chosen = setup.data.rows[split], sample_of(setup)[:MOST_PIPELINE_ROWS]
     return PipelineCall(task.pipeline_tag, _inputs(task, rows, chosen), {**options, "top_k": len(labels)})
 
 
@@ -95,9 +94,13 @@ def _inputs(task: Task, rows: Rows, indices: Sequence[int]) -> list[Row]:
     return [{key: value for key, value in row.items() if key not in targets} for row in chosen]
 
 
-def sample_of(rows: Rows) -> Sequence[int]:
-    """Return the positions of at most 256 rows, spread over all of them."""
-    return range(0, len(rows), max(1, -(-len(rows) // MOST_ROWS)))
+def sample_of(setup: Setup) -> list[int]:
+    """Return positions in the final split: unusual rows first, then rows spread over the split."""
+    split = setup.data.final_split
+    ids, traits = setup.data.rows[split].ids, setup.data.findings.traits.get(split, {})
+    unusual = {row_id for found in traits.values() for row_id in found[:TRAIT_ROWS]}
+    spread = range(0, len(ids), max(1, -(-len(ids) // SPREAD_ROWS)))
+    return list(dict.fromkeys([*(place for place, row_id in enumerate(ids) if row_id in unusual), *spread]))
 
 
 def gate(
@@ -123,7 +126,7 @@ def gate(
     write_checksums(folder)
     final, rows = evaluations[data.final_split], data.rows[data.final_split]
     checks = {
-        "reload": lambda: check_reload(task, fresh, rows, sample_of(rows), final, setup.metric),
+        "reload": lambda: check_reload(task, fresh, rows, sample_of(setup), final, setup.metric),
         "frozen": lambda: check_frozen(
             setup.frozen_fingerprint, frozen.frozen_fingerprint(), len(frozen.frozen)
         ),

@@ -1,5 +1,6 @@
 """The gate: each item detects the fault that it is for."""
 
+import itertools
 import json
 import pickle
 from pathlib import Path
@@ -15,6 +16,7 @@ from hf_ft.errors import VerifyError
 from hf_ft.fresh_process import Answer
 from hf_ft.task import Evaluation
 from hf_ft.verify import (
+    SPREAD_ROWS,
     check_contents,
     check_counted,
     check_frozen,
@@ -23,6 +25,7 @@ from hf_ft.verify import (
     check_pipeline,
     check_reload,
     run_checks,
+    sample_of,
 )
 
 
@@ -184,6 +187,22 @@ def test_one_nan_among_equal_results_is_no_agreement(segmented, monkeypatch):
     fresh = SimpleNamespace(answer=lambda: Answer(honest, []))
     with pytest.raises(VerifyError, match="differ by nan"):
         check_reload(task, fresh, table, range(2), evaluation, "iou")
+
+
+def test_the_sample_holds_unusual_rows_and_is_spread_over_the_split():
+    ids = [str(number) for number in range(1000)]
+    traits = {"test": {"grey": ["999", "5", "7", "8"], "wide": ["7"]}, "train": {"grey": ["1"]}}
+    data = SimpleNamespace(
+        final_split="test",
+        rows={"test": SimpleNamespace(ids=ids)},
+        findings=SimpleNamespace(traits=traits),
+    )
+    sample = sample_of(SimpleNamespace(data=data))
+    assert sample[:3] == [5, 7, 999] and len(sample) == len(set(sample)) <= 3 + SPREAD_ROWS
+    spread = sorted(sample[3:])
+    assert spread[0] == 0 and spread[-1] > 980 and max(b - a for a, b in itertools.pairwise(spread)) == 16
+    data.findings.traits, data.rows["test"].ids = {}, ids[:10]
+    assert sample_of(SimpleNamespace(data=data)) == list(range(10))
 
 
 def test_a_pipeline_that_answers_otherwise_is_refused():
