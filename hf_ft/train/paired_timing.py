@@ -14,7 +14,7 @@ LEAST_SPEEDUP = 1.1
 # A single pair is enough where it differs from LEAST_SPEEDUP by this factor.
 DECISIVE_FACTOR = 1.5
 # Where measuring takes longer than this, it ends as soon as the answer is sure; otherwise after USUAL_PAIRS.
-LONG_SECONDS = 1.0
+LONG_SECONDS = 0.5
 # Pairs that make a small difference sure, that are usually measured, and that are measured at most.
 FEWEST_PAIRS, USUAL_PAIRS, MOST_PAIRS = 3, 5, 9
 
@@ -26,10 +26,12 @@ class PairedTiming:
     Args:
         pairs: (seconds of the usual way, seconds of the new way).
         from_earlier_run: whether an earlier run measured them.
+        decisive: a single pair is enough where it differs from LEAST_SPEEDUP by this factor.
     """
 
     pairs: tuple[tuple[float, float], ...]
     from_earlier_run: bool = False
+    decisive: float = DECISIVE_FACTOR
 
     @property
     def speedups(self) -> list[float]:
@@ -42,7 +44,7 @@ class PairedTiming:
         low, median, high = np.quantile(self.speedups, [0.25, 0.5, 0.75])
         if (
             len(self.pairs) < FEWEST_PAIRS
-            and LEAST_SPEEDUP / DECISIVE_FACTOR < median < LEAST_SPEEDUP * DECISIVE_FACTOR
+            and LEAST_SPEEDUP / self.decisive < median < LEAST_SPEEDUP * self.decisive
         ):
             return False
         return bool(low > LEAST_SPEEDUP or high < LEAST_SPEEDUP)
@@ -69,19 +71,28 @@ class PairedTiming:
         return f"{text}, {'above' if self.is_faster else 'below'} {LEAST_SPEEDUP:g}{by}"
 
 
-def time_pairs(usual: Callable[[], float], new: Callable[[], float]) -> PairedTiming:
+def time_pairs(
+    usual: Callable[[], float],
+    new: Callable[[], float],
+    *,
+    warm: bool = False,
+    decisive: float = DECISIVE_FACTOR,
+) -> PairedTiming:
     """Measure both ways alternately until the answer is sure, at most MOST_PAIRS times.
 
     Args:
         usual: computes once in the usual way, and returns the seconds.
         new: computes once in the new way, and returns the seconds.
+        warm: whether both have computed before; otherwise the first step of each, which allocates memory and
+            fills caches, is not counted.
+        decisive: as for PairedTiming.
     """
-    begun, timing = time.monotonic(), PairedTiming(())
-    for way in (usual, new):
-        way()  # not counted: the first step allocates memory and fills caches
+    begun, timing = time.monotonic(), PairedTiming((), decisive=decisive)
+    for way in () if warm else (usual, new):
+        way()
     while len(timing.pairs) < MOST_PAIRS:
         # One directly after the other, so that a burst of work of another program slows down both.
-        timing = PairedTiming((*timing.pairs, (usual(), new())))
+        timing = PairedTiming((*timing.pairs, (usual(), new())), decisive=decisive)
         enough = len(timing.pairs) >= USUAL_PAIRS or time.monotonic() - begun > LONG_SECONDS
         if enough and timing.is_sure:
             break

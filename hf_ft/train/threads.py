@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 # takes at most STEP_SECONDS: on a few small pictures a second thread gains nothing, on many it does.
 STEP_SECONDS = 0.4
 FEW_ROWS = 4
+# One pair is enough where all threads are 1.32 times as fast as one, or slower by a tenth. A wrong choice
+# between threads that are nearly equal costs little; the measurement delays every run.
+DECISIVE_FACTOR = 1.2
 
 
 def choose_threads(
@@ -93,7 +96,9 @@ def _measure(passes: Passes, batch_of: Callable[[int | None], Batch], available:
         passes.step_seconds(batch)  # not counted: the first step allocates memory and fills caches
         while len(batch["row"]) < most and 2 * passes.step_seconds(batch) <= STEP_SECONDS:
             batch = batch_of(2 * len(batch["row"]))
-        timing = time_pairs(partial(on, 1, batch), partial(on, available, batch))
+        timing = time_pairs(
+            partial(on, 1, batch), partial(on, available, batch), warm=True, decisive=DECISIVE_FACTOR
+        )
         torch.set_num_threads(available)
     one, all_of_them = (f"{seconds * 1e3:.1f} ms" for seconds in timing.fastest_seconds)
     what = f"a step of {len(batch['row'])} rows takes {all_of_them} on all, {one} on one"
