@@ -91,7 +91,7 @@ def test_all_threads_are_used_where_they_are_surely_faster(one, two, count, reas
 def test_one_thread_is_used_where_the_pairs_do_not_agree(monkeypatch):
     """On a busy machine a run took 15 minutes with two threads, and 98 seconds with one."""
     unsure = PairedTiming(((1.0, 0.4), (1.0, 2.0), (1.0, 0.5), (1.0, 3.0)))
-    monkeypatch.setattr(threads, "time_pairs", lambda *_: unsure)
+    monkeypatch.setattr(threads, "time_pairs", lambda *_, **how: unsure)
     found, _ = chosen("auto")
     assert found.value == 1 and "not surely faster" in found.reason
 
@@ -160,11 +160,11 @@ def test_a_resumed_run_uses_its_recorded_threads_unless_the_recipe_sets_them():
 
 
 def test_the_choice_is_recorded_with_the_run(setup, tmp_path, monkeypatch):
-    monkeypatch.setattr(threads, "time_pairs", lambda *_: PairedTiming(((1.0, 2.0),) * 3))
+    monkeypatch.setattr(threads, "time_pairs", lambda *_, **how: PairedTiming(((1.0, 2.0),) * 3))
     assert setup().decisions["threads"].value == 1 == torch.get_num_threads()
     assert json.loads((tmp_path / "run/decisions.json").read_text())["threads"]["value"] == 1
     torch.set_num_threads(2)
-    monkeypatch.setattr(threads, "time_pairs", lambda *_: PairedTiming(((2.0, 1.0),) * 3))
+    monkeypatch.setattr(threads, "time_pairs", lambda *_, **how: PairedTiming(((2.0, 1.0),) * 3))
     assert setup(resumed=True).decisions["threads"] == Decision(1, "as the run began")
     assert torch.get_num_threads() == 1
     torch.set_num_threads(2)
