@@ -109,6 +109,7 @@ def _read_csv(path: str) -> DataFrame:
         raise DataError(
             f"data.source: {path} has several columns named {listing(twice)}; give each its own name."
         )
+    least, most = _count_rows(path, delimiter)
     with warnings.catch_warnings():
         # pandas only warns when a line has more fields than the header, and then drops them.
         warnings.simplefilter("error", pandas.errors.ParserWarning)
@@ -120,7 +121,58 @@ def _read_csv(path: str) -> DataFrame:
             raise DataError(
                 f"data.source: cannot read {path}: {error}; expected {len(header)} columns."
             ) from error
+    if not least <= len(frame) <= most:
+        raise DataError(
+            f"data.source: {path}: pandas reads {len(frame)} rows and Python's csv module reads {most}; "
+            "expected a file that all programs read alike: look for stray quotes and unusual line ends."
+        )
     return _resolve_media(frame, os.path.dirname(path))
+
+
+def _count_rows(path: str, delimiter: str) -> tuple[int, int]:
+    """Count the rows below the header, and refuse quotes that do not enclose a whole cell.
+
+    pandas reads a cell that begins with a stray quote up to the next quote, which may be many lines below,
+    and the rows between are lost without a message.
+
+    Returns:
+        The number of rows without and with those of one blank cell: pandas skips some of them.
+    """
+    with open(path, encoding="utf-8-sig", newline="") as file:
+        reader = csv.reader(file, delimiter=delimiter, strict=True)
+        before, rows, blank, limit = 0, 0, 0, csv.field_size_limit(2**31 - 1)
+        try:
+            for cells in reader:
+                before = reader.line_num
+                is_blank = len(cells) == 1 and not cells[0].strip()
+                rows, blank = rows + bool(cells), blank + is_blank
+        except UnicodeDecodeError as error:
+            raise DataError(f"data.source: {path} is not UTF-8 ({error}); save it as UTF-8.") from error
+        except csv.Error as error:
+            raise DataError(
+                f"data.source: {path}, line {before + 1}: a quote is not closed, or text follows it "
+                f"({error} in line {reader.line_num}); enclose the whole cell in quotes, and write a quote "
+                'inside as "".'
+            ) from error
+        finally:
+            csv.field_size_limit(limit)
+    return rows - blank - 1, rows - 1
+
+
+def line_breaks(rows: Dataset) -> int:
+    """Count the rows that have a line break inside a text cell.
+
+    In a CSV file these are rows of several lines, or rows that two stray quotes have made one.
+    """
+    import numpy as np
+    import pyarrow
+    import pyarrow.compute as compute
+
+    found = np.zeros(len(rows), dtype=bool)
+    for column in rows.data.columns:
+        if pyarrow.types.is_string(column.type) or pyarrow.types.is_large_string(column.type):
+            found |= compute.fill_null(compute.match_substring(column, "\n"), False).to_numpy()
+    return int(found.sum())
 
 
 def _resolve_media(frame: DataFrame, folder: str) -> DataFrame:
@@ -190,18 +242,28 @@ def _read_json(path: str) -> Dataset:
     with open(path, encoding="utf-8-sig") as file:
         text = file.read()
     if text.lstrip().startswith("["):
-        records = json.loads(text)
+        records = json.loads(text, object_pairs_hook=_unique)
     else:
         records = []
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
                 try:
-                    records.append(json.loads(line))
-                except json.JSONDecodeError as error:
+                    records.append(json.loads(line, object_pairs_hook=_unique))
+                except ValueError as error:
                     raise DataError(
                         f"data.source: {path}, line {number}: {error}; expected one object per line."
                     ) from error
     return from_records(records, f"data.source: {path}", folder=os.path.dirname(path))
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Build an object of JSON, and refuse a key that it has twice: `json` would keep the last value."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [key for key, _ in pairs]
+        twice = listing(sorted({key for key in names if names.count(key) > 1}))
+        raise ValueError(f"an object has several values for {twice}")
+    return found
 
 
 def from_records(records: Sequence[Any], name: str, folder: str | None = None) -> Dataset:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +15,7 @@ from hf_ft.data.audit import (
     without_bad_rows,
     write_bad,
 )
+from hf_ft.data.files import format_of, line_breaks
 from hf_ft.data.sources import on_hub, read_source, rows_in_memory
 from hf_ft.data.splits import make_splits
 from hf_ft.data.table import Table
@@ -76,6 +77,7 @@ def prepare(recipe: Recipe, task: Task, *, data: Any = None, cache: Path | None 
         DataError: the data cannot be used; the message names rows and keys.
     """
     sources = read_source(recipe.data) if data is None else rows_in_memory(data)
+    breaks = _line_break_notes(sources, {} if data is not None else recipe.data.source)
     splits = make_splits(sources, recipe.data, task.roles, recipe.seed, task.class_role, task.times)
     rows = task.examples(splits.tables)
     for needed in ("train", "validation"):
@@ -86,6 +88,7 @@ def prepare(recipe: Recipe, task: Task, *, data: Any = None, cache: Path | None 
             raise DataError(f"data.split.{split}: 1 row; a metric with an interval needs at least 2 rows")
     findings = audit(task, rows, recipe.data.on_bad, cache or cache_folder() / "audit")
     rows = _fit(recipe, task, rows, findings)
+    findings.notes += breaks
     given = recipe.data.source if data is None else {}
     names = [given] if isinstance(given, str) else given.values()
     info = {
@@ -100,6 +103,19 @@ def prepare(recipe: Recipe, task: Task, *, data: Any = None, cache: Path | None 
         "labels": None if findings.errors else task.labels(),
     }
     return Prepared(rows, info, findings, recipe.seed)
+
+
+def _line_break_notes(sources: Mapping[str, Any], source: str | Mapping[str, str]) -> list[str]:
+    """Say how many rows of CSV files have line breaks in a cell: two stray quotes make one row of many."""
+    names = [source] if isinstance(source, str) else list(source.values())
+    if not any(format_of(name) == "csv" for name in names):
+        return []
+    counts = {split: line_breaks(rows) for split, rows in sources.items()}
+    return [
+        f"{split}: {count} of {len(sources[split])} rows have a line break in a cell in quotes"
+        for split, count in counts.items()
+        if count
+    ]
 
 
 def _fit(recipe: Recipe, task: Task, rows: dict[str, Any], findings: Findings) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+import os
 import struct
 import zlib
 from collections.abc import Iterator
@@ -122,7 +123,7 @@ def found_image(value: Any) -> Image:
         return _from_stored(value)
     if isinstance(value, Image.Image):
         return value
-    return Image.open(value) if isinstance(value, str) else _from_array(value)
+    return _from_file(value) if isinstance(value, str) else _from_array(value)
 
 
 def _from_stored(value: dict[str, Any]) -> Image:
@@ -133,8 +134,17 @@ def _from_stored(value: dict[str, Any]) -> Image:
     if value.get("bytes") is not None:
         return Image.open(io.BytesIO(value["bytes"]))
     if value.get("path"):
-        return Image.open(value["path"])
+        return _from_file(value["path"])
     raise ValueError("it has neither bytes nor a path")
+
+
+def _from_file(path: str) -> Image:
+    from PIL import Image
+
+    # Opening a named pipe would wait for ever.
+    if os.path.exists(path) and not os.path.isfile(path):
+        raise ValueError(f"{path} is no regular file")
+    return Image.open(path)
 
 
 def _from_array(value: Any) -> Image:

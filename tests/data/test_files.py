@@ -4,7 +4,7 @@ import threading
 
 import pytest
 
-from hf_ft.data.files import download, from_records, read_files
+from hf_ft.data.files import download, from_records, line_breaks, read_files
 from hf_ft.errors import DataError
 
 
@@ -71,11 +71,22 @@ def test_delimiters_quotes_and_byte_order_mark(tmp_path, delimiter):
         ("a,a\n1,2\n", "several columns named a"),
         ("a,b\n1,2,3\n", "expected 2 columns"),
         ("a,b\n1,2\n1,2,3,4\n", "expected 2 columns"),
+        # Two stray quotes: everything between them became one cell.
+        ('a,b\n1,x\n2,"y\n3,z\n4,"w\n5,v\n', "line 3: a quote is not closed, or text follows it .*line 5"),
+        ('a,b\n1,x\n2,"y\n3,z\n', "line 3: a quote is not closed"),
     ],
 )
 def test_broken_csv(tmp_path, text, message):
     with pytest.raises(DataError, match=message):
         csv(tmp_path, text)
+
+
+def test_quotes_in_and_around_cells_lose_no_row(tmp_path):
+    text = 'a,b\n1,5\'2" tall\n2,"two\nlines, ""quoted"""\n\n3,""\n'
+    rows = csv(tmp_path, text)
+    assert rows["b"][:] == ["5'2\" tall", 'two\nlines, "quoted"', ""] and line_breaks(rows) == 1
+    assert csv(tmp_path, 'a\n""\nx\n\n"y"\n')["a"][:] == ["", "x", "y"]
+    assert csv(tmp_path, "a,b\n" + "x" * 200_000 + ",1\n").num_rows == 1
 
 
 def test_other_encodings_are_refused(tmp_path):
@@ -99,6 +110,12 @@ def test_broken_json_names_the_line(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a": \n')
     with pytest.raises(DataError, match=r"a\.jsonl, line 2"):
         read_files([str(tmp_path / "a.jsonl")])
+    (tmp_path / "a.jsonl").write_text('{"a": 1}\n{"a": 1, "b": 2, "a": 3}\n')
+    with pytest.raises(DataError, match=r"a\.jsonl, line 2: an object has several values for a"):
+        read_files([str(tmp_path / "a.jsonl")])
+    (tmp_path / "a.json").write_text('[{"a": 1, "a": 3}]')
+    with pytest.raises(DataError, match=r"a\.json: an object has several values for a"):
+        read_files([str(tmp_path / "a.json")])
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n3\n')
     with pytest.raises(DataError, match="record 2 is int"):
         read_files([str(tmp_path / "a.jsonl")])

@@ -1,4 +1,5 @@
 import io
+import os
 import random
 
 import numpy as np
@@ -188,3 +189,11 @@ def test_perceptual_hash_is_near_for_copies_and_far_for_others():
 
 
 # Augmentation
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no named pipes")
+def test_a_named_pipe_does_not_hang(tmp_path):
+    os.mkfifo(tmp_path / "a.png")
+    for value in (str(tmp_path / "a.png"), {"bytes": None, "path": str(tmp_path / "a.png")}):
+        with pytest.raises(DataError, match=r"train/7.*a\.png is no regular file"):
+            open_image(value, "train/7")

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 # In these modules a time is the number of nanoseconds since 1970 in UTC.
 SECOND = 1_000_000_000
+# More seconds before or after 1970 do not fit into 64 bits of nanoseconds.
+MOST_SECONDS = 2**63 // SECOND - 1
 EPOCHS = {"unix_s": SECOND, "unix_ms": SECOND // 1000}
 # An offset from UTC at the end of a text with a time of day: Z, +01:00, -0500.
 _OFFSET = re.compile(r"\d[T ]\d.*(Z|[+-]\d{2}:?\d{2})$")
@@ -60,9 +62,9 @@ def parse_timestamps(
     else:
         moments = _texts(column.astype(str), ids, written)
     if moments.dt.tz is not None:
-        return _nanoseconds(moments.dt.tz_convert("UTC").dt.tz_localize(None))
+        return _nanoseconds(moments.dt.tz_convert("UTC").dt.tz_localize(None), ids)
     if time_zone is None:
-        return _nanoseconds(moments)
+        return _nanoseconds(moments, ids)
     found = np.empty(len(moments), dtype=np.int64)
     for one in np.unique(series):
         rows = np.flatnonzero(series == one)
@@ -76,8 +78,27 @@ def _numbers(column: Series, ids: Sequence[str], written: str | None) -> np.ndar
             f"the timestamps are numbers ({column.iloc[0]} in row {ids[0]}); set task.timestamp_format: "
             "unix_s or unix_ms, for seconds or milliseconds since 1970"
         )
+    _check_range(column.to_numpy(dtype=np.float64) * EPOCHS[written] / SECOND, column, ids)
     result: np.ndarray = np.round(column.to_numpy(dtype=np.float64) * EPOCHS[written]).astype(np.int64)
     return result
+
+
+def _check_range(seconds: np.ndarray, written: Series, ids: Sequence[str]) -> None:
+    """Refuse times that 64 bits of nanoseconds cannot hold.
+
+    Args:
+        seconds: since 1970, [N].
+        written: N times as they are shown in the message.
+        ids: N row ids.
+    """
+    outside = np.flatnonzero(~(np.abs(seconds) < MOST_SECONDS))
+    if len(outside):
+        first = int(outside[0])
+        raise DataError(
+            f"{len(outside)} of {len(seconds)} timestamps are outside of 1678 to 2261: "
+            f"{written.iloc[first]} in row {ids[first]}. Correct them, or leave these rows out; is "
+            "task.timestamp_format right?"
+        )
 
 
 def _texts(column: Series, ids: Sequence[str], written: str | None) -> Series:
@@ -128,7 +149,7 @@ def _localise(moments: Series, ids: Sequence[str], time_zone: str) -> np.ndarray
             f"does not say in which of the two: {moments.iloc[twice[0]]} in row {ids[twice[0]]}. Write the "
             "timestamps in UTC or with a UTC offset"
         ) from error
-    return _nanoseconds(known.dt.tz_convert("UTC").dt.tz_localize(None))
+    return _nanoseconds(known.dt.tz_convert("UTC").dt.tz_localize(None), ids)
 
 
 def zone(name: str) -> Any:
@@ -150,7 +171,10 @@ def zone(name: str) -> Any:
         ) from error
 
 
-def _nanoseconds(moments: Series) -> np.ndarray:
+def _nanoseconds(moments: Series, ids: Sequence[str]) -> np.ndarray:
+    """Convert UTC times to nanoseconds; numpy would wrap times that do not fit: 2300 becomes 1715."""
+    seconds = moments.to_numpy().astype("datetime64[s]").astype(np.int64)
+    _check_range(seconds, moments, ids)
     result: np.ndarray = moments.to_numpy().astype("datetime64[ns]").astype(np.int64)
     return result
 

@@ -47,6 +47,24 @@ def test_numbers_need_a_unit():
     assert parse([1_451_606_400_000], "unix_ms").tolist() == [at("2016-01-01")]
 
 
+@pytest.mark.parametrize(
+    ("value", "written"),
+    [
+        ("2300-01-01", None),
+        ("1600-01-01", None),
+        ("2300-01-01T00:00:00+01:00", None),
+        (1_451_606_400_000, "unix_s"),
+        (float("inf"), "unix_s"),
+    ],
+)
+def test_times_that_would_wrap_are_named(value, written):
+    """2300 became 1715: 64 bits of nanoseconds end in 2262."""
+    good = {str: "2016-01-01" + str(value)[10:], int: 0, float: 0.0}[type(value)]
+    with pytest.raises(DataError, match=r"1 of 2 timestamps are outside of 1678 to 2261: .* in row train/1"):
+        parse([good, value], written)
+    assert parse(["2261-12-31", "1678-01-01"]).tolist() == [at("2261-12-31"), at("1678-01-01")]
+
+
 def test_offsets_are_kept_and_never_mixed_with_none():
     found = parse(["2016-07-01T02:00:00+02:00", "2016-07-01T00:30:00Z"])
     assert found.tolist() == [at("2016-07-01 00:00"), at("2016-07-01 00:30")]
