@@ -224,6 +224,12 @@ def predict(
             "--id", metavar="COLUMN", help="Column with the ids of the rows; default: the run's data.id."
         ),
     ] = None,
+    trust_task: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODULE:CLASS", help="Your own task, if RUN is of one: its module is imported, as code."
+        ),
+    ] = None,
 ) -> None:
     """Predict with a finished run.
 
@@ -234,7 +240,7 @@ def predict(
     check_output(output, inputs)
     from hf_ft import Predictor
 
-    predictor = Predictor.load(run_folder)
+    predictor = Predictor.load(run_folder, trust_task=trust_task)
     check_choice(predictor.task, top_k, threshold)
     note = predictor.task.input_note()
     if note is not None:

@@ -6,8 +6,13 @@ Every message states what was found, what was expected, and the key, row or file
 from __future__ import annotations
 
 import contextlib
+import errno
+import signal
 import sys
-from collections.abc import Iterator
+import tempfile
+import traceback
+from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 
@@ -55,8 +60,25 @@ class PublishError(HfFtError):
     """The model could not be published on the Hub; the run folder is complete."""
 
 
-# The exit code of a program that was stopped with Ctrl-C.
-INTERRUPTED = 130
+class Stopped(KeyboardInterrupt):
+    """A signal stopped the run; during training a checkpoint was written before.
+
+    Args:
+        number: of the signal.
+    """
+
+    def __init__(self, number: int):
+        super().__init__(signal.Signals(number).name)
+        self.number = number
+
+    @property
+    def exit_code(self) -> int:
+        """130 for Ctrl-C; for another signal 75 (EX_TEMPFAIL), which asks a scheduler to start it again."""
+        return INTERRUPTED if self.number == signal.SIGINT else STOPPED
+
+
+# The exit code of a program that was stopped with Ctrl-C, and with another signal.
+INTERRUPTED, STOPPED = 130, 75
 
 
 @contextlib.contextmanager
@@ -64,10 +86,54 @@ def exit_codes() -> Iterator[None]:
     """Print an HfFtError without a traceback and exit the program with its exit code.
 
     Exit codes: 0 done; 1 the run, its data or its model failed; 2 the recipe or the command line is wrong;
-    130 interrupted (Ctrl-C).
+    130 interrupted (Ctrl-C); 75 stopped by SIGTERM, SIGUSR1 or SIGHUP.
     """
     try:
         yield
     except HfFtError as error:
         print(error, file=sys.stderr)
         sys.exit(2 if isinstance(error, RecipeError) else 1)
+    except Exception as error:  # the only other place that catches everything is an item of the gate
+        if not getattr(error, "__notes__", None):
+            _log_traceback(error, Path(tempfile.mkdtemp(prefix="hf_ft-")))
+        print("\n".join([_cause(error), *getattr(error, "__notes__", [])]), file=sys.stderr)
+        sys.exit(1)
+
+
+@contextlib.contextmanager
+def logged(stage: Callable[[], str], folder: Path) -> Iterator[None]:
+    """Write the traceback of what is raised inside the block to `error.log` in a folder, and add a note.
+
+    Args:
+        stage: returns the current stage of the run.
+        folder: of the run.
+    """
+    try:
+        yield
+    except HfFtError:
+        raise
+    except Exception as error:
+        error.add_note(f"This happened in the stage {stage()!r} of the run in {folder}.")
+        _log_traceback(error, folder)
+        raise
+
+
+def _log_traceback(error: Exception, folder: Path) -> None:
+    log = folder / "error.log"
+    with contextlib.suppress(OSError):  # such as a full disk
+        log.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="replace")
+    error.add_note(f"The traceback is in {log}.")
+
+
+def _cause(error: Exception) -> str:
+    """Say what broke and, where it is known, what to do."""
+    text = next((line for line in str(error).splitlines() if line.strip()), "")
+    name = type(error).__name__
+    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
+        return (
+            f"The disk is full ({text}). Free some space and run the same command again: it goes on from the "
+            "newest checkpoint."
+        )
+    if isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text:
+        return f"There is not enough memory ({name}: {text}). Lower train.per_device_train_batch_size."
+    return f"{name}: {text}" if text else name

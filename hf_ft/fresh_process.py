@@ -21,6 +21,7 @@ from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
 from hf_ft.errors import VerifyError
+from hf_ft.parent_death import end_with_parent
 
 if TYPE_CHECKING:
     from hf_ft.model.predictor import Predictor
@@ -117,6 +118,7 @@ class FreshProcess:
         rows: Sequence[Row],
         threads: int | None = None,
         pipeline: PipelineCall | None = None,
+        trust_task: str | None = None,
     ) -> None:
         """Let the process load a model folder and predict raw rows; `answer` waits for the results.
 
@@ -125,9 +127,10 @@ class FreshProcess:
             rows: raw rows without targets.
             threads: number of CPU threads; None: torch's default.
             pipeline: rows for transformers' pipeline; None: no pipeline.
+            trust_task: as for `Predictor.load`.
         """
         self._folder = model_folder
-        self._send((str(model_folder), list(rows), threads, pipeline))
+        self._send((str(model_folder), list(rows), threads, pipeline, trust_task))
 
     def answer(self) -> Answer:
         """Wait for the predictions and return them; further calls return the same ones.
@@ -178,7 +181,8 @@ class FreshProcess:
 
 def _main() -> None:
     """Import modules, then load the folder and predict the rows that arrive on standard input."""
-    _end_with_parent()
+    # While it pauses, it cannot see that its input was closed.
+    end_with_parent(signal.SIGKILL)
     # Prints of libraries go to standard error, because standard output carries the answer.
     answer, sys.stdout = sys.stdout.buffer, sys.stderr
     import torch
@@ -194,10 +198,10 @@ def _main() -> None:
                     importlib.import_module(name)
     except EOFError:  # the run ended without a request
         return
-    folder, rows, threads, pipeline = message
+    folder, rows, threads, pipeline, trust_task = message
     if threads is not None:
         torch.set_num_threads(threads)
-    predictor = Predictor.load(folder)
+    predictor = Predictor.load(folder, trust_task=trust_task)
     predictor.task.shortcuts = False
     results = predictor.results(rows)
     piped = [] if pipeline is None else _piped(folder, predictor, pipeline)
@@ -205,15 +209,6 @@ def _main() -> None:
     answer.flush()
     # Skip the exit handlers of libraries, which take time.
     os._exit(0)
-
-
-def _end_with_parent() -> None:
-    """Let Linux kill this process when the run dies: while it pauses, it cannot see that its input closed."""
-    if sys.platform == "linux":
-        import ctypes
-
-        set_death_signal = 1  # PR_SET_PDEATHSIG of prctl(2)
-        ctypes.CDLL(None).prctl(set_death_signal, signal.SIGKILL)
 
 
 def _piped(

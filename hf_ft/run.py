@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import shlex
+import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -19,7 +20,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from hf_ft.errors import INTERRUPTED, exit_codes
+from hf_ft.errors import INTERRUPTED, Stopped, exit_codes, logged
+from hf_ft.parent_death import end_with_parent, is_launched
 from hf_ft.recipe.read import load_recipe
 
 if TYPE_CHECKING:
@@ -55,8 +57,9 @@ class Run:
     def predictor(self) -> Predictor:
         """Load the saved model for prediction."""
         from hf_ft.model.predictor import Predictor
+        from hf_ft.model.save import task_name
 
-        return Predictor.load(self.folder)
+        return Predictor.load(self.folder, trust_task=task_name(type(self.task)))
 
     @property
     def verification(self) -> list[dict[str, Any]]:
@@ -125,6 +128,7 @@ def finetune(
         layers: whether to show every layer also where all of them learn.
 
     Raises:
+        Stopped: a signal stopped the run, after it wrote a checkpoint; it is a KeyboardInterrupt.
         HfFtError: the run stopped; the message says what was found and what to change. A VerifyError means
             that it finished, and that its result cannot be trusted; a VerdictError that its model is not
             better than what `evaluate.must_beat` names.
@@ -152,22 +156,25 @@ def finetune(
         from hf_ft.train.assemble import assemble
         from hf_ft.train.distributed import start_processes
         from hf_ft.train.preflight import preflight
+        from hf_ft.train.signals import StopSignals
         from hf_ft.verify import ask, gate
 
+        stops = stack.enter_context(StopSignals().listening())
         processes = start_processes()
         console = Console(speaks=verbose and processes.is_main_process)
         console.room("recipe")
         publishing = hub.check_publish(recipe.publish, processes)
-        folder = run_folder.open_folder(recipe, resume, processes)
+        folder = stack.enter_context(run_folder.open_folder(recipe, resume, processes))
         path, checkpoint = folder.path, folder.checkpoint
+        stack.enter_context(logged(lambda: console.stage, path))
         console.lines([f"{recipe.name} -> {path}", *folder.notes, *recipe.warnings, *publishing])
 
         setup = assemble(
             recipe,
             path,
             data=data,
-            resumed=checkpoint is not None,
-            callbacks=callbacks,
+            checkpoint=checkpoint,
+            callbacks=[stops, *callbacks],
             profile=profile,
             layers=layers,
             console=console,
@@ -182,7 +189,7 @@ def finetune(
 
         console.room("train")
         features = _pretrained_features(setup)
-        setup.trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        setup.trainer.fit(checkpoint)
         if setup.profile is not None:
             console.table(setup.profile.table())
 
@@ -265,6 +272,7 @@ def _judge(setup: Setup, evaluations: dict[str, Evaluation], features: HeadInput
 def _report(path: Path, setup: Setup, content: ReportContent, console: Console) -> ReportContent:
     """Write the report and the times of the run; return the content of the report."""
     from hf_ft.report.report import write_report
+    from hf_ft.report.run_folder import write_seal
     from hf_ft.storage.atomic import write_json
     from hf_ft.verify import check_contents
 
@@ -275,6 +283,8 @@ def _report(path: Path, setup: Setup, content: ReportContent, console: Console) 
     write_json(path / "timing.json", console.finish(), indent=2)
     # The report repeats much of the recipe: what is kept is looked at once more.
     check_contents(path)
+    # Last: without it, the same command goes on with this run.
+    write_seal(path)
     return content
 
 
@@ -339,19 +349,22 @@ def run(
 
     recipe -> data -> model -> prepare -> preflight -> train -> evaluate -> save -> verify -> report
     """
+    if is_launched():
+        # Otherwise a killed launcher would leave its processes running, with nobody to stop them.
+        end_with_parent(signal.SIGTERM)
     loaded = load_recipe(recipe, overrides or ())
     try:
         finished = finetune(
             loaded, resume=resume, verbose=not (quiet or as_json), profile=profile, layers=layers
         )
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         from hf_ft.report.run_folder import interruption_message
 
         launched = sys.argv[0].endswith("run.py")
         verb = "accelerate launch -m hf_ft.run" if launched else "hf-ft run"
         command = f"{verb} {shlex.join([recipe, *(overrides or ())])}"
         typer.echo(interruption_message(loaded, command), err=True)
-        raise typer.Exit(INTERRUPTED) from None
+        raise typer.Exit(stop.exit_code if isinstance(stop, Stopped) else INTERRUPTED) from None
     if as_json and finished.results:  # on the main process
         summary = {"folder": str(finished.folder), "headline": finished.results["headline"]}
         summary["verdict"] = finished.results["verdict"]["text"]

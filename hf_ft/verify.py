@@ -5,17 +5,18 @@
 (c) counted     every evaluated row was counted exactly once
 (d) loss        the loss does not depend on accumulation or the number of processes
 (e) labels      config, task.json, data.json and metric agree on the label map
-(f) contents    no file of the run holds a pickle or a secret
+(f) contents    no file of the run holds a pickle, an archive, code or a secret
 (g) provenance  recipe, versions and data hashes are stored
 (h) pipeline    transformers' pipeline on raw inputs gives the scores of the Predictor, unusual inputs first
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
+import pickletools
 import re
+import tarfile
 import zipfile
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,7 +25,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hf_ft.errors import VerifyError
-from hf_ft.storage.atomic import write_json, write_text
+from hf_ft.storage.atomic import read_json, write_json, write_text
+from hf_ft.storage.file_hash import checksums
 from hf_ft.text_utils import listing
 
 if TYPE_CHECKING:
@@ -49,7 +51,17 @@ SECRETS = {
     "OpenAI-style key": rb"\bsk-[A-Za-z0-9_-]{32,}",
     "private key": rb"-----BEGIN [A-Z ]*PRIVATE KEY-----",
 }
-SECRET_VARIABLES = re.compile(r"(TOKEN|API_KEY|SECRET|PASSWORD)$")
+# Files that a program would run when it loads the folder.
+CODE_NAMES = {".py", ".pyc", ".so", ".dll", ".dylib", ".sh"}
+# The first bytes of compressed files, which nothing in a run folder is: zip and tar have tests of their own.
+COMPRESSED = {
+    b"\x1f\x8b": "gzip",
+    b"BZh": "bzip2",
+    b"\xfd7zXZ": "xz",
+    b"\x28\xb5\x2f\xfd": "zstd",
+    b"7z\xbc\xaf": "7z",
+}
+SECRET_VARIABLES = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -69,9 +81,17 @@ class Item:
 
 def ask(fresh: FreshProcess, folder: Path, setup: Setup) -> None:
     """Let the fresh process predict a sample of the raw rows of the final split with the saved folder."""
+    from hf_ft.model.save import task_name
+
     rows = setup.data.rows[setup.data.final_split]
     inputs = _inputs(setup.task, rows, sample_of(setup))
-    fresh.ask(folder / "model", inputs, setup.decisions["threads"].value, _pipeline_call(setup))
+    fresh.ask(
+        folder / "model",
+        inputs,
+        setup.decisions["threads"].value,
+        _pipeline_call(setup),
+        trust_task=task_name(type(setup.task)),
+    )
 
 
 def _pipeline_call(setup: Setup) -> PipelineCall | None:
@@ -148,17 +168,6 @@ def write_checksums(run_folder: Path) -> None:
     write_text(run_folder / CHECKSUMS, "".join(lines))
 
 
-def checksums(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every file below a folder, by its path inside it."""
-    found = {}
-    for path in sorted(folder.rglob("*")):
-        if path.is_file():
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            found[path.relative_to(folder).as_posix()] = digest
-    return found
-
-
 def run_checks(checks: Mapping[str, Callable[[], str]], folder: Path) -> list[Item]:
     """Run every check, write verify.json, and refuse the run if one fails.
 
@@ -175,6 +184,8 @@ def run_checks(checks: Mapping[str, Callable[[], str]], folder: Path) -> list[It
             items.append(Item(name, True, check()))
         except VerifyError as error:
             items.append(Item(name, False, str(error)))
+        except Exception as error:  # whatever breaks inside of an item is that item's failure
+            items.append(Item(name, False, f"the check itself failed: {type(error).__name__}: {error}"))
     write_json(folder / "verify.json", [asdict(item) for item in items], indent=2)
     failed = [f"\n  {item.name}: {item.detail}" for item in items if not item.passed]
     if failed:
@@ -297,14 +308,14 @@ def check_labels(labels: list[str] | None, run_folder: Path) -> str:
 
 
 def check_contents(run_folder: Path) -> str:
-    """(f) Look for pickles and secrets in everything that the run keeps."""
+    """(f) Look for pickles, code and secrets in everything that the run keeps."""
     files = [path for path in run_folder.rglob("*") if path.is_file()]
     check_files(files, run_folder)
-    return f"{len(files)} files: no pickle, no secret"
+    return f"{len(files)} files: no pickle, no code, no secret"
 
 
 def check_files(files: Iterable[Path], run_folder: Path) -> None:
-    """Look for pickles and secrets in these files of a run.
+    """Look for pickles, archives, code and secrets in these files of a run.
 
     Raises:
         VerifyError: names the first file that holds one.
@@ -314,24 +325,56 @@ def check_files(files: Iterable[Path], run_folder: Path) -> None:
         if SECRET_VARIABLES.search(variable) and len(value) >= 8:
             secrets[f"the value of ${variable}"] = re.escape(value.encode())
     for path in files:
+        name = path.relative_to(run_folder)
         if path.suffix.lower() in PICKLE_NAMES or _is_pickle(path):
-            raise VerifyError(
-                f"{path.relative_to(run_folder)} is a pickle; loading it could run anybody's code"
-            )
-        if path.suffix in {".safetensors", ".png"}:
-            continue
-        content = path.read_bytes()
+            raise VerifyError(f"{name} is a pickle; loading it could run anybody's code")
+        if path.suffix.lower() in CODE_NAMES or _names_code(path):
+            raise VerifyError(f"{name} is or names code, which loading the model could run")
+        kind = _archive(path)
+        if kind is not None:
+            raise VerifyError(f"{name} is an archive ({kind}), which could hold anything")
+        # The tensors themselves are numbers; the header of the file can hold text.
+        content = _header(path) if path.suffix == ".safetensors" else path.read_bytes()
         for what, pattern in secrets.items():
             if re.search(pattern, content):
-                raise VerifyError(f"{path.relative_to(run_folder)} holds a secret: {what}")
+                raise VerifyError(f"{name} holds a secret: {what}")
 
 
 def _is_pickle(path: Path) -> bool:
-    if zipfile.is_zipfile(path):  # torch.save, whatever the name
-        return any(name.endswith(".pkl") for name in zipfile.ZipFile(path).namelist())
+    """Tell whether a file is a pickle of any protocol; protocols 0 and 1 have no first bytes of their own."""
     with path.open("rb") as file:
-        start = file.read(4)
-    return start[:1] == b"\x80" and start[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05")
+        start = file.read(2)
+        if start[:1] == b"\x80" and start[1:] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+            return True
+        file.seek(0)
+        try:
+            steps = sum(1 for _ in pickletools.genops(file))
+        except Exception:  # the first byte that is no instruction ends it, in whatever way
+            return False
+        return steps > 1 and not file.read().strip()
+
+
+def _names_code(path: Path) -> bool:
+    """Tell whether a JSON file names Python code beside it (`auto_map`), as models with own code do."""
+    return path.suffix == ".json" and "auto_map" in (read_json(path, dict) or {})
+
+
+def _archive(path: Path) -> str | None:
+    with path.open("rb") as file:
+        start = file.read(8)
+    for magic, kind in COMPRESSED.items():
+        if start.startswith(magic):
+            return kind
+    if zipfile.is_zipfile(path):
+        return "zip"
+    return "tar" if tarfile.is_tarfile(path) else None
+
+
+def _header(path: Path) -> bytes:
+    """Read the header of a safetensors file: names, shapes and metadata."""
+    with path.open("rb") as file:
+        size = int.from_bytes(file.read(8), "little")
+        return file.read(size)
 
 
 def check_provenance(run_folder: Path) -> str:

@@ -44,6 +44,17 @@ finetune(json.loads(sys.argv[1]), verbose=False)
 """
 
 
+# Is killed after the gate has passed, before the report is written.
+BEFORE_REPORT = """
+import json, os, signal, sys
+from hf_ft import finetune
+from hf_ft.report import report
+
+report.write_report = lambda *given: os.kill(os.getpid(), signal.SIGKILL)
+finetune(json.loads(sys.argv[1]), verbose=False)
+"""
+
+
 def logged(folder):
     """Return the log entries of steps and evaluations, without the last one, which holds times."""
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
@@ -51,7 +62,9 @@ def logged(folder):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("program", [IN_MID_EPOCH, IN_CHECKPOINT], ids=["step", "checkpoint"])
+@pytest.mark.parametrize(
+    "program", [IN_MID_EPOCH, IN_CHECKPOINT, BEFORE_REPORT], ids=["step", "checkpoint", "report"]
+)
 def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(program, tmp_path, monkeypatch):
     """tf#39215, tf#35782: with augmentation and dropout, and a checkpoint that may be half written."""
     monkeypatch.setenv("PYTHONPATH", str(Path(points.__file__).parent))
@@ -82,11 +95,11 @@ def test_a_killed_and_resumed_run_equals_an_uninterrupted_one(program, tmp_path,
     )
     assert died.returncode == -signal.SIGKILL, died.stderr[-3000:]
     folder = tmp_path / "killed"
-    assert not (folder / "verify.json").exists()
+    assert not (folder / "seal.json").exists()
     for name in ("recipe.yaml", "data.json", "environment.json", "log.jsonl"):
         assert (folder / name).stat().st_size > 0, name
     again = finetune(killed, resume="must", verbose=False)
-    assert again.folder == folder and (folder / "verify.json").exists()
+    assert again.folder == folder and (folder / "seal.json").exists() and again.report().exists()
     assert again.results["headline"] == straight.results["headline"]
     assert logged(folder) == logged(straight.folder)
     weights = load_file(straight.folder / "model" / "model.safetensors")

@@ -3,12 +3,17 @@
 import itertools
 import json
 import pickle
+import shutil
 from pathlib import Path
 from types import SimpleNamespace
 
 import masks
 import pytest
+import torch
 from datasets import Dataset
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+from safetensors.torch import save_file
 
 from hf_ft import finetune
 from hf_ft.data.table import Table
@@ -91,6 +96,48 @@ def test_the_value_of_a_token_is_caught_in_any_file(folder, monkeypatch):
         check_contents(folder)
 
 
+@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
+def test_a_pickle_of_any_protocol_is_caught(folder, protocol):
+    for content in ({"a": [1, 2]}, Path("x")):
+        (folder / "model" / "innocent.safetensors").write_bytes(pickle.dumps(content, protocol))
+        with pytest.raises(VerifyError, match=r"innocent\.safetensors is a pickle"):
+            check_contents(folder)
+
+
+@pytest.mark.parametrize("kind", ["zip", "tar", "gztar", "bztar", "xztar"])
+def test_an_archive_is_caught(folder, tmp_path_factory, kind):
+    made = shutil.make_archive(str(tmp_path_factory.mktemp("made") / "a"), kind, folder)
+    shutil.copy(made, folder / "model" / "weights.safetensors")
+    with pytest.raises(VerifyError, match=r"weights\.safetensors is an archive"):
+        check_contents(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [("modeling.py", "print(1)"), ("config.json", '{"auto_map": {"AutoModel": "modeling.Model"}}')],
+)
+def test_code_beside_the_model_is_caught(folder, name, content):
+    (folder / "model" / name).write_text(content)
+    with pytest.raises(VerifyError, match=rf"model/{name} is or names code"):
+        check_contents(folder)
+
+
+@pytest.mark.parametrize("variable", ["CANARY_TOKEN_2", "MY_API_KEYS", "db_password_old", "AWS_SECRET_ID"])
+@pytest.mark.parametrize("kind", ["safetensors", "png"])
+def test_secrets_are_caught_in_metadata(folder, monkeypatch, variable, kind):
+    monkeypatch.setenv(variable, "canary-in-a-coal-mine")
+    text = {"note": "canary-in-a-coal-mine"}
+    path = folder / "model" / f"file.{kind}"
+    if kind == "safetensors":
+        save_file({"x": torch.zeros(2)}, path, metadata=text)
+    else:
+        about = PngInfo()
+        about.add_text("note", text["note"])
+        Image.new("RGB", (2, 2)).save(path, pnginfo=about)
+    with pytest.raises(VerifyError, match=rf"file.{kind} holds a secret: .*{variable}"):
+        check_contents(folder)
+
+
 def test_a_token_is_caught_by_its_form(folder):
     (folder / "environment.json").write_text(json.dumps({"arguments": ["hf_" + "a" * 34]}))
     with pytest.raises(VerifyError, match="Hugging Face token"):
@@ -108,13 +155,20 @@ def test_every_item_is_written_and_every_failure_is_named(tmp_path):
     def fails():
         raise VerifyError("broken")
 
-    with pytest.raises(VerifyError, match="two: broken"):
-        run_checks({"one": lambda: "fine", "two": fails, "three": lambda: "fine too"}, tmp_path)
+    def breaks():
+        raise KeyError("train/7")
+
+    checks = {"one": lambda: "fine", "two": fails, "three": lambda: "fine too", "four": breaks}
+    with pytest.raises(
+        VerifyError, match=r"two: broken\n  four: the check itself failed: KeyError: 'train/7'"
+    ):
+        run_checks(checks, tmp_path)
     items = json.loads((tmp_path / "verify.json").read_text())
     assert [(item["name"], item["passed"]) for item in items] == [
         ("one", True),
         ("two", False),
         ("three", True),
+        ("four", False),
     ]
 
 

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import tempfile
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
+from hf_ft.model.load import processor_hash
 from hf_ft.storage.source_hash import (
     COMPUTING,
     hash_of,
@@ -23,7 +21,6 @@ if TYPE_CHECKING:
     from hf_ft.activations.partial_forward import Plan
     from hf_ft.data.dataset import EncodedRows
     from hf_ft.model.passes import Passes
-    from hf_ft.task import Task
 
 # Modules of hf_ft, beside the task's own code, that decide what the frozen modules compute.
 FORWARD = (
@@ -50,7 +47,7 @@ def network_key(passes: Passes, plan: Plan, frozen: str) -> str:
             task_source_hash(task),
             repr(task.loss_options),
             json.dumps(task.state(), sort_keys=True, default=str),
-            _processor_hash(task),
+            processor_hash(task.processor),
             plan.signature,
             frozen,
             model.config.to_json_string() + _attention_names(model),
@@ -83,16 +80,3 @@ def _attention_names(model: Any) -> str:
 def _device_settings(device: torch.device) -> str:
     """Name the device and its settings for the precision of matrix products."""
     return f" on {device.type}, {torch.get_float32_matmul_precision()}, {torch.backends.cudnn.allow_tf32}"
-
-
-def _processor_hash(task: Task) -> str:
-    """Hash the files that the processor saves: they hold all of its settings."""
-    if task.processor is None:
-        return "none"
-    with tempfile.TemporaryDirectory() as folder:
-        task.processor.save_pretrained(folder)
-        files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-        state = hashlib.blake2b(digest_size=16)
-        for file in files:
-            state.update(file.name.encode() + file.read_bytes())
-    return state.hexdigest()

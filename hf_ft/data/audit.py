@@ -18,7 +18,7 @@ from hf_ft.data.duplicates import Duplicates, find_duplicates
 from hf_ft.data.labels import count_classes
 from hf_ft.errors import AuditError
 from hf_ft.storage.atomic import read_json, write_json
-from hf_ft.storage.row_hash import FileState, SplitRecord, find_record, hash_row, save_record
+from hf_ft.storage.row_hash import FileState, SplitRecord, find_record, hash_row, hash_values, save_record
 from hf_ft.storage.source_hash import task_source_hash
 from hf_ft.task import Inspection
 from hf_ft.text_utils import listing
@@ -164,15 +164,23 @@ def _inspect_split(task: Task, rows: Any, cache_dir: str | os.PathLike[str] | No
         if found is not None:
             return _InspectedSplit(found, True, record.fingerprint, record.audit)
     files: dict[str, FileState] = {}
-    hashes = [hash_row(rows[index], files) for index in range(len(rows))]
+    hashes, values = [], []
+    for index in range(len(rows)):
+        named: dict[str, FileState] = {}
+        row = rows[index]
+        hashes.append(hash_row(row, named))
+        values.append(hash_values(row) if named else hashes[-1])
+        files |= named
     state = hashlib.blake2b(b"".join([code.encode(), *hashes]), digest_size=16)
     name = f"audit-{state.hexdigest()}.json"
     stored = None if folder is None else _read_inspections(folder / name, len(rows))
     cached = stored is not None
     inspections = _inspect_all(task, rows) if stored is None else stored
     fingerprint = hashlib.blake2b(digest_size=16)
-    for row_id, entry, row_hash in zip(rows.ids, inspections, hashes, strict=True):
-        fingerprint.update(f"{row_id}\0{entry.digest or row_hash.hex()}\n".encode())
+    for row_id, entry, row_hash, value_hash in zip(rows.ids, inspections, hashes, values, strict=True):
+        # A digest of what was read is the same wherever the files lie; the labels are in the values.
+        content = row_hash.hex() if entry.digest is None else f"{value_hash.hex()} {entry.digest}"
+        fingerprint.update(f"{row_id}\0{content}\n".encode("utf-8", "surrogatepass"))
     if folder is not None:
         # If the disk fails, the next run inspects the rows again.
         with suppress(OSError):

@@ -7,6 +7,7 @@ report is checked: the run stops if a weight outside the head is missing, unexpe
 from __future__ import annotations
 
 import hashlib
+import tempfile
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -255,6 +256,18 @@ def load_processor(
                 name, revision=section.revision, trust_remote_code=False, **wanted
             )
     return processor
+
+
+def processor_hash(processor: Any) -> str:
+    """Hash the files that a processor saves, which hold all of its settings; `none` for no processor."""
+    if processor is None:
+        return "none"
+    with tempfile.TemporaryDirectory() as folder:
+        processor.save_pretrained(folder)
+        state = hashlib.blake2b(digest_size=16)
+        for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):
+            state.update(file.name.encode() + file.read_bytes())
+    return state.hexdigest()
 
 
 def _square_size(processor: Any, side: int) -> dict[str, Any]:

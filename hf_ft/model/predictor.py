@@ -62,20 +62,29 @@ class Predictor:
     faster: Any = field(default=None, repr=False)
 
     @classmethod
-    def load(cls, name: str | Path, device: str | torch.device | None = None) -> Predictor:
+    def load(
+        cls,
+        name: str | Path,
+        device: str | torch.device | None = None,
+        *,
+        trust_task: str | None = None,
+    ) -> Predictor:
         """Load a model folder, an adapter folder, a run folder or a Hub repository that hf_ft saved.
 
         Args:
             name: the folder, or the id of a Hub repository.
             device: device for the model; None: a GPU if there is one, else the CPU.
+            trust_task: `package.module:Class` of your own task, if the folder holds a model of one; its
+                module is imported, which runs its code.
 
         Raises:
-            ModelError: there is no such model, it was not saved by hf_ft, or it is damaged.
+            ModelError: there is no such model, it was not saved by hf_ft, it is damaged, or its task is
+                neither built in nor trusted.
         """
         import torch
 
         folder = find_folder(name)
-        task, source = load_task(folder)
+        task, source = load_task(folder, trust_task)
         with quiet():
             task.load_processor(str(folder))
         if (folder / "adapter_config.json").is_file():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from hf_ft.errors import ModelError
 from hf_ft.model.load import resolve
 from hf_ft.model.pretrained import quiet
-from hf_ft.storage.atomic import new_folder
+from hf_ft.storage.atomic import new_folder, read_json, write_json
 
 if TYPE_CHECKING:
     from hf_ft.model.freeze import Frozen
@@ -54,12 +54,27 @@ def save_model(
     with new_folder(folder) as fresh, quiet():
         plain.save_pretrained(fresh)
         _save_task(task, fresh, source and _without_path(source))
+        _remove_code(fresh)
         _check_complete(plain, fresh)
     if adapted and source is not None:
         with new_folder(folder.parent / "adapter") as fresh, quiet():
             _save_adapter(network, plain.config, fresh, source)
             _save_task(task, fresh, {**source, "name": local_path(source["name"])})
+            _remove_code(fresh)
     return folder
+
+
+def _remove_code(folder: Path) -> None:
+    """Remove Python files and `auto_map`, which transformers copies from a base model with code of its own.
+
+    hf_ft loads models without such code (`trust_remote_code=False`), so the saved folder works without it.
+    """
+    for path in folder.glob("*.py"):
+        path.unlink()
+    for path in folder.glob("*.json"):
+        content = read_json(path, dict)
+        if content is not None and content.pop("auto_map", None) is not None:
+            write_json(path, content, indent=2)
 
 
 def _save_adapter(network: Any, config: Any, folder: Path, source: Mapping[str, Any]) -> None:
@@ -91,7 +106,7 @@ def _save_task(task: Task, folder: Path, source: Mapping[str, Any] | None) -> No
     if task.processor is not None and type(task.processor).__name__ != "TimmWrapperImageProcessor":
         task.processor.save_pretrained(folder)
     content = {
-        "task": task_name(task),
+        "task": task_name(type(task)),
         # In a recipe, the name of the task stands among its options, but it is not one of them.
         "options": task.options.model_dump(mode="json", include=set(type(task).Options.model_fields)),
         "state": task.state(),
@@ -107,10 +122,11 @@ def _save_task(task: Task, folder: Path, source: Mapping[str, Any] | None) -> No
         )
 
 
-def task_name(task: Task) -> str:
-    """Return the name with which `get_task` finds the class of a task."""
-    cls = type(task)
-    return task.name if cls.__module__.startswith("hf_ft.tasks.") else f"{cls.__module__}:{cls.__qualname__}"
+def task_name(kind: type[Task]) -> str:
+    """Return the name with which `get_task` finds the class of a task, as it stands in task.json."""
+    if kind.__module__.startswith("hf_ft.tasks."):
+        return kind.name
+    return f"{kind.__module__}:{kind.__qualname__}"
 
 
 def _check_complete(model: Any, folder: Path) -> None:

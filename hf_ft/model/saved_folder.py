@@ -17,17 +17,28 @@ from hf_ft.registry import get_task
 from hf_ft.task import Task
 
 
-def load_task(folder: Path) -> tuple[Task, dict[str, Any]]:
+def load_task(folder: Path, trust_task: str | None = None) -> tuple[Task, dict[str, Any]]:
     """Restore a fitted task from task.json.
 
     Args:
         folder: a model or adapter folder.
+        trust_task: `package.module:Class` of a task that is not built in. A folder may name any module, and
+            importing a module runs its code, so only the one that is named here is imported.
 
     Returns:
         The task, without its processor, and `Loaded.source`, which names the pretrained checkpoint.
+
+    Raises:
+        ModelError: task.json names a task that is neither built in nor trusted.
     """
     content = json.loads((folder / TASK_FILE).read_text(encoding="utf-8"))
-    task_class = get_task(content["task"])
+    name = content["task"]
+    if ":" in name and name != trust_task:
+        raise ModelError(
+            f"{folder / TASK_FILE}: the task is {name!r}, whose code is not part of hf_ft and would be run; "
+            f"if you trust it, pass trust_task={name!r} (hf-ft predict: --trust-task {name})"
+        )
+    task_class = get_task(name)
     task = task_class(task_class.Options.model_validate_json(json.dumps(content["options"])))
     task.restore(content["state"])
     return task, content["source"] or {}

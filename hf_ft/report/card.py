@@ -71,8 +71,10 @@ def model_card(run_folder: Path, repo: str, kept: Mapping[str, Any] | None = Non
     from huggingface_hub import ModelCard, ModelCardData
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    from hf_ft.model.save import task_name
     from hf_ft.model.saved_folder import load_task
     from hf_ft.recipe.read import load_recipe
+    from hf_ft.registry import get_task
 
     missing = [name for name in FILES if not (run_folder / name).is_file()]
     if missing:
@@ -81,7 +83,7 @@ def model_card(run_folder: Path, repo: str, kept: Mapping[str, Any] | None = Non
     data, results, environment, checks = (
         json.loads((run_folder / name).read_text(encoding="utf-8")) for name in FILES[1:]
     )
-    task, source = load_task(run_folder / "model")
+    task, source = load_task(run_folder / "model", trust_task=task_name(get_task(recipe.task.name)))
     options = task.pipeline_options_for(name for split in data["traits"].values() for name in split)
     head, measured = results["headline"], _measured(results, task)
     base = None if recipe.model.from_scratch or not source.get("commit") else source["name"]

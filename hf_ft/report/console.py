@@ -35,6 +35,11 @@ class Console:
         self._room = name
         self.terminal.print(f"[bold]{name}[/bold]")
 
+    @property
+    def stage(self) -> str:
+        """The current stage of the run."""
+        return self._room
+
     def finish(self) -> dict[str, float]:
         """End the current stage; return stage -> seconds for all stages so far."""
         now = time.perf_counter()

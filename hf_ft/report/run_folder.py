@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import platform
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from filelock import FileLock, Timeout
+
 from hf_ft.errors import RecipeError
 from hf_ft.storage.atomic import new_file, read_json, write_json, write_text
+from hf_ft.storage.file_hash import checksums
 from hf_ft.text_utils import hint
 from hf_ft.train import checkpoints
 from hf_ft.train.decisions import FILE, Decision
@@ -56,6 +63,12 @@ SAFE = (
 )
 
 RESUME = ("auto", "never", "must")
+# The lock of a folder in use, and the process that holds it.
+LOCK, OWNER = ".lock", ".owner.json"
+# Hashes of the files of a finished run, and the files that are left out: what came before the result, the
+# times, and the card, which is written again for each repository.
+SEAL = "seal.json"
+UNSEALED = re.compile(r"\.|checkpoints/|card/|(log\.jsonl|error\.log|timing\.json|profile\.json|seal\.json)$")
 
 
 @dataclass
@@ -88,15 +101,66 @@ def interruption_message(recipe: Recipe, command: str) -> str:
     return f"interrupted before anything was written; to start again, run:\n  {command}"
 
 
-def open_folder(recipe: Recipe, resume: str, processes: PartialState) -> RunFolder:
-    """Choose and create the run folder on the main process, and send it to all processes."""
+@contextlib.contextmanager
+def open_folder(recipe: Recipe, resume: str, processes: PartialState) -> Iterator[RunFolder]:
+    """Choose, create and lock the run folder on the main process, and send it to all processes.
+
+    Raises:
+        RecipeError: as for `choose_folder`; or another run uses the folder, or it cannot be created.
+    """
     from accelerate.utils import broadcast_object_list
 
-    chosen: list[Any] = [None]
-    if processes.is_main_process:
-        chosen = [choose_folder(recipe, resume)]
-        (chosen[0].path / "checkpoints").mkdir(parents=True, exist_ok=True)
-    return broadcast_object_list(chosen)[0]
+    with contextlib.ExitStack() as stack:
+        chosen: list[Any] = [None]
+        if processes.is_main_process:
+            chosen = [_choose_and_lock(recipe, resume, stack)]
+        yield broadcast_object_list(chosen)[0]
+
+
+def _choose_and_lock(recipe: Recipe, resume: str, stack: contextlib.ExitStack) -> RunFolder:
+    while True:
+        chosen = choose_folder(recipe, resume)
+        try:
+            (chosen.path / "checkpoints").mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RecipeError(f"output_dir: cannot create {chosen.path / 'checkpoints'}: {error}") from error
+        with contextlib.ExitStack() as held:
+            held.enter_context(locked(chosen.path))
+            # Until it was locked, another run may have begun, continued or finished in it.
+            if choose_folder(recipe, resume) == chosen:
+                stack.push(held.pop_all())
+                return chosen
+
+
+@contextlib.contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Own a run folder, so that no second run writes into it.
+
+    The operating system gives the lock back when the process ends in whatever way, so none is left behind.
+
+    Raises:
+        RecipeError: another process owns the folder; the message names it.
+    """
+    lock = FileLock(folder / LOCK)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        owner = read_json(folder / OWNER, dict) or {}
+        who = (
+            f" (process {owner.get('pid')} on {owner.get('host')}, since {owner.get('since')})"
+            if owner
+            else ""
+        )
+        raise RecipeError(
+            f"{folder}: another run is writing to this folder{who}; wait until it ends, stop it, or choose "
+            "another output_dir"
+        ) from None
+    try:
+        since = datetime.now().astimezone().isoformat(timespec="seconds")
+        write_json(folder / OWNER, {"host": platform.node(), "pid": os.getpid(), "since": since})
+        yield
+    finally:
+        lock.release()
 
 
 def choose_folder(recipe: Recipe, resume: str) -> RunFolder:
@@ -119,10 +183,11 @@ def choose_folder(recipe: Recipe, resume: str) -> RunFolder:
     runs = _runs_of(recipe, path)
     newest = runs[-1] if runs else path
     notes: list[str] = []
-    if runs and resume != "never" and not (newest / "verify.json").exists():
+    if runs and resume != "never" and not is_finished(newest):
         checkpoint, notes = checkpoints.newest(newest / "checkpoints")
         if checkpoint is not None:
             _same_recipe(recipe, checkpoint)
+            checkpoints.require_best(checkpoint)
             return RunFolder(newest, checkpoint, [*notes, f"resume from {checkpoint}"])
         if not notes and (newest / "recipe.yaml").read_text() == _filled_in(recipe, newest).to_yaml():
             return RunFolder(newest)
@@ -139,6 +204,17 @@ def choose_folder(recipe: Recipe, resume: str) -> RunFolder:
     return RunFolder(fresh, None, [*notes, *earlier])
 
 
+def is_finished(folder: Path) -> bool:
+    """Tell whether a run has ended: it is sealed, or the gate has refused it."""
+    items = read_json(folder / "verify.json", list) or []
+    return (folder / SEAL).is_file() or any(not item["passed"] for item in items)
+
+
+def write_seal(folder: Path) -> None:
+    """Write the hashes of all files of a finished run, except those that say how it was computed."""
+    write_json(folder / SEAL, {"files": checksums(folder, without=UNSEALED)}, indent=2)
+
+
 def _filled_in(recipe: Recipe, folder: Path) -> Recipe:
     """Replace every `auto` of the recipe by the value that the run in this folder chose."""
     chosen = read_json(folder / FILE, dict) or {}
@@ -146,8 +222,11 @@ def _filled_in(recipe: Recipe, folder: Path) -> Recipe:
 
 
 def _is_blank(folder: Path) -> bool:
-    """Tell whether a folder is empty except for an empty folder `checkpoints`."""
-    return all(path.name == "checkpoints" and not any(path.iterdir()) for path in folder.iterdir())
+    """Tell whether a folder holds no file of a run but its lock, a traceback and an empty `checkpoints`."""
+    return folder.is_dir() and all(
+        path.name in (LOCK, OWNER, "error.log") or (path.name == "checkpoints" and not any(path.iterdir()))
+        for path in folder.iterdir()
+    )
 
 
 def _runs_of(recipe: Recipe, path: Path) -> list[Path]:

@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 # A list with an element of these types is hashed element by element; a list of numbers is hashed at once.
 _NESTED_TYPES = (dict, list, tuple, bytes, str)
 
+# Version of what a record holds; another version is not read.
+RECORD = "2"
+
 # Size of a file in bytes, time of its last change of content (mtime) and of its entry (ctime) in
 # nanoseconds; None if there is no file.
 FileState = tuple[int, int, int] | None
@@ -54,8 +57,24 @@ def hash_row(row: Row, files: dict[str, FileState] | None = None) -> bytes:
     return state.digest()
 
 
-def _feed(state: Any, value: Any, files: dict[str, FileState]) -> None:
-    """Add a value to a hash, in a form that is the same in every process."""
+def hash_values(row: Row) -> bytes:
+    """Hash a raw row like `hash_row`, but leave out the files that it names, with their paths.
+
+    Together with a hash of what is in these files, it is the same on every machine.
+    """
+    state = hashlib.blake2b(digest_size=16)
+    _feed(state, row, None)
+    return state.digest()
+
+
+def _feed(state: Any, value: Any, files: dict[str, FileState] | None) -> None:
+    """Add a value to a hash, in a form that is the same in every process.
+
+    Args:
+        state: the hash.
+        value: the value.
+        files: is filled with the files that are named; None: they are left out.
+    """
     if isinstance(value, dict):
         for key, inner in value.items():
             state.update(f"{key!r}:".encode())
@@ -72,8 +91,13 @@ def _feed(state: Any, value: Any, files: dict[str, FileState]) -> None:
         state.update(f"{array.dtype}{array.shape}:".encode())
         state.update(np.ascontiguousarray(array).tobytes())
     else:
+        is_file = isinstance(value, str) and len(value) < 4096
+        is_file = is_file and bool(os.path.isabs(value) or media_kind(value))
+        if is_file and files is None:
+            state.update(b"a file")
+            return
         state.update(repr(value).encode("utf-8", "surrogatepass"))
-        if isinstance(value, str) and len(value) < 4096 and (os.path.isabs(value) or media_kind(value)):
+        if is_file and files is not None:
             files[value] = _file_state(value)
             state.update(repr(files[value]).encode())
 
@@ -126,6 +150,6 @@ def _record_path(folder: Path, rows: Any, code: str) -> Path | None:
     if fingerprint is None or not hasattr(rows, "columns"):
         return None
     ids = hashlib.blake2b("\0".join(rows.ids).encode("utf-8", "surrogatepass")).hexdigest()
-    parts = [code, fingerprint, ids, repr(sorted(rows.columns.items()))]
+    parts = [RECORD, code, fingerprint, ids, repr(sorted(rows.columns.items()))]
     name = hashlib.blake2b("\n".join(parts).encode(), digest_size=16).hexdigest()
     return folder / f"known-{name}.json"

@@ -24,6 +24,7 @@ from hf_ft.train.callbacks import EpochLines, LogFile
 from hf_ft.train.choices import Choices, Undisturbed
 from hf_ft.train.decisions import Decision, record_decisions, recorded_decisions
 from hf_ft.train.distributed import start_processes
+from hf_ft.train.identity import identity_of, require_same_identity
 from hf_ft.train.profiler import Profile, ProfiledTrainer
 from hf_ft.train.schedule import choose_schedule, with_choices
 from hf_ft.train.trainer import FineTuner
@@ -104,7 +105,7 @@ def assemble(
     folder: Path,
     *,
     data: Any = None,
-    resumed: bool = False,
+    checkpoint: Path | None = None,
     keep: bool = True,
     callbacks: Sequence[Any] = (),
     profile: bool = False,
@@ -118,7 +119,7 @@ def assemble(
         recipe: the resolved recipe.
         folder: the run folder.
         data: rows in memory in place of `data.source`.
-        resumed: whether to resume from a checkpoint in that folder and so to repeat its decisions.
+        checkpoint: of that folder, from which training will resume; the decisions of the run are repeated.
         keep: whether to store decoded pictures and activations; if not, this is only decided.
         callbacks: further callbacks of the Trainer.
         profile: whether to time the phases of training.
@@ -128,6 +129,7 @@ def assemble(
 
     Raises:
         AuditError: the audit found errors; its `findings` list all of them.
+        TrainError: the checkpoint was written with other rows, starting weights or another processor.
         HfFtError: data, model and recipe do not fit together.
     """
     processes = start_processes()
@@ -143,13 +145,16 @@ def assemble(
     # Before the model is built, because the weights of the new head are drawn from this seed (tf#11965).
     set_seed(recipe.seed)
     loaded = task.load(recipe.model)
+    identity = identity_of(task, prepared, loaded)
+    if checkpoint is not None:
+        require_same_identity(checkpoint, identity)
     frozen = freeze(loaded.model, recipe.freeze, loaded.new)
     prepared.info["notes"] += task.notes(prepared.rows)
     _tell(console, "lines", [*loaded.notes, *prepared.info["notes"]])
     _tell(console, "table", frozen.table() if layers else frozen.overview())
 
     _tell(console, "room", "prepare")
-    recorded = recorded_decisions(folder if resumed else None)
+    recorded = recorded_decisions(folder if checkpoint is not None else None)
     schedule = choose_schedule(recipe, len(prepared.rows["train"]), frozen.model, recorded)
     asked, recipe = recipe, with_choices(recipe, schedule)
     speaks = console is None or console.speaks
@@ -180,6 +185,7 @@ def assemble(
         rows,
         groups,
         asked=asked,
+        identity=identity,
         eval_fp32=choices.made["evaluation"].value == "fp32",
         callbacks=[LogFile(folder / "log.jsonl"), *callbacks],
     )

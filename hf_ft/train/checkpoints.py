@@ -9,14 +9,13 @@ The Trainer's own loader matches names with strict=False and leaves most of a Vi
                                           hard links, so damage to it is damage to all of them
     optimizer.safetensors, optimizer.json
     scheduler.json, random-R.safetensors, random-R.json (one per process)
-    trainer_state.json, recipe.yaml
+    trainer_state.json, recipe.yaml, identity.json
     complete.json                         written last: size and sha256 of every file
 """
 
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import random
 import shutil
@@ -29,7 +28,8 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from hf_ft.errors import TrainError
-from hf_ft.storage.atomic import replace_folder
+from hf_ft.storage.atomic import read_json, replace_folder
+from hf_ft.storage.file_hash import sha256_of
 from hf_ft.text_utils import listing
 
 WEIGHTS, FROZEN, MARKER = "model.safetensors", "frozen.safetensors", "complete.json"
@@ -194,9 +194,14 @@ def complete(temporary: Path, final: Path, before: Path | None = None) -> None:
 
 def find_damage(folder: Path) -> str | None:
     """Return why a checkpoint cannot be used (not completed, a file missing or changed), or None."""
+    if not folder.is_dir():
+        return "it is missing"
     if not (folder / MARKER).exists():
         return "it was never completed"
-    for name, expected in _read_marker(folder).items():
+    files = read_json(folder / MARKER, dict)
+    if files is None:
+        return f"{MARKER} is damaged"
+    for name, expected in files.items():
         path = folder / name
         if not path.exists():
             return f"{name} is missing"
@@ -225,6 +230,28 @@ def newest(checkpoints: Path) -> tuple[Path | None, list[str]]:
     return None, skipped
 
 
+def require_best(checkpoint: Path) -> None:
+    """Refuse to resume from a checkpoint if the best one so far, which the run would ship, is lost.
+
+    Raises:
+        TrainError: it is missing or damaged.
+    """
+    step = (read_json(checkpoint / "trainer_state.json", dict) or {}).get("best_global_step")
+    if step:
+        best = checkpoint.with_name(f"checkpoint-{step}")
+        damage = find_damage(best) if best != checkpoint else None
+        if damage is not None:
+            raise TrainError(lost_best(best, damage))
+
+
+def lost_best(best: Path, damage: str) -> str:
+    """Say what to do about a lost or damaged best checkpoint."""
+    return (
+        f"{best}: {damage}, but it is the best checkpoint of the run, whose model would be saved at the end. "
+        "Copy it back, or start a new run with --resume never (in Python: resume='never')"
+    )
+
+
 def prune(checkpoints: Path, keep: set[str]) -> None:
     """Delete every checkpoint except those with these folder names."""
     for folder in checkpoints.glob("checkpoint-*"):
@@ -237,8 +264,7 @@ def _read_marker(folder: Path) -> dict[str, Any]:
 
 
 def _size_and_hash(path: Path) -> dict[str, Any]:
-    with path.open("rb") as file:
-        return {"size": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    return {"size": path.stat().st_size, "sha256": sha256_of(path)}
 
 
 def _write_json(path: Path, value: Any) -> None:

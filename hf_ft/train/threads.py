@@ -12,6 +12,7 @@ import torch
 
 from hf_ft.model.passes import training_mode
 from hf_ft.model.preserved_state import preserved_state
+from hf_ft.parent_death import is_launched
 from hf_ft.train.decisions import Decision
 from hf_ft.train.paired_timing import time_pairs
 
@@ -79,9 +80,7 @@ def _set_by_launcher() -> bool:
     It sets the variable in every process that it starts: to all cores with `use_cpu`, else to 1.
     """
     try:
-        parent = psutil.Process(os.getppid())
-        command = " ".join(parent.cmdline())
-        return "accelerate" in command and "launch" in command and "OMP_NUM_THREADS" not in parent.environ()
+        return is_launched() and "OMP_NUM_THREADS" not in psutil.Process(os.getppid()).environ()
     except psutil.Error:
         return False
 

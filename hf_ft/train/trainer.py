@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from accelerate.utils import broadcast_object_list
 from torch.utils.data import DataLoader
-from transformers import Trainer, TrainerCallback, TrainingArguments
+from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
 from hf_ft.errors import TrainError
@@ -27,10 +27,13 @@ from hf_ft.model.batch_norm_statistics import settle_batch_norms
 from hf_ft.model.forward import forward
 from hf_ft.model.load import fingerprint
 from hf_ft.model.mixed_precision import full_precision
+from hf_ft.storage.atomic import write_json
 from hf_ft.text_utils import listing
 from hf_ft.train import checkpoints
 from hf_ft.train.arguments import train_sampler
 from hf_ft.train.callbacks import EarlyStopping, is_new_best
+from hf_ft.train.identity import FILE as IDENTITY
+from hf_ft.train.signals import as_worker
 
 if TYPE_CHECKING:
     from hf_ft.data.dataset import EncodedRows
@@ -52,6 +55,7 @@ class FineTuner(Trainer):
             `validation` is evaluated.
         groups: parameter groups for the optimizer.
         asked: the recipe as the user wrote it, `auto` included; written into every checkpoint.
+        identity: what the run depends on beside the recipe; likewise.
         eval_fp32: whether evaluations compute in full precision even if training is in mixed precision.
         callbacks: further callbacks.
     """
@@ -75,6 +79,7 @@ class FineTuner(Trainer):
         groups: list[dict[str, Any]],
         *,
         asked: Recipe,
+        identity: Mapping[str, str],
         eval_fp32: bool,
         callbacks: Sequence[TrainerCallback] = (),
     ):
@@ -86,7 +91,7 @@ class FineTuner(Trainer):
         self.loaded_best = False
         # The last checkpoint that this process wrote.
         self.last_checkpoint: Path | None = None
-        self.recipe_text = asked.to_yaml()
+        self.recipe_text, self.identity = asked.to_yaml(), identity
         patience = recipe.train.early_stopping_patience
         if patience is not None:
             stopping = EarlyStopping(int(patience), recipe.train.early_stopping_threshold)
@@ -102,6 +107,26 @@ class FineTuner(Trainer):
         # `compute_loss` divides by the count of the global batch; the Trainer must not divide once more.
         self.loss_is_scaled_for_ga = True
         self.model_accepts_loss_kwargs = False
+
+    def fit(self, checkpoint: Path | None = None) -> None:
+        """Train, from a checkpoint if there is one; the model is then the best one that was measured.
+
+        A checkpoint that was written when the training ended is not trained on: the Trainer would take one
+        more step before it sees that an early stop was meant.
+        """
+        if checkpoint is None:
+            self.train()
+            return
+        state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
+        control = state.stateful_callbacks.get("TrainerControl", {}).get("args", {})
+        if not control.get("should_training_stop"):
+            self.train(resume_from_checkpoint=str(checkpoint))
+            return
+        self.state = state
+        if state.best_global_step:
+            self._load_best_model()
+        else:
+            checkpoints.load_weights(self.model, checkpoint)
 
     # Rows
 
@@ -121,6 +146,7 @@ class FineTuner(Trainer):
             batch_sampler=self.sampler,
             collate_fn=rows.collate,
             num_workers=workers,
+            worker_init_fn=as_worker,
             persistent_workers=workers > 0,
             pin_memory=self.args.dataloader_pin_memory and torch.accelerator.is_available(),
             # A generator of its own: the loader must not change the random state that dropout uses.
@@ -338,6 +364,7 @@ class FineTuner(Trainer):
             checkpoints.save_optimizer(self.optimizer, self.lr_scheduler, temporary)
             self._save_state(temporary)
             (temporary / "recipe.yaml").write_text(self.recipe_text)
+            write_json(temporary / IDENTITY, self.identity, indent=2)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
             checkpoints.complete(temporary, root / name, self.last_checkpoint)
@@ -361,7 +388,11 @@ class FineTuner(Trainer):
         The hash of its weights is compared. If the checkpoint was measured before this run was resumed, the
         hash is not known, and the model is measured again.
         """
-        folder = Path(self.state.best_model_checkpoint)
+        # The path in the state may be that of another machine.
+        folder = Path(self.args.output_dir) / f"checkpoint-{self.state.best_global_step}"
+        damage = checkpoints.find_damage(folder)
+        if damage is not None:
+            raise TrainError(checkpoints.lost_best(folder, damage))
         checkpoints.load_weights(self.model, folder)
         self.loaded_best = True
         if self.best is not None:

@@ -21,6 +21,7 @@ from hf_ft.evaluate.loop import evaluate_rows
 from hf_ft.model.passes import Passes
 from hf_ft.model.preserved_state import preserved_state
 from hf_ft.recipe.read import load_recipe
+from hf_ft.storage.atomic import write_json
 from hf_ft.storage.row_store import RowStore
 from hf_ft.train.assemble import assemble
 
@@ -59,7 +60,8 @@ def tuner(tmp_path):
                 **(sections or {}),
             }
         )
-        setup = assemble(recipe, folder, keep=keep, resumed=resumed is not None)
+        setup = assemble(recipe, folder, keep=keep, checkpoint=folder if resumed else None)
+        write_json(folder / "identity.json", setup.trainer.identity)
         return setup.trainer, setup.decisions["activations"].value
 
     return build

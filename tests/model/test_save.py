@@ -73,6 +73,9 @@ class Toy(Task):
         return {"label": self.names[int(result.argmax())], "score": float(result.softmax(-1).max())}
 
 
+TRUST = f"{Toy.__module__}:{Toy.__qualname__}"
+
+
 def toy() -> Toy:
     task = Toy()
     task.names, task.processor = tiny.LABELS, tiny.image_processor()
@@ -116,7 +119,7 @@ def test_predictor_gives_what_the_model_gave(tmp_path: Path, strategy: str) -> N
     before = tiny.outputs(frozen.model, batch)
     save_model(frozen, task, tmp_path / "run" / "model", found.source)
     # Test files can be imported by name only because pytest puts their folder on sys.path.
-    predictor = Predictor.load(tmp_path / "run")
+    predictor = Predictor.load(tmp_path / "run", trust_task=TRUST)
     assert predictor.task.names == tiny.LABELS
     assert predictor.task.options == task.options
     torch.testing.assert_close(torch.stack(predictor.results(rows, batch_size=2)), before, atol=1e-4, rtol=0)
@@ -133,7 +136,9 @@ def test_adapter_folder_loads_with_labels_processor_and_pinned_base(tmp_path: Pa
     save_model(frozen, toy(), tmp_path / "run" / "model", found.source)
     settings = json.loads((tmp_path / "run" / "adapter" / "adapter_config.json").read_text())
     assert settings["base_model_name_or_path"] == found.source["name"]
-    whole, adapter = (Predictor.load(tmp_path / "run" / name) for name in ("model", "adapter"))
+    whole, adapter = (
+        Predictor.load(tmp_path / "run" / name, trust_task=TRUST) for name in ("model", "adapter")
+    )
     assert adapter.model.config.id2label == dict(enumerate(tiny.LABELS))
     rows = whole.task.read_inputs(pictures())
     for one, other in zip(whole.results(rows), adapter.results(rows), strict=True):
@@ -162,7 +167,7 @@ def test_an_adapter_names_a_base_that_peft_loads(tmp_path: Path, monkeypatch: py
             batch = tiny.inputs(model)
             model = peft.PeftModel.from_pretrained(model, str(folder)).eval()
             assert torch.allclose(tiny.outputs(model, batch), tiny.outputs(frozen.model, batch), atol=1e-5)
-            assert Predictor.load(folder).model is not None
+            assert Predictor.load(folder, trust_task=TRUST).model is not None
 
 
 def test_adapter_on_a_changed_base_is_refused(tmp_path: Path) -> None:
@@ -172,7 +177,7 @@ def test_adapter_on_a_changed_base_is_refused(tmp_path: Path) -> None:
     torch.manual_seed(99)
     tiny.saved(tiny.vit(id2label={0: "a", 1: "b"}, label2id={"a": 0, "b": 1}), tmp_path / "base")
     with pytest.raises(ModelError, match="other weights"):
-        Predictor.load(tmp_path / "run" / "adapter")
+        Predictor.load(tmp_path / "run" / "adapter", trust_task=TRUST)
 
 
 def test_adapter_without_its_base_is_not_saved(tmp_path: Path) -> None:
@@ -193,7 +198,7 @@ def test_timm_labels_and_processor_survive(tmp_path: Path) -> None:
     task.processor = load_processor("AutoImageProcessor", section, found.model)
     pixels = task.encode(task.read_inputs(pictures()), None)
     save_model(found.model, task, tmp_path / "model")
-    predictor = Predictor.load(tmp_path / "model")
+    predictor = Predictor.load(tmp_path / "model", trust_task=TRUST)
     assert predictor.model.config.id2label == dict(enumerate(tiny.LABELS))
     assert predictor.task.processor.data_config["mean"] == (0.1, 0.2, 0.3)
     again = predictor.task.encode(task.read_inputs(pictures()), None)
@@ -229,6 +234,30 @@ def test_damaged_folder_is_refused(tmp_path: Path) -> None:
         load_saved(AUTO, folder)
 
 
+def test_code_of_the_base_model_is_not_copied(tmp_path: Path) -> None:
+    """A folder with auto_map asks its users to trust code; hf_ft neither loads nor needs any."""
+    model = loaded(tmp_path).model
+    model.config.auto_map = {"AutoModel": "modeling.Model"}
+    folder = save_model(model, toy(), tmp_path / "model")
+    assert "auto_map" not in json.loads((folder / "config.json").read_text())
+    assert load_saved(AUTO, folder) is not None
+
+
+def test_a_folder_does_not_choose_which_module_is_imported(tmp_path: Path, monkeypatch) -> None:
+    """A downloaded task.json could name any module, also one that lies in the current folder."""
+    folder = save_model(loaded(tmp_path).model, toy(), tmp_path / "model")
+    content = json.loads((folder / "task.json").read_text())
+    (tmp_path / "stolen.py").write_text("raise SystemExit('code of the folder was run')")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (folder / "task.json").write_text(json.dumps(content | {"task": "stolen:Task"}))
+    for trusted in (None, content["task"]):
+        with pytest.raises(ModelError, match=r"stolen:Task.*trust_task='stolen:Task'.*--trust-task"):
+            Predictor.load(folder, trust_task=trusted)
+    with pytest.raises(SystemExit, match="was run"):
+        Predictor.load(folder, trust_task="stolen:Task")
+
+
 def test_failed_save_leaves_the_old_folder(tmp_path: Path) -> None:
     folder = tmp_path / "model"
     with new_folder(folder) as fresh:
@@ -248,16 +277,16 @@ def test_parquet_of_predictions(tmp_path: Path) -> None:
 
     found = loaded(tmp_path)
     save_model(found.model, toy(), tmp_path / "model")
-    predictor = Predictor.load(tmp_path / "model", device="cpu")
+    predictor = Predictor.load(tmp_path / "model", device="cpu", trust_task=TRUST)
     path = predictor.to_file(pictures(), tmp_path / "out" / "answers.parquet", batch_size=2).path
     assert parquet.read_table(path).to_pylist() == predictor(pictures())
 
 
 def test_a_predictor_of_a_run_knows_its_id_column(tmp_path: Path) -> None:
     save_model(loaded(tmp_path).model, toy(), tmp_path / "run" / "model")
-    assert Predictor.load(tmp_path / "run").id_column is None
+    assert Predictor.load(tmp_path / "run", trust_task=TRUST).id_column is None
     (tmp_path / "run" / "recipe.yaml").write_text("data: {source: a.csv, id: nr}\n")
-    assert Predictor.load(tmp_path / "run").id_column == "nr"
+    assert Predictor.load(tmp_path / "run", trust_task=TRUST).id_column == "nr"
 
 
 def test_folder_of_another_tool_is_refused(tmp_path: Path) -> None:

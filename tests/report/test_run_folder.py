@@ -1,12 +1,19 @@
 """The choice of the run folder: existing files are never overwritten."""
 
+import hashlib
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import pytest
+from accelerate import PartialState
 
-from hf_ft.errors import RecipeError
+from hf_ft.errors import RecipeError, TrainError
 from hf_ft.recipe.read import load_recipe
-from hf_ft.report.run_folder import choose_folder, environment, write_json
+from hf_ft.report.run_folder import choose_folder, environment, locked, open_folder, write_json, write_seal
+from hf_ft.train import checkpoints
 
 
 def recipe(folder, name="exp", evaluate=None, **train):
@@ -19,7 +26,7 @@ def begin(folder, given, *, finished=False):
     folder.mkdir(parents=True)
     (folder / "recipe.yaml").write_text(given.to_yaml())
     if finished:
-        (folder / "verify.json").write_text("[]")
+        write_seal(folder)
 
 
 def test_a_finished_run_is_kept(tmp_path):
@@ -27,6 +34,29 @@ def test_a_finished_run_is_kept(tmp_path):
     assert choose_folder(recipe(tmp_path), "auto").path == tmp_path / "exp-2"
     begin(tmp_path / "exp-2", recipe(tmp_path), finished=True)
     assert choose_folder(recipe(tmp_path), "auto").path == tmp_path / "exp-3"
+
+
+def test_a_run_that_ended_before_its_report_is_not_finished(tmp_path):
+    """Killed between gate and report, a run counted as finished, got no report, and was trained again."""
+    folder = tmp_path / "exp"
+    begin(folder, recipe(tmp_path))
+    (folder / "verify.json").write_text(json.dumps([{"name": "reload", "passed": True}]))
+    assert choose_folder(recipe(tmp_path), "auto").path == folder
+    (folder / "verify.json").write_text(json.dumps([{"name": "reload", "passed": False}]))
+    assert choose_folder(recipe(tmp_path), "auto").path == tmp_path / "exp-2"
+
+
+def test_the_seal_holds_the_files_of_the_result(tmp_path):
+    begin(tmp_path / "exp", recipe(tmp_path))
+    kept = ("recipe.yaml", "results.json", "model/config.json", "figures/a.png", "model/.hidden")
+    for name in (*kept, "log.jsonl", "timing.json", "checkpoints/checkpoint-1/x", ".owner.json", "card/a"):
+        path = tmp_path / "exp" / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(name)
+    write_seal(tmp_path / "exp")
+    sealed = json.loads((tmp_path / "exp" / "seal.json").read_text())["files"]
+    assert sealed.keys() == set(kept)
+    assert sealed["results.json"] == hashlib.sha256(b"results.json").hexdigest()
 
 
 def test_folders_of_other_recipes_are_not_touched(tmp_path):
@@ -89,6 +119,68 @@ def test_a_checkpoint_is_resumed_by_its_own_recipe(tmp_path, monkeypatch, change
     else:
         with pytest.raises(RecipeError, match=rf"{key}.*: .* then, .* now[\s\S]*--resume never"):
             choose_folder(now, "auto")
+
+
+def test_a_run_whose_best_checkpoint_is_lost_is_not_resumed(tmp_path):
+    """Only the newest was looked at: a run shipped a damaged best model, or the last one in its place."""
+    begin(tmp_path / "exp", recipe(tmp_path))
+    root = tmp_path / "exp" / "checkpoints"
+    for step in (5, 10):
+        writing = root / ".writing"
+        begin(writing, recipe(tmp_path))
+        (writing / "trainer_state.json").write_text(json.dumps({"best_global_step": 5}))
+        (writing / "model.safetensors").write_bytes(b"weights")
+        checkpoints.complete(writing, root / f"checkpoint-{step}")
+    assert choose_folder(recipe(tmp_path), "auto").checkpoint == root / "checkpoint-10"
+    (root / "checkpoint-5" / "model.safetensors").write_bytes(b"changed")
+    with pytest.raises(TrainError, match=r"checkpoint-5: model.safetensors has changed.*--resume never"):
+        choose_folder(recipe(tmp_path), "auto")
+    shutil.rmtree(root / "checkpoint-5")
+    with pytest.raises(TrainError, match=r"checkpoint-5: it is missing"):
+        choose_folder(recipe(tmp_path), "auto")
+    (root / "checkpoint-10" / "complete.json").write_text("{")
+    notes = choose_folder(recipe(tmp_path), "auto").notes
+    assert any("complete.json is damaged" in note for note in notes)
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path):
+    """Two runs mixed their curves in one folder, and one resumed from the live checkpoint of the other."""
+    given, processes = recipe(tmp_path), PartialState(cpu=True)
+    with open_folder(given, "auto", processes) as first:
+        assert first.path == tmp_path / "exp"
+        with (
+            pytest.raises(RecipeError, match=rf"exp: another run .*process {os.getpid()} on .*output_dir"),
+            open_folder(given, "auto", processes),
+        ):
+            pass
+        begun = (tmp_path / "exp" / "recipe.yaml").write_text(given.to_yaml())
+        assert begun and choose_folder(given, "never").path == tmp_path / "exp-2"
+    with open_folder(given, "auto", processes) as again:
+        assert again.path == tmp_path / "exp"
+
+
+def test_the_lock_of_a_killed_run_is_free(tmp_path):
+    code = (
+        "import sys, time\nfrom pathlib import Path\nfrom hf_ft.report.run_folder import locked\n"
+        "with locked(Path(sys.argv[1])):\n    print('held', flush=True)\n    time.sleep(600)\n"
+    )
+    run = subprocess.Popen([sys.executable, "-c", code, str(tmp_path)], stdout=subprocess.PIPE, text=True)
+    assert run.stdout.readline() == "held\n"
+    with pytest.raises(RecipeError, match=f"process {run.pid}"), locked(tmp_path):
+        pass
+    run.kill()
+    run.wait()
+    with locked(tmp_path):
+        pass
+
+
+def test_a_folder_that_cannot_be_created_is_named(tmp_path):
+    (tmp_path / "file").write_text("x")
+    with (
+        pytest.raises(RecipeError, match=r"output_dir: cannot create .*file/exp"),
+        open_folder(recipe(tmp_path / "file"), "auto", PartialState(cpu=True)),
+    ):
+        pass
 
 
 def test_environment_without_git(monkeypatch, tmp_path):

@@ -11,6 +11,7 @@ import torch
 
 from hf_ft.model.passes import Passes
 from hf_ft.recipe.read import load_recipe
+from hf_ft.storage.atomic import write_json
 from hf_ft.train import threads
 from hf_ft.train.assemble import assemble
 from hf_ft.train.decisions import Decision
@@ -164,8 +165,10 @@ def test_the_choice_is_recorded_with_the_run(setup, tmp_path, monkeypatch):
     assert setup().decisions["threads"].value == 1 == torch.get_num_threads()
     assert json.loads((tmp_path / "run/decisions.json").read_text())["threads"]["value"] == 1
     torch.set_num_threads(2)
+    write_json(tmp_path / "run" / "identity.json", setup().trainer.identity)
+    torch.set_num_threads(2)
     monkeypatch.setattr(threads, "time_pairs", lambda *_, **how: PairedTiming(((2.0, 1.0),) * 3))
-    assert setup(resumed=True).decisions["threads"] == Decision(1, "as the run began")
+    assert setup(checkpoint=tmp_path / "run").decisions["threads"] == Decision(1, "as the run began")
     assert torch.get_num_threads() == 1
     torch.set_num_threads(2)
     assert setup().decisions["threads"].value == 2

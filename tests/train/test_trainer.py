@@ -10,6 +10,7 @@ from transformers import TrainerCallback
 
 from hf_ft.errors import RecipeError, TrainError
 from hf_ft.recipe.read import load_recipe
+from hf_ft.train import checkpoints
 from hf_ft.train.assemble import assemble
 from hf_ft.train.preflight import check_loss_division, check_metrics, probe_step
 
@@ -127,8 +128,9 @@ def test_among_equal_metrics_the_checkpoint_with_the_lowest_loss_is_loaded(tuner
     [
         (False, 1.001, "not those that were measured and saved"),
         (True, -1.0, "not the model that was measured"),
+        (True, 1.001, r"model\.safetensors has changed since it was written, but it is the best"),
     ],
-    ids=["by the hash of its weights", "after a resume, by its metric"],
+    ids=["by the hash of its weights", "after a resume, by its metric", "by the hash of its file"],
 )
 def test_a_tampered_best_checkpoint_is_refused(tuner, tmp_path, resumed, factor, message):
     from safetensors.torch import load_file, save_file
@@ -138,17 +140,22 @@ def test_a_tampered_best_checkpoint_is_refused(tuner, tmp_path, resumed, factor,
     trained.best = None if resumed else trained.best
     path = next((tmp_path / "run" / "checkpoints").glob("checkpoint-*/model.safetensors"))
     save_file({name: factor * tensor for name, tensor in load_file(path).items()}, path)
+    if "has changed" not in message:
+        # As if it had been written so.
+        marker = json.loads((path.parent / "complete.json").read_text())
+        marker[path.name] = checkpoints._size_and_hash(path)
+        (path.parent / "complete.json").write_text(json.dumps(marker))
     with pytest.raises(TrainError, match=message):
         trained._load_best_model()
 
 
 def test_the_best_checkpoint_of_a_resumed_run_is_measured_again(tuner, tmp_path, monkeypatch):
     tuner(num_train_epochs=3, learning_rate=0.3).train()
-    resumed = tuner("resumed", num_train_epochs=3, learning_rate=0.3)
+    resumed = tuner(num_train_epochs=3, learning_rate=0.3)
     passes = []
     measure = resumed.evaluate_rows
     monkeypatch.setattr(resumed, "evaluate_rows", lambda *rows: passes.append(rows) or measure(*rows))
-    resumed.train(resume_from_checkpoint=str(tmp_path / "run" / "checkpoints" / "checkpoint-21"))
+    resumed.fit(tmp_path / "run" / "checkpoints" / "checkpoint-21")
     assert len(passes) == 1 and resumed.last_evaluation is not None
 
 
@@ -196,6 +203,21 @@ def test_early_stopping(tuner):
     trained = tuner(num_train_epochs=30, early_stopping_patience=2, learning_rate=1e-9)
     trained.train()
     assert trained.state.epoch == 3
+
+
+def test_training_that_had_ended_is_not_continued(tuner, tmp_path):
+    """Resumed after an early stop, the Trainer takes a step more, which may even become the best."""
+    trained = tuner(num_train_epochs=30, early_stopping_patience=2, learning_rate=0.3)
+    trained.fit()
+    last = tmp_path / "run" / "checkpoints" / f"checkpoint-{trained.state.global_step}"
+    again = tuner(num_train_epochs=30, early_stopping_patience=2, learning_rate=0.3)
+    steps = []
+    again.training_step = lambda *given: steps.append(given)
+    again.fit(last)
+    assert trained.state.epoch < 30 and not steps and torch.equal(weights(again), weights(trained))
+    assert again.state.log_history == trained.state.log_history[: len(again.state.log_history)]
+    first = again.evaluate_finished("validation").metrics, trained.evaluate_finished("validation").metrics
+    assert first[0]["accuracy"] == first[1]["accuracy"]
 
 
 def test_exponential_schedule_falls_to_its_final_share(tuner):
