@@ -78,7 +78,7 @@ class Bench:
         """Run one side in a fresh process, and read what it wrote."""
         checkout = self.before if side == BEFORE and self.before is not None else CHECKOUT
         command = work.sides[side].split()
-        # The sides of hf_ft share their caches: `again` reads what `ours` has cached.
+        # `again` shares the caches of `ours`.
         own = folder / ("ours" if side == "again" else side.replace(" ", "-"))
         out = own / f"{side.replace(' ', '-')}.json"
         facts = self.facts[work.name] | {"epochs": str(work.epochs), "out": str(out), "folder": str(own)}

@@ -85,7 +85,7 @@ class Work:
         if "ours" not in self.sides:
             return self
         goals = (Goal(BEFORE, "ours"), Goal(BEFORE, "ours", figure="finish"))
-        return replace(self, sides=self.sides | {BEFORE: self.sides["ours"]}, goals=self.goals + goals)
+        return replace(self, sides={BEFORE: self.sides["ours"], **self.sides}, goals=self.goals + goals)
 
 
 FILES = "--train {train} --validation {validation} --model {model} --epochs {epochs} --out {out}"

@@ -64,8 +64,8 @@ class Answer:
     piped: list[tuple[dict[str, float], dict[str, float]]]
 
 
-def is_first_process() -> bool:
-    """Return whether the launcher started this process as its main one, without importing accelerate."""
+def may_be_main() -> bool:
+    """Guess whether this is the main process, without importing accelerate, which knows."""
     return os.environ.get("RANK", "0") == "0"
 
 

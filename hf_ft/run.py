@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shlex
 import signal
 import sys
@@ -141,11 +142,11 @@ def finetune(
     """
     recipe = load_recipe(recipe, in_memory=data is not None)
 
-    from hf_ft.fresh_process import FreshProcess, is_first_process
+    from hf_ft.fresh_process import FreshProcess, may_be_main
 
     with contextlib.ExitStack() as stack:
         # Before the imports of this process, so that both import at the same time.
-        fresh = stack.enter_context(FreshProcess()) if is_first_process() else None
+        early = stack.enter_context(FreshProcess()) if may_be_main() else None
         stack.enter_context(_machine_given_back())
 
         from hf_ft.model.save import save_model
@@ -161,6 +162,9 @@ def finetune(
 
         stops = stack.enter_context(StopSignals().listening())
         processes = start_processes()
+        fresh = None
+        if processes.is_main_process:
+            fresh = early or stack.enter_context(FreshProcess())
         console = Console(speaks=verbose and processes.is_main_process)
         console.room("recipe")
         publishing = hub.check_publish(recipe.publish, processes)
@@ -169,6 +173,7 @@ def finetune(
         stack.enter_context(logged(lambda: console.stage, path))
         console.lines([f"{recipe.name} -> {path}", *folder.notes, *recipe.warnings, *publishing])
 
+        undisturbed = fresh.paused if fresh is not None else contextlib.nullcontext
         setup = assemble(
             recipe,
             path,
@@ -178,13 +183,14 @@ def finetune(
             profile=profile,
             layers=layers,
             console=console,
-            undisturbed=fresh.paused if fresh is not None else contextlib.nullcontext,
+            undisturbed=undisturbed,
         )
         if fresh is not None:
             run_folder.write_origin(path, setup)
             fresh.import_like(sys.modules)
         console.room("preflight")
-        checks = preflight(setup.trainer)
+        with undisturbed():  # it measures how long the training will take
+            checks = preflight(setup.trainer)
         console.lines(checks.lines)
 
         console.room("train")
@@ -352,19 +358,26 @@ def run(
     if is_launched():
         # Otherwise a killed launcher would leave its processes running, with nobody to stop them.
         end_with_parent(signal.SIGTERM)
-    loaded = load_recipe(recipe, overrides or ())
+    loaded = None
     try:
+        loaded = load_recipe(recipe, overrides or ())
         finished = finetune(
             loaded, resume=resume, verbose=not (quiet or as_json), profile=profile, layers=layers
         )
     except KeyboardInterrupt as stop:
-        from hf_ft.report.run_folder import interruption_message
-
+        code = stop.exit_code if isinstance(stop, Stopped) else INTERRUPTED
         launched = sys.argv[0].endswith("run.py")
         verb = "accelerate launch -m hf_ft.run" if launched else "hf-ft run"
         command = f"{verb} {shlex.join([recipe, *(overrides or ())])}"
+        if loaded is None or "hf_ft.verify" not in sys.modules:  # the last import of `finetune`
+            # Modules that are half imported can neither be used nor clean up after themselves.
+            said = f"interrupted before anything was written; to start again, run:\n  {command}"
+            print(said, file=sys.stderr, flush=True)
+            os._exit(code)
+        from hf_ft.report.run_folder import interruption_message
+
         typer.echo(interruption_message(loaded, command), err=True)
-        raise typer.Exit(stop.exit_code if isinstance(stop, Stopped) else INTERRUPTED) from None
+        raise typer.Exit(code) from None
     if as_json and finished.results:  # on the main process
         summary = {"folder": str(finished.folder), "headline": finished.results["headline"]}
         summary["verdict"] = finished.results["verdict"]["text"]

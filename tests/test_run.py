@@ -285,3 +285,10 @@ def test_a_run_that_misses_must_beat_fails_and_its_files_stay(tmp_path, monkeypa
     saved = json.loads((tmp_path / "run" / "results.json").read_text())["verdict"]
     assert saved["outcome"] == "not compared" and saved["baselines"] == []
     assert saved["text"] in html.unescape((tmp_path / "run" / "report.html").read_text())
+
+
+def test_a_stale_rank_of_another_launcher_does_not_lose_the_model(signs, vit, tmp_path, monkeypatch):
+    """RANK alone does not make this process one of several; a run ended without a model and exit code 0."""
+    monkeypatch.setenv("RANK", "1")
+    done = finetune(recipe(signs, vit, tmp_path), verbose=False)
+    assert done.results and (done.folder / "model" / "config.json").is_file() and done.report().is_file()

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from hf_ft import finetune
 from hf_ft.data.table import Table
-from hf_ft.errors import VerifyError
+from hf_ft.errors import RecipeError, VerifyError
 from hf_ft.fresh_process import Answer
 from hf_ft.task import Evaluation
 from hf_ft.verify import (
@@ -227,6 +227,23 @@ def test_counts_of_other_masks_are_refused(segmented, monkeypatch, break_it, mes
     monkeypatch.setattr(masks.Masks, "difference", lambda *given: 0.0)
     with pytest.raises(VerifyError, match=r"gives iou 0\.\d+ on 4 rows, the trained model 0\.\d+"):
         check_reload(task, fresh, table, sample, evaluation, "loss")
+
+
+def test_a_metric_that_the_sample_does_not_allow_is_not_a_failure(segmented, monkeypatch):
+    """An AUC of the user needs every class; 64 rows of many may lack one."""
+    task, columns = segmented.task, {"number": "number", "mask": "mask"}
+    table = Table(Dataset.from_list(masks.rows(2)), columns, ["a", "b"])
+    honest = segmented.predictor().results([{"id": str(n), "number": n} for n in range(2)])
+    live = task.summarize(honest, task.references(table))
+    evaluation = Evaluation("test", table.ids, live, task.references(table), None, {})
+    fresh = SimpleNamespace(answer=lambda: Answer(honest, []))
+
+    def fails(*given):
+        raise RecipeError("evaluate.extra: 'strictauc' cannot be computed here: one class")
+
+    monkeypatch.setattr("hf_ft.evaluate.loop.measure", fails)
+    found = check_reload(task, fresh, table, range(2), evaluation, "strictauc")
+    assert "differ by 0.0e+00" in found and "strictauc cannot be computed on them" in found
 
 
 def test_one_nan_among_equal_results_is_no_agreement(segmented, monkeypatch):

@@ -157,7 +157,9 @@ class Verdict:
         one = comparison
         size = show_difference(self.metric, one.difference, one.interval, self.unit)
         text = f"{size} {'higher' if one.difference > 0 else 'lower'}" if one.difference else "no difference"
-        if one.interval is not None:
+        if one.interval is not None and not any(one.interval):
+            text += ", on no resample of the rows"
+        elif one.interval is not None:
             interval = show_difference_interval(self.metric, one.interval, unit=self.unit)
             text += f" ({100 * self.confidence:g} % interval: {interval})"
         return text + (f", on the {one.rows:,} rows that it answers" if one.rows < self.rows else "")

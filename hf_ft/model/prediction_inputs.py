@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_ft.data.files import format_of, read_files
+from hf_ft.data.files import FORMATS, format_of, read_files
 from hf_ft.data.sources import rows_in_memory
 from hf_ft.errors import DataError
 from hf_ft.text_utils import hint, listing
@@ -75,10 +75,16 @@ def read_inputs(task: Task, inputs: Any, id_column: str | None = None, usual_id:
             for one in part:
                 _read_rows(task, one, id_column, names, found)
         else:
-            rows = task.read_inputs(_refuse_folders(task, list(part)))
+            rows = task.read_inputs(_refuse_paths(task, list(part)))
             found.rows += rows
             found.places += [str(row["id"]) for row in rows]
-            found.carried += [{} for _ in rows]
+            # A text that was given on the command line is copied, so that its answer can be told from others.
+            found.carried += [
+                {key: value for key, value in row.items() if key != "id" and isinstance(value, str)}
+                if not task.media_roles
+                else {}
+                for row in rows
+            ]
     if not task.media_roles:
         # Inspecting a row without media is fast, so bad rows are found before anything is computed.
         _move_bad_rows(task, found)
@@ -92,11 +98,18 @@ def _is_table(one: Any) -> bool:
     return hasattr(one, "columns") or hasattr(one, "column_names")
 
 
-def _refuse_folders(task: Task, inputs: list[Any]) -> list[Any]:
-    """Raise a DataError for a folder if the task reads no media, because it would be read as a text."""
-    folders = [one for one in inputs if isinstance(one, str | Path) and os.path.isdir(one)]
-    if folders and not task.media_roles:
-        raise DataError(f"{folders[0]}: is a folder; expected a file of rows")
+def _refuse_paths(task: Task, inputs: list[Any]) -> list[Any]:
+    """Raise a DataError for a path if the task reads no media, because its name would be read as a text."""
+    for one in inputs if not task.media_roles else ():
+        if not isinstance(one, str | Path):
+            continue
+        if os.path.isdir(one):
+            raise DataError(f"{one}: is a folder; expected a file of rows")
+        if os.path.isfile(one):
+            raise DataError(f"{one}: is a file of an unknown kind; expected {', '.join(FORMATS)}")
+        name = str(one)
+        if len(name.split()) == 1 and (format_of(name) is not None or name.casefold().endswith(".txt")):
+            raise DataError(f"{one}: there is no such file (current folder: {os.getcwd()})")
     return inputs
 
 

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import importlib.metadata
 import inspect
+import os
 import sys
 import sysconfig
 from collections.abc import Iterable, Iterator, Sequence
@@ -154,7 +155,7 @@ def _imported_names(source: str) -> tuple[str, ...]:
 
 
 def _statements(node: ast.AST) -> Iterator[ast.AST]:
-    """List all statements below a node, at any depth; expressions, most of a tree, hold no statement."""
+    """List the statements below a node, at any depth, and their `except` and `case` parts; no expressions."""
     for child in ast.iter_child_nodes(node):
         if isinstance(child, (ast.stmt, ast.excepthandler, ast.match_case)):
             yield child
@@ -185,7 +186,8 @@ def _is_user_module(module: ModuleType) -> bool:
     """Tell whether a module belongs neither to the standard library, an installed package nor hf_ft."""
     installed = [sysconfig.get_paths()[name] for name in ("stdlib", "platstdlib", "purelib", "platlib")]
     file = str(getattr(module, "__file__", None) or "")
-    return file.endswith(".py") and not file.startswith((*installed, str(PACKAGE)))
+    known = tuple(f"{folder}{os.sep}" for folder in (*installed, str(PACKAGE)))
+    return file.endswith(".py") and not file.startswith(known)
 
 
 def _module_name(value: Any) -> str:

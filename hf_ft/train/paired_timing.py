@@ -75,7 +75,6 @@ def time_pairs(
     usual: Callable[[], float],
     new: Callable[[], float],
     *,
-    warm: bool = False,
     decisive: float = DECISIVE_FACTOR,
 ) -> PairedTiming:
     """Measure both ways alternately until the answer is sure, at most MOST_PAIRS times.
@@ -83,13 +82,11 @@ def time_pairs(
     Args:
         usual: computes once in the usual way, and returns the seconds.
         new: computes once in the new way, and returns the seconds.
-        warm: whether both have computed before; otherwise the first step of each, which allocates memory and
-            fills caches, is not counted.
         decisive: as for PairedTiming.
     """
     begun, timing = time.monotonic(), PairedTiming((), decisive=decisive)
-    for way in () if warm else (usual, new):
-        way()
+    for way in (usual, new):
+        way()  # not counted: the first step allocates memory and fills caches
     while len(timing.pairs) < MOST_PAIRS:
         # One directly after the other, so that a burst of work of another program slows down both.
         timing = PairedTiming((*timing.pairs, (usual(), new())), decisive=decisive)

@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from hf_ft.model.passes import Passes
     from hf_ft.task import Batch
 
-# The measurement starts with FEW_ROWS of a micro-batch (batch norms need two), and takes more while a step
-# takes at most STEP_SECONDS: on a few small pictures a second thread gains nothing, on many it does.
+# The measurement starts with FEW_ROWS of a micro-batch (batch norms need two), and doubles them while a step
+# would take at most STEP_SECONDS: on a few small pictures a second thread gains nothing, on many it does.
 STEP_SECONDS = 0.4
 FEW_ROWS = 4
-# One pair is enough where all threads are 1.32 times as fast as one, or slower by a tenth. A wrong choice
-# between threads that are nearly equal costs little; the measurement delays every run.
+# Where measuring takes long, one pair is enough if all threads are 1.32 times as fast as one, or slower by a
+# tenth. A wrong choice between nearly equal ones costs little; the measurement delays every run.
 DECISIVE_FACTOR = 1.2
 
 
@@ -95,9 +95,7 @@ def _measure(passes: Passes, batch_of: Callable[[int | None], Batch], available:
         passes.step_seconds(batch)  # not counted: the first step allocates memory and fills caches
         while len(batch["row"]) < most and 2 * passes.step_seconds(batch) <= STEP_SECONDS:
             batch = batch_of(2 * len(batch["row"]))
-        timing = time_pairs(
-            partial(on, 1, batch), partial(on, available, batch), warm=True, decisive=DECISIVE_FACTOR
-        )
+        timing = time_pairs(partial(on, 1, batch), partial(on, available, batch), decisive=DECISIVE_FACTOR)
         torch.set_num_threads(available)
     one, all_of_them = (f"{seconds * 1e3:.1f} ms" for seconds in timing.fastest_seconds)
     what = f"a step of {len(batch['row'])} rows takes {all_of_them} on all, {one} on one"

@@ -177,6 +177,18 @@ def test_files_that_cannot_be_written_are_refused_before_anything_is_read(texts,
         predict_to_file(texts, [table], tmp_path / "answers.csv", id_column="nrs")
     with pytest.raises(DataError, match="is a folder"):
         predict_to_file(texts, [str(tmp_path)], tmp_path / "answers.csv")
+    # The name of a file was classified as a text.
+    (tmp_path / "recipe.yaml").write_text("a: b")
+    with pytest.raises(DataError, match=r"recipe\.yaml: is a file of an unknown kind; expected \.csv"):
+        predict_to_file(texts, [str(tmp_path / "recipe.yaml")], tmp_path / "answers.csv")
+    for name in ("nothere.txt", "nothere.csv"):
+        with pytest.raises(DataError, match=rf"{name}: there is no such file"):
+            predict_to_file(texts, ["a text", name], tmp_path / "answers.csv")
+
+
+def test_a_text_of_the_command_line_is_copied_beside_its_answer(texts, tmp_path):
+    written = predict_to_file(texts, ["one word", "two words."], tmp_path / "answers.csv")
+    assert pandas.read_csv(written.path)["text"].tolist() == ["one word", "two words."]
 
 
 def test_a_missing_column_is_reported_once(texts, tmp_path):

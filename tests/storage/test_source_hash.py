@@ -3,6 +3,7 @@
 import shutil
 import sys
 import threading
+from types import ModuleType
 
 import pytest
 import small_tasks
@@ -20,6 +21,7 @@ from hf_ft.storage.source_hash import (
     ENCODING,
     PACKAGE,
     _imported_names,
+    _is_user_module,
     package_source_hash,
     package_sources,
     task_modules,
@@ -132,3 +134,11 @@ class C:
 """
     found = set(_imported_names(source))
     assert found == {*(f"hf_ft.{letter}" for letter in "abcdefgh"), "hf_ft", "hf_ft.h.H"}
+
+
+def test_a_module_beside_the_package_with_its_name_in_front_is_the_users(tmp_path):
+    """`.../hf_ft_mytask.py` begins like `.../hf_ft`, and its edits were not noticed."""
+    module = ModuleType("hf_ft_mytask")
+    for path, own in [(f"{PACKAGE}_mytask.py", True), (PACKAGE / "task.py", False), (torch.__file__, False)]:
+        module.__file__ = str(path)
+        assert _is_user_module(module) == own

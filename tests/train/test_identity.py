@@ -6,9 +6,11 @@ from pathlib import Path
 
 import points
 import pytest
+import tiny
 from transformers import TrainerCallback
 
 from hf_ft import TrainError, finetune
+from hf_ft.model.load import processor_hash
 from hf_ft.train.checkpoints import _size_and_hash
 
 
@@ -80,3 +82,17 @@ def test_a_run_is_not_resumed_with_another_processor_or_version_or_an_unknown_on
         TrainError, match=rf"{damage}: another then" if damage else "identity.json is missing"
     ):
         finetune(recipe, data=points.rows(), verbose=False)
+
+
+def test_processors_of_other_settings_have_other_hashes():
+    """The processor of a timm model saves no file."""
+    from transformers import TimmWrapperImageProcessor
+
+    settings = {"input_size": [3, 32, 32], "mean": [0.5] * 3, "std": [0.5] * 3, "crop_pct": 1.0}
+    settings |= {"interpolation": "bicubic", "num_classes": 2}
+    one, same, other = (
+        processor_hash(TimmWrapperImageProcessor(settings | {"mean": mean}, "resnet18"))
+        for mean in ([0.5] * 3, [0.5] * 3, [0.25] * 3)
+    )
+    assert one == same != other != processor_hash(None)
+    assert processor_hash(tiny.image_processor()) == processor_hash(tiny.image_processor())

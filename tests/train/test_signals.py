@@ -151,3 +151,21 @@ def test_a_killed_launcher_leaves_no_process_and_a_checkpoint(recipe, tmp_path):
     launcher.kill()
     _, alive = psutil.wait_procs(children, timeout=60)
     assert not alive and list((tmp_path / "run" / "checkpoints").glob("checkpoint-*/complete.json"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [0.5, 1.5, 3.0])
+def test_ctrl_c_during_the_imports_is_an_interruption_too(recipe, tmp_path, seconds):
+    """The message about it imported torch while torch was half imported: a traceback, and once a segfault."""
+    path = tmp_path / "recipe.json"
+    path.write_text(json.dumps(recipe))
+    process = subprocess.Popen(
+        [sys.executable, "-m", "hf_ft.run", str(path)], stderr=subprocess.PIPE, cwd=ROOT
+    )
+    time.sleep(seconds)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=120)
+    # Before hf_ft's own first lines run, Python itself ends the process.
+    assert process.returncode in (130, -signal.SIGINT)
+    if process.returncode == 130:
+        assert "interrupted" in errors.decode() and "Traceback" not in errors.decode()

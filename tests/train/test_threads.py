@@ -102,14 +102,29 @@ def test_only_a_few_rows_of_a_large_micro_batch_are_measured():
     assert found.value == 2 and {rows for _, rows in seen} == {4}
 
 
-def test_as_many_rows_are_measured_as_a_short_step_allows():
+def test_as_many_rows_are_measured_as_a_short_step_allows(monkeypatch):
     """On 4 small pictures two threads were slower than one, on 16 they were 1.45 times as fast."""
+
+    sizes = set()
 
     class Growing(FakePasses):
         def step_seconds(self, batch):
             rows = len(batch["row"])
             self.seen.append((torch.get_num_threads(), rows))
             return 0.05 + 0.02 * rows if torch.get_num_threads() == 1 else 0.09 + 0.01 * rows
+
+    class Cold(FakePasses):
+        """Equally fast on one thread and on two, but the first step of each kind takes twice as long."""
+
+        def step_seconds(self, batch):
+            key = torch.get_num_threads(), len(batch["row"])
+            first = key not in sizes
+            sizes.add(key)
+            return (2 if first else 1) * 0.01 * len(batch["row"])
+
+    monkeypatch.setattr("hf_ft.train.paired_timing.LONG_SECONDS", -1)
+    assert choose_threads("auto", Cold(0, 0), batch_of, processes=1).value == 1
+    monkeypatch.undo()
 
     passes = Growing(0, 0)
     found = choose_threads("auto", passes, batch_of, processes=1)
