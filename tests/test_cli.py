@@ -194,8 +194,10 @@ class FakePredictor:
     """A Predictor that stores what it was called with."""
 
     calls: list = []  # noqa: RUF012
+    trusted = None
 
-    def __init__(self, bad=()):
+    def __init__(self, bad=(), trusted=None):
+        FakePredictor.trusted = trusted
         self.task = SimpleNamespace(labels=lambda: ["a", "b"], input_note=lambda: "needs tomorrow's weather")
         self.bad = list(bad)
 
@@ -207,14 +209,17 @@ class FakePredictor:
 def test_predict_passes_its_options_on(hf_ft_command, monkeypatch, tmp_path):
     FakePredictor.calls.clear()
     monkeypatch.setattr(
-        hf_ft.Predictor, "load", lambda folder: FakePredictor([BadRow("b.csv, row 2", "empty")])
+        hf_ft.Predictor,
+        "load",
+        lambda folder, trust_task: FakePredictor([BadRow("b.csv, row 2", "empty")], trust_task),
     )
-    options = ["--on-bad", "skip", "--top-k", "2", "--threshold", "0.5"]
+    options = ["--trust-task", "mine:Task", "--on-bad", "skip", "--top-k", "2", "--threshold", "0.5"]
     code, out, err = hf_ft_command("predict", "runs/x", "a.png", "b.csv", "-o", "out.csv", *options)
     assert (code, out) == (0, "out.csv\n")
     # The note on what inputs need comes before anything is computed.
     assert err == "needs tomorrow's weather\nleft out 1 of 4 inputs:\n  b.csv, row 2: empty\n"
     expected = {"on_bad": "skip", "top_k": 2, "threshold": 0.5, "id_column": None}
+    assert FakePredictor.trusted == "mine:Task"
     assert FakePredictor.calls == [(["a.png", "b.csv"], "out.csv", expected)]
 
 

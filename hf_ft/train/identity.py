@@ -34,7 +34,7 @@ def identity_of(task: Task, prepared: Prepared, loaded: Loaded) -> dict[str, str
         loaded: the model as it was loaded.
     """
     rows = prepared.info["fingerprints"]
-    weights = loaded.source["content"]
+    weights = loaded.source.get("content")
     return {
         **{f"rows of {split}": f"{prepared.info['sizes'][split]} rows, {rows[split]}" for split in rows},
         "starting weights": weights or "drawn at random",

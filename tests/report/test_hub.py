@@ -405,7 +405,7 @@ def test_a_card_with_a_secret_is_not_uploaded(copy, server, client):
 
 
 def test_the_published_folder_holds_what_check_contents_allows(finished):
-    assert check_contents(finished.folder).endswith("no pickle, no secret")
+    assert check_contents(finished.folder).endswith("no pickle, no code, no secret")
 
 
 def launch_two(server, home, folder, token):

@@ -52,8 +52,15 @@ class SignalAt(TrainerCallback):
             os.kill(os.getpid(), self.number)
 
 
-@pytest.mark.parametrize("number", STOPPING, ids=lambda number: number.name)
-@pytest.mark.parametrize("when", [{"step": 9}, {"evaluation": True}], ids=["step", "evaluation"])
+@pytest.mark.parametrize(
+    ("number", "when"),
+    [
+        pytest.param(number, {what: 9}, id=f"{number.name}, {what}", marks=[] if fast else pytest.mark.slow)
+        for number in STOPPING
+        for what in ("step", "evaluation")
+        for fast in [(number.name, what) in (("SIGTERM", "step"), ("SIGINT", "evaluation"))]
+    ],
+)
 def test_a_signal_stops_with_a_checkpoint_and_the_resumed_run_is_equal(recipe, tmp_path, number, when, capfd):
     straight = finetune(recipe | {"output_dir": str(tmp_path / "straight")}, verbose=False)
     before = signal.getsignal(number)
