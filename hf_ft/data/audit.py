@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_ft.data.duplicates import Duplicates, find_duplicates
 from hf_ft.data.labels import count_classes
+from hf_ft.data.table import Table
 from hf_ft.errors import AuditError
 from hf_ft.storage.atomic import read_json, write_json
 from hf_ft.storage.row_hash import FileState, SplitRecord, find_record, hash_row, hash_values, save_record
@@ -121,10 +122,18 @@ def audit(
         add_bad_rows(findings, split, ids[split], problems, on_bad)
         findings.traits[split] = _with_traits(ids[split], entries)
     findings.warnings += _trait_warnings(task, findings)
-    findings.duplicates = find_duplicates(ids, inspections)
+    findings.duplicates = find_duplicates(ids, inspections, _labels(task, examples))
     for pair in findings.duplicates:
         _judge_duplicates(findings, pair)
     return findings
+
+
+def _labels(task: Task, examples: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the label of each row of each split; empty where a task has no classes or rows no labels."""
+    role = task.class_role
+    if role is None or not all(isinstance(rows, Table) and rows.has(role) for rows in examples.values()):
+        return {}
+    return {split: rows.column(role) for split, rows in examples.items()}
 
 
 def write_bad(bad: Sequence[Mapping[str, str]], path: Path) -> None:
@@ -294,7 +303,10 @@ def _judge_duplicates(findings: Findings, found: Duplicates) -> None:
     sign = "=" if found.kind == "equal" else "~"
     # `examples` holds a few pairs only, so their number is not shown.
     pairs = ", ".join(f"{one} {sign} {two}" for one, two in found.examples[:3])
-    pairs += ", ..." if len(found.examples) > 3 else ""
+    pairs += " and more" if len(found.examples) > 3 else ""
+    if found.contradictory:
+        one, two = found.contradictory[0]
+        pairs += f"; equal inputs have different labels, as in {one} and {two}: correct one of them"
     text = f"{split}: {found.rows} rows ({found.share:.2%}) {where}, {found.kind}: {pairs}"
     if found.kind == "equal" and split != other and found.share > MOST_DUPLICATES:
         findings.errors.append(

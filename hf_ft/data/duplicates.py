@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations, pairwise
+from typing import Any
 
 import numpy as np
 
@@ -25,6 +26,7 @@ class Duplicates:
         rows: number of rows of the first split that occur again.
         share: their share of the rows of the first split, 0 to 1.
         examples: up to 20 pairs of row ids, one id from each split.
+        contradictory: pairs of equal rows with different labels, up to 20; they come first.
     """
 
     kind: str
@@ -32,22 +34,31 @@ class Duplicates:
     rows: int
     share: float
     examples: list[tuple[str, str]]
+    contradictory: list[tuple[str, str]] = field(default_factory=list)
 
 
 def find_duplicates(
-    ids: Mapping[str, Sequence[str]], inspected: Mapping[str, Sequence[Inspection]]
+    ids: Mapping[str, Sequence[str]],
+    inspected: Mapping[str, Sequence[Inspection]],
+    labels: Mapping[str, Sequence[Any]] | None = None,
 ) -> list[Duplicates]:
     """Find equal rows within and across splits, and nearly equal rows across splits.
 
     Args:
         ids: split -> row ids.
         inspected: split -> inspection of each row; rows with a problem are ignored.
+        labels: split -> label of each row; None: labels are not compared.
 
     Returns:
         One entry per kind and pair of splits that share rows. For two splits, the rows of the smaller split
         are counted.
     """
     found: list[Duplicates] = []
+    label_of = {
+        name: str(label)
+        for split, names in ids.items()
+        for name, label in zip(names, (labels or {}).get(split, ()), strict=False)
+    }
     places: dict[str, dict[str, list[str]]] = {split: {} for split in inspected}
     for split, entries in inspected.items():
         for name, entry in zip(ids[split], entries, strict=True):
@@ -55,8 +66,8 @@ def find_duplicates(
                 places[split].setdefault(entry.digest, []).append(name)
         again = [names for names in places[split].values() if len(names) > 1]
         rows = sum(len(names) - 1 for names in again)
-        examples = [(names[1], names[0]) for names in again]
-        found += _entry("equal", split, split, rows, len(entries), examples)
+        examples = [(name, names[0]) for names in again for name in names[1:]]
+        found += _entry("equal", split, split, rows, len(entries), examples, label_of)
     for pair in combinations(inspected, 2):
         small, large = sorted(pair, key=lambda split: len(inspected[split]))
         shared = places[small].keys() & places[large].keys()
@@ -64,7 +75,7 @@ def find_duplicates(
             (names[0], places[large][key][0]) for key, names in places[small].items() if key in shared
         ]
         rows = sum(len(places[small][key]) for key in shared)
-        found += _entry("equal", small, large, rows, len(inspected[small]), examples)
+        found += _entry("equal", small, large, rows, len(inspected[small]), examples, label_of)
         near = _near(inspected[small], inspected[large])
         examples = [(ids[small][i], ids[large][j]) for i, j in near]
         found += _entry(
@@ -74,9 +85,19 @@ def find_duplicates(
 
 
 def _entry(
-    kind: str, split: str, other: str, rows: int, of: int, examples: list[tuple[str, str]]
+    kind: str,
+    split: str,
+    other: str,
+    rows: int,
+    of: int,
+    examples: list[tuple[str, str]],
+    label_of: Mapping[str, str] | None = None,
 ) -> list[Duplicates]:
-    return [Duplicates(kind, (split, other), rows, rows / of, examples[:20])] if rows else []
+    if not rows:
+        return []
+    known = label_of or {}
+    differing = [(one, two) for one, two in examples if known.get(one) != known.get(two)]
+    return [Duplicates(kind, (split, other), rows, rows / of, examples[:20], differing[:20])]
 
 
 def _near(a: Sequence[Inspection], b: Sequence[Inspection]) -> list[tuple[int, int]]:

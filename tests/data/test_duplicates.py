@@ -60,3 +60,14 @@ def test_nearly_equal_rows_leave_out_equal_and_unreadable_ones():
     found = {entry.kind: entry for entry in find_duplicates(ids(inspected), inspected)}
     assert found["equal"].splits == ("train", "test") and found["equal"].rows == 1
     assert found["nearly equal"].examples == [("train/0", "test/1")]
+
+
+def test_equal_rows_with_different_labels_are_named():
+    """They are an error in the labels, and were reported as a harmless repetition."""
+    inspected = {"train": [Inspection(digest=digest) for digest in "aabbc"], "test": [Inspection(digest="c")]}
+    labels = {"train": ["x", "x", "x", "y", "x"], "test": ["y"]}
+    within, across = find_duplicates(ids(inspected), inspected, labels)
+    names = ids(inspected)
+    assert within.contradictory == [(names["train"][3], names["train"][2])]
+    assert across.contradictory == [(names["test"][0], names["train"][4])]
+    assert not find_duplicates(ids(inspected), inspected)[0].contradictory
