@@ -24,7 +24,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from hf_ft.errors import VerifyError
+from hf_ft.errors import RecipeError, VerifyError
 from hf_ft.storage.atomic import read_json, write_json, write_text
 from hf_ft.storage.file_hash import checksums
 from hf_ft.text_utils import listing
@@ -226,7 +226,7 @@ def check_reload(
     metric = task.main_metric if metric == "loss" else metric
     try:
         before = measure(task, live, references).value(metric)
-    except Exception as error:  # a metric of the user may need a class that the sample does not have
+    except RecipeError as error:  # a metric of the user may need a class that the sample does not have
         return f"{same}; {metric} cannot be computed on them ({error})"
     after = measure(task, saved, references).value(metric)
     if not (np.isclose(before, after, atol=TOLERANCE) or (np.isnan(before) and np.isnan(after))):

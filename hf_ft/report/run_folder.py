@@ -207,7 +207,7 @@ def choose_folder(recipe: Recipe, resume: str) -> RunFolder:
 def is_finished(folder: Path) -> bool:
     """Tell whether a run has ended: it is sealed, or the gate has refused it."""
     items = read_json(folder / "verify.json", list) or []
-    return (folder / SEAL).is_file() or any(not item["passed"] for item in items)
+    return (folder / SEAL).is_file() or any(not item.get("passed") for item in items)
 
 
 def write_seal(folder: Path) -> None:

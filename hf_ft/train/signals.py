@@ -6,8 +6,8 @@ Clusters send SIGTERM, SIGUSR1 or SIGHUP some seconds before they kill a job; Ct
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
-import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -54,7 +54,8 @@ class StopSignals(TrainerCallback):
             raise Stopped(number)
         self.number = number
         name = signal.Signals(number).name
-        print(f"{name}: stops after this step, with a checkpoint; again: stops at once", file=sys.stderr)
+        # Not `print`: the signal may come while this thread is writing to the same buffer.
+        os.write(2, f"{name}: stops after this step, with a checkpoint; again: stops at once\n".encode())
 
     def _agreed(self) -> int:
         """Return the signal that any process got, or 0."""
@@ -74,8 +75,15 @@ class StopSignals(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Ask for a checkpoint if a process got a signal."""
-        control.should_save = control.should_save or bool(self._agreed())
+        """Ask for a checkpoint if a process got a signal; the last step of an epoch is evaluated first."""
+        last = control.should_training_stop or (state.epoch or 0) % 1 == 0
+        control.should_save |= bool(self._agreed()) and not last
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Ask for a checkpoint; where the epoch is evaluated, the Trainer evaluates before it saves."""
+        control.should_save |= bool(self._agreed())
 
     def on_save(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -111,15 +111,16 @@ class FineTuner(Trainer):
     def fit(self, checkpoint: Path | None = None) -> None:
         """Train, from a checkpoint if there is one; the model is then the best one that was measured.
 
-        A checkpoint that was written when the training ended is not trained on: the Trainer would take one
-        more step before it sees that an early stop was meant.
+        A checkpoint that was written when the training had ended, after its last evaluation, is not trained
+        on: the Trainer would take one more step before it sees that an early stop was meant.
         """
         if checkpoint is None:
             self.train()
             return
         state = TrainerState.load_from_json(str(checkpoint / "trainer_state.json"))
         control = state.stateful_callbacks.get("TrainerControl", {}).get("args", {})
-        if not control.get("should_training_stop"):
+        steps = [entry["step"] for entry in state.log_history if self.args.metric_for_best_model in entry]
+        if not control.get("should_training_stop") or steps[-1:] != [state.global_step]:
             self.train(resume_from_checkpoint=str(checkpoint))
             return
         self.state = state

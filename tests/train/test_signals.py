@@ -52,6 +52,22 @@ class SignalAt(TrainerCallback):
             os.kill(os.getpid(), self.number)
 
 
+@pytest.mark.parametrize("step", [7, 21], ids=["of an epoch", "of the training"])
+def test_a_signal_in_the_last_step_does_not_lose_its_evaluation(recipe, tmp_path, step):
+    """With a checkpoint before the evaluation, the resumed run would choose among fewer epochs."""
+    straight = finetune(recipe | {"output_dir": str(tmp_path / "straight")}, verbose=False)
+    with pytest.raises(Stopped):
+        finetune(recipe, callbacks=[SignalAt(signal.SIGTERM, step=step - 1)], verbose=False)
+    resumed = finetune(recipe, resume="must", verbose=False)
+    assert resumed.results == straight.results
+    logs = [
+        [json.loads(line) for line in (run.folder / "log.jsonl").read_text().splitlines()]
+        for run in (resumed, straight)
+    ]
+    evaluated = [[line for line in log if "eval_loss" in line] for log in logs]
+    assert evaluated[0] == evaluated[1] and [line["step"] for line in evaluated[0]] == [7, 14, 21]
+
+
 @pytest.mark.parametrize(
     ("number", "when"),
     [
