@@ -20,13 +20,14 @@ if TYPE_CHECKING:
         TrainError,
         VerifyError,
     )
+    from hf_ft.finished_run import Run
     from hf_ft.inputs.base_input import Input
     from hf_ft.model.freeze import freeze
     from hf_ft.model.predictor import Predictor
     from hf_ft.recipe.read import load_recipe
     from hf_ft.recipe.schema import Recipe
     from hf_ft.registry import get_task, list_tasks
-    from hf_ft.run import Run, check, finetune
+    from hf_ft.run import check, finetune
     from hf_ft.targets.base_target import Target
     from hf_ft.task import Task
     from hf_ft.tasks._composed import ComposedTask
@@ -65,7 +66,8 @@ _MODULES = {
     "hf_ft.model.predictor": ("Predictor",),
     "hf_ft.recipe.read": ("load_recipe",),
     "hf_ft.recipe.schema": ("Recipe",),
-    "hf_ft.run": ("Run", "check", "finetune"),
+    "hf_ft.finished_run": ("Run",),
+    "hf_ft.run": ("check", "finetune"),
     "hf_ft.targets.base_target": ("Target",),
     "hf_ft.task": ("Task",),
     "hf_ft.tasks._composed": ("ComposedTask",),

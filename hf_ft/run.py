@@ -15,13 +15,14 @@ import signal
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from hf_ft.errors import INTERRUPTED, Stopped, exit_codes, logged
+from hf_ft.finished_run import Run
 from hf_ft.parent_death import end_with_parent, is_launched
 from hf_ft.recipe.read import load_recipe
 
@@ -29,65 +30,11 @@ if TYPE_CHECKING:
     from hf_ft.data.audit import Findings
     from hf_ft.evaluate.linear_probe import HeadInputs
     from hf_ft.evaluate.verdict import Verdict
-    from hf_ft.model.predictor import Predictor
     from hf_ft.recipe.schema import Recipe
     from hf_ft.report.console import Console
     from hf_ft.report.report import ReportContent
-    from hf_ft.task import Evaluation, Task
+    from hf_ft.task import Evaluation
     from hf_ft.train.assemble import Setup
-
-
-@dataclass
-class Run:
-    """A finished and verified run.
-
-    Args:
-        recipe: as resolved.
-        task: fitted.
-        model: the trained model, as it lives in memory.
-        results: what results.json holds.
-        folder: the run folder; `folder / "model"` is a plain Hugging Face folder.
-    """
-
-    recipe: Recipe
-    task: Task
-    model: Any
-    results: dict[str, Any]
-    folder: Path
-
-    def predictor(self) -> Predictor:
-        """Load the saved model for prediction."""
-        from hf_ft.model.predictor import Predictor
-        from hf_ft.model.save import task_name
-
-        return Predictor.load(self.folder, trust_task=task_name(type(self.task)))
-
-    @property
-    def verification(self) -> list[dict[str, Any]]:
-        """What the gate found, item by item: name, passed, detail."""
-        return json.loads((self.folder / "verify.json").read_text())
-
-    def report(self) -> Path:
-        """Return the path of the report."""
-        return self.folder / "report.html"
-
-    def push(self, repo: str, private: bool = True) -> str | None:
-        """Publish the model and its card on the Hub, in one commit.
-
-        Args:
-            repo: namespace/name, or a name in one's own namespace; made where there is none.
-            private: whether to make it private.
-
-        Returns:
-            The address and who can see it; None on all processes but the main one, which alone publishes.
-
-        Raises:
-            PublishError: the folder is not what was verified, or the Hub does not take it.
-        """
-        from hf_ft.report import hub
-        from hf_ft.train.distributed import start_processes
-
-        return hub.push(self.folder, repo, private) if start_processes().is_main_process else None
 
 
 @contextlib.contextmanager
@@ -280,7 +227,7 @@ def _report(path: Path, setup: Setup, content: ReportContent, console: Console) 
     from hf_ft.report.report import write_report
     from hf_ft.report.run_folder import write_seal
     from hf_ft.storage.atomic import write_json
-    from hf_ft.verify import check_contents
+    from hf_ft.unsafe_files import check_contents
 
     if setup.profile is not None:
         content = replace(content, timing={**content.timing, **setup.profile.stages})
@@ -365,24 +312,33 @@ def run(
             loaded, resume=resume, verbose=not (quiet or as_json), profile=profile, layers=layers
         )
     except KeyboardInterrupt as stop:
-        code = stop.exit_code if isinstance(stop, Stopped) else INTERRUPTED
-        launched = sys.argv[0].endswith("run.py")
-        verb = "accelerate launch -m hf_ft.run" if launched else "hf-ft run"
-        command = f"{verb} {shlex.join([recipe, *(overrides or ())])}"
-        if loaded is None or "hf_ft.verify" not in sys.modules:  # the last import of `finetune`
-            # Modules that are half imported can neither be used nor clean up after themselves.
-            said = f"interrupted before anything was written; to start again, run:\n  {command}"
-            print(said, file=sys.stderr, flush=True)
-            os._exit(code)
-        from hf_ft.report.run_folder import interruption_message
-
-        typer.echo(interruption_message(loaded, command), err=True)
-        raise typer.Exit(code) from None
+        _end_interrupted(stop, loaded, shlex.join([recipe, *(overrides or ())]))
     if as_json and finished.results:  # on the main process
         summary = {"folder": str(finished.folder), "headline": finished.results["headline"]}
         summary["verdict"] = finished.results["verdict"]["text"]
         verified = all(item["passed"] for item in finished.verification)
         typer.echo(json.dumps({**summary, "verified": verified}, ensure_ascii=False))
+
+
+def _end_interrupted(stop: KeyboardInterrupt, loaded: Recipe | None, arguments: str) -> NoReturn:
+    """Say how to go on, and end the program with the exit code of the signal.
+
+    Args:
+        stop: what was raised.
+        loaded: the recipe, if it had been read.
+        arguments: of the command that was interrupted.
+    """
+    code = stop.exit_code if isinstance(stop, Stopped) else INTERRUPTED
+    verb = "accelerate launch -m hf_ft.run" if sys.argv[0].endswith("run.py") else "hf-ft run"
+    if loaded is None or "hf_ft.verify" not in sys.modules:  # the last import of `finetune`
+        # Modules that are half imported can neither be used nor clean up after themselves.
+        said = f"interrupted before anything was written; to start again, run:\n  {verb} {arguments}"
+        print(said, file=sys.stderr, flush=True)
+        os._exit(code)
+    from hf_ft.report.run_folder import interruption_message
+
+    typer.echo(interruption_message(loaded, f"{verb} {arguments}"), err=True)
+    raise typer.Exit(code) from None
 
 
 if __name__ == "__main__":

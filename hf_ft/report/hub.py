@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any
 from hf_ft.errors import PublishError, VerifyError
 from hf_ft.report.card import FILES, model_card
 from hf_ft.storage.file_hash import checksums
-from hf_ft.verify import CHECKSUMS, ITEMS, check_files
+from hf_ft.unsafe_files import check_files
+from hf_ft.verify import CHECKSUMS, ITEMS
 
 if TYPE_CHECKING:
     from accelerate import PartialState

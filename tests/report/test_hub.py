@@ -16,7 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from hf_ft.errors import PublishError
 from hf_ft.report.hub import verified_files
-from hf_ft.verify import check_contents, write_checksums
+from hf_ft.unsafe_files import check_contents
+from hf_ft.verify import write_checksums
 
 COLOURS = {"red": (200, 30, 20), "green": (20, 180, 40), "blue": (30, 40, 190)}
 PUSH = "from hf_ft.report import hub; hub.push(folder, repo, private)"
