@@ -18,6 +18,7 @@ from hf_ft.data.duplicates import Duplicates, find_duplicates
 from hf_ft.data.labels import count_classes
 from hf_ft.data.table import Table
 from hf_ft.errors import AuditError
+from hf_ft.processor_cores import usable_cores
 from hf_ft.storage.atomic import read_json, write_json
 from hf_ft.storage.row_hash import FileState, SplitRecord, find_record, hash_row, hash_values, save_record
 from hf_ft.storage.source_hash import task_source_hash
@@ -202,7 +203,7 @@ def _inspect_split(task: Task, rows: Any, cache_dir: str | os.PathLike[str] | No
 def _inspect_all(task: Task, rows: Any) -> list[Inspection]:
     inspections: list[Inspection] = []
     # Threads and not processes: decoders release the interpreter lock, and forking beside torch is unsafe.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         for start in range(0, len(rows), _CHUNK):
             chunk = [rows[index] for index in range(start, min(start + _CHUNK, len(rows)))]
             inspections += pool.map(task.inspect, chunk)

@@ -1,4 +1,4 @@
-"""Tell whether accelerate runs a model in mixed precision, and run it in full precision for a while."""
+"""Tell whether accelerate runs a model in mixed precision, and run a model in full precision for a while."""
 
 from __future__ import annotations
 
@@ -15,13 +15,35 @@ def is_mixed(model: Any) -> bool:
 
 @contextmanager
 def full_precision(model: Any) -> Iterator[None]:
-    """Run the model without autocast, in the precision of its weights, inside the block."""
-    if not is_mixed(model):
-        yield
-        return
-    wrapped = vars(model)["forward"]
-    vars(model)["forward"] = vars(model)["_original_forward"]
+    """Run the model without autocast and without TF32, in the precision of its weights, inside the block."""
+    with _without_tf32():
+        if not is_mixed(model):
+            yield
+            return
+        wrapped = vars(model)["forward"]
+        vars(model)["forward"] = vars(model)["_original_forward"]
+        try:
+            yield
+        finally:
+            vars(model)["forward"] = wrapped
+
+
+@contextmanager
+def _without_tf32() -> Iterator[None]:
+    """Compute float32 convolutions and products in float32 on CUDA.
+
+    torch's default for convolutions is TF32, with 10 bits of mantissa: the logits of one picture then differ
+    in the third decimal between batches of different size.
+    """
+    import torch
+
+    cudnn: Any = torch.backends.cudnn
+    parts: tuple[Any, ...] = (cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul)
+    before = [part.fp32_precision for part in parts]
     try:
+        for part in parts:
+            part.fp32_precision = "ieee"
         yield
     finally:
-        vars(model)["forward"] = wrapped
+        for part, precision in zip(parts, before, strict=True):
+            part.fp32_precision = precision

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from hf_ft.errors import DataError, RecipeError
 from hf_ft.model.prediction_inputs import BadRow, Inputs, bad_rows, listed, read_inputs
+from hf_ft.processor_cores import usable_cores
 from hf_ft.storage.atomic import new_file
 from hf_ft.text_utils import hint, listing
 
@@ -139,7 +140,7 @@ def check_choice(task: Task, top_k: int | None, threshold: float | None) -> None
 def _refusal(task: Task, found: Inputs, problems: Mapping[int, str]) -> DataError:
     """Return an error that lists every bad row; rows that were not encoded yet are inspected here."""
     unseen = [position for position in range(len(found.rows)) if position not in problems]
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(usable_cores()) as pool:
         inspections = pool.map(task.inspect, (found.rows[position] for position in unseen))
     later = {at: one.problem for at, one in zip(unseen, inspections, strict=True) if one.problem is not None}
     every = {**problems, **later}

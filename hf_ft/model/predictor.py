@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -18,8 +17,10 @@ from hf_ft.errors import DataError
 from hf_ft.model.allocator import memory_kept
 from hf_ft.model.load import load_saved
 from hf_ft.model.memory_format import choose_memory_format, fold_batch_norms
+from hf_ft.model.mixed_precision import full_precision
 from hf_ft.model.pretrained import quiet
 from hf_ft.model.saved_folder import find_folder, id_column_of, load_adapter, load_task
+from hf_ft.processor_cores import usable_cores
 from hf_ft.task import Item, Row, Task
 
 if TYPE_CHECKING:
@@ -203,7 +204,7 @@ class Predictor:
         self, rows: Sequence[Row], chunk: int, problems: dict[int, str] | None
     ) -> Iterator[tuple[Sequence[int], list[Item]]]:
         """Encode chunks of rows in threads ahead of the model; decoders release the interpreter lock."""
-        workers = min(_MOST_THREADS, os.cpu_count() or 1) if self.task.encodes_in_threads else 1
+        workers = min(_MOST_THREADS, usable_cores()) if self.task.encodes_in_threads else 1
         waiting: deque[Future[tuple[Sequence[int], list[Item]]]] = deque()
         with ThreadPoolExecutor(workers) as pool:
             for start in range(0, len(rows), chunk):
@@ -260,7 +261,7 @@ class Predictor:
     def _predict(self, model: Any, items: Sequence[Item]) -> list[Any]:
         import torch
 
-        with torch.inference_mode():
+        with torch.inference_mode(), full_precision(model):
             batch = self.task.collate(items)
             batch["row"] = torch.arange(len(items))
             batch["real"] = torch.ones(len(items), dtype=torch.bool)

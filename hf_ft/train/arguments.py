@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ import torch
 
 from hf_ft.data.samplers import GlobalBatchSampler, balanced_weights
 from hf_ft.errors import TrainError
+from hf_ft.processor_cores import usable_cores
 from hf_ft.train.decisions import Decision
 from hf_ft.train.precision import precision_flags
 
@@ -189,9 +189,10 @@ def choose_workers(asked: int | None, processes: int, *, use_cpu: bool = False) 
         return Decision(asked, "asked for by train.dataloader_num_workers")
     if use_cpu or not torch.accelerator.is_available():
         return Decision(0, "the CPU trains, and a worker would only take a core away")
-    cores = (os.cpu_count() or 1) // processes - 1
+    usable = usable_cores()
+    cores = usable // processes - 1
     free = shutil.disk_usage(SHARED_MEMORY).free if SHARED_MEMORY.is_dir() else None
     by_memory = cores if free is None else free // processes // WORKER_BYTES
     workers = max(0, min(MOST_WORKERS, cores, by_memory))
     shared = "" if free is None else f" and {free / 1e9:.1f} GB of free shared memory"
-    return Decision(workers, f"{os.cpu_count()} cores{shared} for {processes} process(es)")
+    return Decision(workers, f"{usable} cores{shared} for {processes} process(es)")

@@ -135,8 +135,25 @@ def load_optimizer(optimizer: Any, scheduler: Any, folder: Path) -> None:
         {key: tuple(value) if key == "betas" else value for key, value in group.items()}
         for group in written["param_groups"]
     ]
-    optimizer.load_state_dict({"state": state, "param_groups": groups})
+    optimizer.load_state_dict({"state": _laid_out_like(optimizer, state), "param_groups": groups})
     scheduler.load_state_dict(json.loads((folder / "scheduler.json").read_text()))
+
+
+def _laid_out_like(optimizer: Any, state: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
+    """Give state tensors the memory layout of their parameters; a file holds them contiguous.
+
+    The fused AdamW of CUDA refuses a parameter in channels_last with a state that is not.
+    """
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    return {
+        index: {
+            key: torch.empty_like(parameters[index], dtype=value.dtype, device=value.device).copy_(value)
+            if torch.is_tensor(value) and value.shape == parameters[index].shape
+            else value
+            for key, value in entries.items()
+        }
+        for index, entries in state.items()
+    }
 
 
 def save_random_state(folder: Path, rank: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
@@ -19,6 +18,7 @@ from hf_ft.errors import RecipeError
 from hf_ft.model.allocator import memory_is_kept
 from hf_ft.model.passes import training_mode
 from hf_ft.model.preserved_state import preserved_state
+from hf_ft.processor_cores import usable_cores
 from hf_ft.storage.atomic import read_json, write_json
 from hf_ft.storage.cache_folder import cache_folder
 from hf_ft.train.decisions import Decision
@@ -156,7 +156,7 @@ def _timing_key(model: nn.Module, batch: Batch, processes: int) -> str:
     ]
     config = getattr(model, "config", None)
     kind = [type(model).__name__, str(config), getattr(config, "_attn_implementation", None)]
-    machine = [torch.__version__, torch.cpu.get_capabilities(), os.cpu_count(), torch.get_num_threads()]
+    machine = [torch.__version__, torch.cpu.get_capabilities(), usable_cores(), torch.get_num_threads()]
     content = repr([kind, weights, shapes, machine, processes, memory_is_kept()])
     return hashlib.blake2b(content.encode(), digest_size=12).hexdigest()
 

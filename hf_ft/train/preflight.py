@@ -14,6 +14,7 @@ import torch
 from hf_ft.data.dataset import EncodedRows
 from hf_ft.data.device import to_device
 from hf_ft.errors import RecipeError, TrainError
+from hf_ft.model.mixed_precision import full_precision
 from hf_ft.model.preserved_state import preserved_state
 
 if TYPE_CHECKING:
@@ -95,7 +96,8 @@ def check_loss_division(trainer: FineTuner) -> SelfTest:
     parts = np.array_split(rows, 3 * processes)
     was_training = trainer.model.training
     trainer.model.eval()
-    with torch.no_grad():
+    # Not in bf16, whose rounding of other batches would hide a small error, or look like one.
+    with torch.no_grad(), full_precision(trainer.model):
         # Every process computes the whole batch here, so the global count has each row once per process, and
         # so has the loss.
         whole = _loss(trainer, [_batch(trainer, rows)])

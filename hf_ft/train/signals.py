@@ -103,6 +103,9 @@ class StopSignals(TrainerCallback):
 
 
 def as_worker(index: int) -> None:
-    """Set up the signals of a process that loads data: Ctrl-C is for the process that trains."""
+    """Set up the signals of a process that loads data: they are for the process that trains.
+
+    A cluster sends a signal to all processes of a job. Without its workers, the run could not end its step.
+    """
     for number in STOPPING:
-        signal.signal(number, signal.SIG_IGN if number == signal.SIGINT else signal.SIG_DFL)
+        signal.signal(number, signal.SIG_IGN)

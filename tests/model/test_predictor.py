@@ -78,7 +78,7 @@ def test_rows_are_encoded_in_threads_only_if_the_task_allows_it(kind, several, r
     """A fast tokenizer raises "Already borrowed" if two threads call it at once (tokenizers#537)."""
     predictor, rows = request.getfixturevalue(kind)
     monkeypatch.setattr("hf_ft.model.predictor._CHUNK", 2)
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("hf_ft.model.predictor.usable_cores", lambda: 4)
     inside, most, lock, encode = [0], [0], threading.Lock(), predictor.task.encode
     together = threading.Barrier(2, timeout=2 if several else 0.05)
 

@@ -84,7 +84,7 @@ def test_workers_fit_the_cores_and_the_shared_memory(cores, processes, free, wor
     import torch
 
     monkeypatch.setattr(torch.accelerator, "is_available", lambda: True)
-    monkeypatch.setattr("os.cpu_count", lambda: cores)
+    monkeypatch.setattr(arguments, "usable_cores", lambda: cores)
     monkeypatch.setattr(arguments, "SHARED_MEMORY", tmp_path)
     monkeypatch.setattr("shutil.disk_usage", lambda path: SimpleNamespace(free=int(free)))
     assert choose_workers(None, processes).value == workers

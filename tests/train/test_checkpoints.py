@@ -151,6 +151,25 @@ def test_optimizer_and_schedule_are_restored_bit_for_bit(tmp_path, optimizer_cla
     assert scheduler.get_last_lr() == schedule_again.get_last_lr()
 
 
+def test_states_have_the_layout_of_their_parameters(tmp_path):
+    """On CUDA the fused AdamW refuses a parameter in channels_last with a contiguous state."""
+    model = torch.nn.Conv2d(4, 8, 3).to(memory_format=torch.channels_last)
+
+    def made():
+        optimizer = torch.optim.AdamW(model.parameters(), lr=0.1)
+        return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1.0)
+
+    optimizer, schedule = made()
+    model(torch.rand(2, 4, 5, 5).to(memory_format=torch.channels_last)).sum().backward()
+    optimizer.step()
+    checkpoints.save_optimizer(optimizer, schedule, tmp_path)
+    again, schedule_again = made()
+    checkpoints.load_optimizer(again, schedule_again, tmp_path)
+    before, after = optimizer.state[model.weight], again.state[model.weight]
+    assert torch.equal(before["exp_avg"], after["exp_avg"])
+    assert after["exp_avg"].stride() == model.weight.stride() != torch.empty(8, 4, 3, 3).stride()
+
+
 def test_the_random_state_is_restored(tmp_path):
     checkpoints.save_random_state(tmp_path, 0)
     first = random.random(), np.random.rand(), torch.rand(1).item()

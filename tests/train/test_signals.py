@@ -145,6 +145,24 @@ def test_the_exit_code_says_why_a_run_stopped(recipe, tmp_path, number, code):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGINT])
+def test_a_signal_to_the_whole_job_leaves_the_workers_that_end_the_step(recipe, tmp_path, number):
+    """SLURM sends a signal to every process of a job; a run whose workers died ended with a traceback."""
+    recipe["train"] |= {"dataloader_num_workers": 2}
+    process = _started(recipe, tmp_path, [sys.executable, "-m", "hf_ft.run"])
+    workers = [
+        one for one in psutil.Process(process.pid).children() if "fresh_process" not in str(one.cmdline())
+    ]
+    assert len(workers) >= 2
+    for one in [*workers, process]:
+        one.send_signal(number)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == (130 if number == signal.SIGINT else 75), errors.decode()[-2000:]
+    assert "to resume from" in errors.decode() and "Traceback" not in errors.decode()
+    assert not psutil.wait_procs(workers, timeout=30)[1]
+
+
+@pytest.mark.slow
 @pytest.mark.multi_process
 def test_all_processes_stop_at_the_step_at_which_one_of_them_was_told_to(recipe, tmp_path):
     config = ["--config_file", "accelerate_configs/cpu_2proc.yaml"]
