@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from hf_ft.targets.base_target import Target
     from hf_ft.task import Task
     from hf_ft.tasks._composed import ComposedTask
+    from hf_ft.verification.verifier import verify
 
 __all__ = [
     "ComposedTask",
@@ -53,6 +54,7 @@ __all__ = [
     "get_task",
     "list_tasks",
     "load_recipe",
+    "verify",
 ]
 
 # Module -> the public names that it defines.
@@ -71,6 +73,7 @@ _MODULES = {
     "hf_ft.targets.base_target": ("Target",),
     "hf_ft.task": ("Task",),
     "hf_ft.tasks._composed": ("ComposedTask",),
+    "hf_ft.verification.verifier": ("verify",),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -77,6 +77,14 @@ Overrides = Annotated[
     list[str] | None,
     typer.Argument(
         help="Changes to the recipe: key.path=value, the value in YAML.", metavar="[KEY=VALUE]..."
+    ),
+]
+
+
+TrustTask = Annotated[
+    str | None,
+    typer.Option(
+        metavar="MODULE:CLASS", help="Your own task, if RUN is of one: its module is imported, as code."
     ),
 ]
 
@@ -224,12 +232,7 @@ def predict(
             "--id", metavar="COLUMN", help="Column with the ids of the rows; default: the run's data.id."
         ),
     ] = None,
-    trust_task: Annotated[
-        str | None,
-        typer.Option(
-            metavar="MODULE:CLASS", help="Your own task, if RUN is of one: its module is imported, as code."
-        ),
-    ] = None,
+    trust_task: TrustTask = None,
 ) -> None:
     """Predict with a finished run.
 
@@ -260,6 +263,32 @@ def predict(
         rate = f"{written.rows / max(written.seconds, 1e-9):,.0f} a second"
         typer.echo(f"{written.rows:,} rows in {written.seconds:.1f} s, {rate}", err=True)
     typer.echo(output)
+
+
+@app.command()
+def verify(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
+    rows: Annotated[
+        str,
+        typer.Option(help="Rows to predict again: sample, a number, or all rows of validation and test."),
+    ] = "sample",
+    trust_task: TrustTask = None,
+) -> None:
+    """Judge a finished run again: by its files, and by its rows, which are read from their source.
+
+    It compares every file with what was judged when the run ended, reads the rows and labels again, predicts
+    rows with the saved model, and computes results.json again.
+    """
+    from hf_ft.verification.verifier import verify as judge
+
+    if rows not in ("sample", "all") and not (rows.isdecimal() and int(rows) > 0):
+        raise RecipeError(f"--rows: expected sample, all or a number above 0, found {rows!r}")
+    chosen: Any = int(rows) if rows.isdecimal() else rows
+    judgement = judge(run_folder, rows=chosen, trust_task=trust_task)
+    for item in judgement.items:
+        typer.echo(f"{'passed' if item.passed else 'FAILED'}  {item.name:<12} {item.detail}")
+    if not judgement.passed:
+        raise typer.Exit(1)
 
 
 @app.command()

@@ -1,13 +1,17 @@
-"""Find the class of a task by the name that a recipe uses."""
+"""Find the class of a task by the name that a recipe uses, and create the task of a recipe."""
 
 from __future__ import annotations
 
 import difflib
 import importlib
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from hf_ft.errors import RecipeError
 from hf_ft.task import Task
+
+if TYPE_CHECKING:
+    from hf_ft.recipe.schema import Recipe
 
 
 def list_tasks() -> list[str]:
@@ -48,3 +52,9 @@ def get_task(name: str) -> type[Task]:
         for value in vars(module).values()
         if isinstance(value, type) and issubclass(value, Task) and value.__module__ == module.__name__
     )
+
+
+def new_task(recipe: Recipe) -> Task:
+    """Create the task of a recipe, with the options in the recipe."""
+    task_class = get_task(recipe.task.name)
+    return task_class(recipe.task, recipe.augment, recipe.loss, recipe.evaluate.extra)

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
     from hf_ft.report.report import ReportContent
     from hf_ft.task import Evaluation
     from hf_ft.train.assemble import Setup
+    from hf_ft.train.preflight import Preflight
+    from hf_ft.verification.verifier import Request
 
 
 @contextlib.contextmanager
@@ -89,7 +91,7 @@ def finetune(
     """
     recipe = load_recipe(recipe, in_memory=data is not None)
 
-    from hf_ft.fresh_process import FreshProcess, may_be_main
+    from hf_ft.verification.fresh_process import FreshProcess, may_be_main
 
     with contextlib.ExitStack() as stack:
         # Before the imports of this process, so that both import at the same time.
@@ -105,7 +107,7 @@ def finetune(
         from hf_ft.train.distributed import start_processes
         from hf_ft.train.preflight import preflight
         from hf_ft.train.signals import StopSignals
-        from hf_ft.verify import ask, gate
+        from hf_ft.verification.items import RECORD, write_record
 
         stops = stack.enter_context(StopSignals().listening())
         processes = start_processes()
@@ -156,17 +158,20 @@ def finetune(
             save_model(setup.frozen, setup.task, path / "model", setup.loaded.source)
 
             console.room("verify")
-            ask(fresh, path, setup)
+            fresh.ask(_to_verify(path, setup, data, checks))
             # The fresh process predicts while the next lines compute the verdict and write the files.
             verdict = _judge(setup, evaluations, features)
             results = run_folder.write_run(path, setup, evaluations, verdict)
             content = report_content(path, setup, evaluations[setup.data.final_split], verdict)
             draw_figures(path, content)
-            items = gate(path, setup, evaluations, checks.self_test, fresh)
-            console.lines(f"{item.name:<12} {item.detail}" for item in items)
+            judgement = fresh.judge()
+            write_record(path, judgement)
+            judgement.require(path / RECORD)
+            console.lines(f"{item.name:<12} {item.detail}" for item in judgement.items)
 
             console.room("report")
-            console.result(_report(path, setup, with_gate(content, items, console.seconds), console))
+            content = with_gate(content, judgement.items, console.seconds)
+            console.result(_report(path, setup, content, console))
             verdict.require(recipe.evaluate.must_beat)
 
             if recipe.publish.repo is not None:
@@ -222,12 +227,27 @@ def _judge(setup: Setup, evaluations: dict[str, Evaluation], features: HeadInput
     )
 
 
+def _to_verify(path: Path, setup: Setup, data: Any, checks: Preflight) -> Request:
+    """Say what the verifier is to judge, and what only this process knows."""
+    from hf_ft.data.sources import rows_in_memory
+    from hf_ft.model.save import task_name
+    from hf_ft.verification.verifier import Request, RunsWord
+
+    return Request(
+        path,
+        threads=setup.decisions["threads"].value,
+        trust_task=task_name(type(setup.task)),
+        data=None if data is None else rows_in_memory(data),
+        word=RunsWord(setup.recipe.to_yaml(), checks.self_test.passed, str(checks.self_test)),
+    )
+
+
 def _report(path: Path, setup: Setup, content: ReportContent, console: Console) -> ReportContent:
     """Write the report and the times of the run; return the content of the report."""
     from hf_ft.report.report import write_report
-    from hf_ft.report.run_folder import write_seal
     from hf_ft.storage.atomic import write_json
-    from hf_ft.unsafe_files import check_contents
+    from hf_ft.verification.seal import write_seal
+    from hf_ft.verification.unsafe_files import check_contents
 
     if setup.profile is not None:
         content = replace(content, timing={**content.timing, **setup.profile.stages})
@@ -330,7 +350,7 @@ def _end_interrupted(stop: KeyboardInterrupt, loaded: Recipe | None, arguments: 
     """
     code = stop.exit_code if isinstance(stop, Stopped) else INTERRUPTED
     verb = "accelerate launch -m hf_ft.run" if sys.argv[0].endswith("run.py") else "hf-ft run"
-    if loaded is None or "hf_ft.verify" not in sys.modules:  # the last import of `finetune`
+    if loaded is None or "hf_ft.verification.items" not in sys.modules:  # the last import of `finetune`
         # Modules that are half imported can neither be used nor clean up after themselves.
         said = f"interrupted before anything was written; to start again, run:\n  {verb} {arguments}"
         print(said, file=sys.stderr, flush=True)

@@ -247,6 +247,7 @@ class Evaluation:
         intervals: metric name -> (low, high).
         baselines: name in words -> N results of `Task.baselines`, the trivial answer first.
         baseline: name in words -> metrics of these results, on the rows that the baseline answers.
+        counts: the weight of each row in the mean loss; None where the split has no loss.
     """
 
     split: str
@@ -258,6 +259,7 @@ class Evaluation:
     intervals: dict[str, tuple[float, float]] = field(default_factory=dict)
     baselines: dict[str, list[Any]] = field(default_factory=dict)
     baseline: dict[str, dict[str, float]] = field(default_factory=dict)
+    counts: list[float] | None = None
 
     @property
     def tables(self) -> list[ResultTable]:

@@ -16,8 +16,8 @@ from PIL import Image
 from hf_ft.data.prepare import prepare
 from hf_ft.data.sources import on_hub, read_source
 from hf_ft.recipe.read import load_recipe
+from hf_ft.registry import new_task
 from hf_ft.run import check
-from hf_ft.train.assemble import new_task
 
 RECIPES = {file.stem: file for file in sorted((ROOT / "recipes").glob("*.yaml"))}
 MADE = [name for name, file in RECIPES.items() if "#> " in file.read_text(encoding="utf-8")]

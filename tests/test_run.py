@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 
 from hf_ft import Predictor, check, finetune
 from hf_ft.errors import DataError, RecipeError, VerdictError, VerifyError
-from hf_ft.verify import ITEMS
+from hf_ft.verification.items import ITEMS
 
 
 def draw_signs(folder, per_class=12, names=("stop", "yield", "停")):
@@ -80,8 +80,8 @@ def test_a_run_leaves_everything_a_user_needs(run):
         "model/task.json",
     }
     assert needed <= found
-    assert all(item["passed"] for item in json.loads((run.folder / "verify.json").read_text()))
-    assert len(json.loads((run.folder / "verify.json").read_text())) == len(ITEMS)
+    assert all(item["passed"] for item in run.verification)
+    assert len(run.verification) == len(ITEMS)
 
 
 def test_the_saved_folder_is_plain_hugging_face(run):
@@ -96,6 +96,8 @@ def test_the_predictor_gives_the_results_of_the_evaluation(run):
     import pandas
 
     predicted = pandas.read_parquet(run.folder / "predictions.parquet").set_index("id")
+    assert set(predicted["split"]) == {"validation", "test"} and len(predicted["result.scores"].iloc[0]) == 3
+    predicted = predicted[predicted["split"] == "test"]
     assert len(predicted) == 9 and set(predicted.columns) >= {"truth", "label", "score", "loss"}
     source = str(run.recipe.data.source)
     answers = Predictor.load(run.folder)([f"{source}/{row_id}" for row_id in predicted.index])
@@ -120,7 +122,7 @@ def test_two_runs_have_the_same_head(run, signs, vit, tmp_path):
 )
 def test_every_strategy_goes_through_the_gate(signs, vit, tmp_path, strategy):
     done = finetune(recipe(signs, vit, tmp_path, freeze=strategy))
-    items = {item["name"]: item for item in json.loads((done.folder / "verify.json").read_text())}
+    items = {item["name"]: item for item in done.verification}
     assert items["frozen"]["passed"] and "unchanged" in items["frozen"]["detail"]
 
 
@@ -281,7 +283,7 @@ def test_a_run_that_misses_must_beat_fails_and_its_files_stay(tmp_path, monkeypa
     }
     with pytest.raises(VerdictError, match=r"evaluate\.must_beat.*test"):
         finetune(content, verbose=False)
-    assert all(item["passed"] for item in json.loads((tmp_path / "run" / "verify.json").read_text()))
+    assert all(item["passed"] for item in json.loads((tmp_path / "run" / "verify.json").read_text())["items"])
     saved = json.loads((tmp_path / "run" / "results.json").read_text())["verdict"]
     assert saved["outcome"] == "not compared" and saved["baselines"] == []
     assert saved["text"] in html.unescape((tmp_path / "run" / "report.html").read_text())

@@ -16,7 +16,8 @@ from clock import Clock
 from hf_ft import load_recipe
 from hf_ft.data.dataset import EncodedRows
 from hf_ft.data.prepare import prepare
-from hf_ft.train.assemble import assemble, new_task
+from hf_ft.registry import new_task
+from hf_ft.train.assemble import assemble
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -58,20 +58,48 @@ def conclude(
             group are not independent.
         features: inputs of the head before training, for a linear probe on the final split; None: no probe.
     """
-    verdicts = {}
+    train = data.rows["train"]
     for split, evaluation in evaluations.items():
-        final, train = split == data.final_split, data.rows["train"]
         answers = task.baselines(train, data.rows[split])
-        if final and features is not None:
+        if split == data.final_split and features is not None:
             answers |= linear_probe(task, features, train, len(evaluation.ids))
         _add_baselines(evaluation, task, answers)
+    return judge_splits(evaluations, task, section, metric=metric, greater=greater, data=data)
+
+
+def judge_splits(
+    evaluations: Mapping[str, Evaluation],
+    task: Task,
+    section: EvaluateSection,
+    *,
+    metric: str,
+    greater: bool,
+    data: Prepared,
+) -> Verdict:
+    """Measure the baselines of evaluations, add intervals, and judge the model on the final split.
+
+    Args:
+        evaluations: split -> evaluation, with the answers of the baselines; their metrics, and intervals, are
+            added in place.
+        task: as for `conclude`.
+        section: as for `conclude`.
+        metric: as for `conclude`.
+        greater: as for `conclude`.
+        data: as for `conclude`.
+    """
+    verdicts = {}
+    for split, evaluation in evaluations.items():
+        evaluation.baseline.update(
+            {name: _measured(evaluation, task, answers) for name, answers in evaluation.baselines.items()}
+        )
         bootstrap = Bootstrap(
             section.resamples if section.intervals == "bootstrap" else 0,
             section.confidence,
             data.seed,
             data.groups(task, split),
         )
-        verdicts[split] = _judge(evaluation, task, bootstrap, metric, greater, compare=final)
+        compare = split == data.final_split
+        verdicts[split] = _judge(evaluation, task, bootstrap, metric, greater, compare=compare)
     return verdicts[data.final_split]
 
 
@@ -103,21 +131,29 @@ def _judge(
 
 
 def _add_baselines(evaluation: Evaluation, task: Task, answers: Mapping[str, list[Any]]) -> None:
-    """Compute the metrics of each baseline on the rows that it answers; skip a baseline without answers."""
+    """Summarize the answers of each baseline as those of the model; skip a baseline without answers."""
     for name, results in answers.items():
         if all(result is None for result in results):
             continue
-        metrics, by_row = task.metrics(), list[Any]()
+        by_row: list[Any] = []
         for start in range(0, len(results), AT_ONCE):
             part = results[start : start + AT_ONCE]
             references = evaluation.references[start : start + AT_ONCE]
             known = [index for index, result in enumerate(part) if result is not None]
-            chosen = [references[index] for index in known]
-            summarized = task.summarize([part[index] for index in known], chosen) if known else []
-            metrics.update(summarized, chosen)
+            summarized = task.summarize(
+                [part[index] for index in known], [references[index] for index in known]
+            )
             by_index = dict(zip(known, summarized, strict=True))
             by_row += [by_index.get(index) for index in range(len(part))]
         evaluation.baselines[name] = by_row
-        evaluation.baseline[name] = {
-            key: value for key, value in metrics.compute().items() if isinstance(value, float)
-        }
+
+
+def _measured(evaluation: Evaluation, task: Task, answers: Sequence[Any]) -> dict[str, float]:
+    """Compute the metrics of a baseline on the rows that it answers."""
+    metrics = task.metrics()
+    for start in range(0, len(answers), AT_ONCE):
+        part = answers[start : start + AT_ONCE]
+        references = evaluation.references[start : start + AT_ONCE]
+        known = [index for index, answer in enumerate(part) if answer is not None]
+        metrics.update([part[index] for index in known], [references[index] for index in known])
+    return {key: value for key, value in metrics.compute().items() if isinstance(value, float)}

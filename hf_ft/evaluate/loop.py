@@ -133,12 +133,15 @@ def evaluate_rows(
     metrics.merge(own, gather_object)
     evaluated = evaluated.in_order()
     values = metrics.compute()
-    losses = None
+    losses = counts = None
     if task.has_loss(rows.split):
-        values["loss"] = sum(evaluated.losses) / sum(evaluated.counts)
-        pairs = zip(evaluated.losses, evaluated.counts, strict=True)
-        losses = [loss / count if count else 0.0 for loss, count in pairs]
-    return Evaluation(rows.split, rows.ids, evaluated.results, References(task, rows.rows), losses, values)
+        counts = evaluated.counts
+        values["loss"] = sum(evaluated.losses) / sum(counts)
+        losses = [
+            loss / count if count else 0.0 for loss, count in zip(evaluated.losses, counts, strict=True)
+        ]
+    references = References(task, rows.rows)
+    return Evaluation(rows.split, rows.ids, evaluated.results, references, losses, values, counts=counts)
 
 
 def measure(task: Task, results: Sequence[Any], references: Sequence[Any]) -> Metrics:

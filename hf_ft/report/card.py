@@ -80,7 +80,7 @@ def model_card(run_folder: Path, repo: str, kept: Mapping[str, Any] | None = Non
     if missing:
         raise PublishError(f"{run_folder}: no {', '.join(missing)}; expected the folder of a finished run")
     recipe = load_recipe(run_folder / "recipe.yaml")
-    data, results, environment, checks = (
+    data, results, environment, verified = (
         json.loads((run_folder / name).read_text(encoding="utf-8")) for name in FILES[1:]
     )
     task, source = load_task(run_folder / "model", trust_task=task_name(get_task(recipe.task.name)))
@@ -119,7 +119,7 @@ def model_card(run_folder: Path, repo: str, kept: Mapping[str, Any] | None = Non
         notes=results["splits"][head["split"]]["metrics"].get("notes", []),
         few_classes=FEW_CLASSES,
         environment=environment,
-        checks=checks,
+        checks=verified["items"],
         show_name=show_name,
         cell=cell,
         fence=fence,

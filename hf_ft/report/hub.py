@@ -7,7 +7,6 @@ names are checked before training. A failure to publish does not change the run 
 from __future__ import annotations
 
 import contextlib
-import json
 import shlex
 import shutil
 import sys
@@ -20,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 from hf_ft.errors import PublishError, VerifyError
 from hf_ft.report.card import FILES, model_card
 from hf_ft.storage.file_hash import checksums
-from hf_ft.unsafe_files import check_files
-from hf_ft.verify import CHECKSUMS, ITEMS
+from hf_ft.verification.items import ITEMS, RECORD, read_record
+from hf_ft.verification.unsafe_files import check_files
 
 if TYPE_CHECKING:
     from accelerate import PartialState
@@ -166,21 +165,21 @@ def verified_files(run_folder: Path) -> list[str]:
     Raises:
         PublishError: the gate has not passed this run, or a file has changed since.
     """
-    record = run_folder / "verify.json"
-    if not record.is_file():
-        raise PublishError(f"{run_folder}: no verify.json; expected a finished run, such as runs/my_recipe")
-    passed = {item["name"]: item["passed"] for item in json.loads(record.read_text(encoding="utf-8"))}
+    record = read_record(run_folder)
+    if record is None:
+        raise PublishError(
+            f"{run_folder}: no verify.json, or it is damaged; expected a finished run, such as runs/my_recipe"
+        )
+    passed = {item.name: item.passed for item in record.items}
     if failed := [name for name in dict.fromkeys([*ITEMS, *passed]) if not passed.get(name)]:
         raise PublishError(
-            f"{record}: {', '.join(failed)} not passed; only a run that passed the gate can be published"
+            f"{run_folder / RECORD}: {', '.join(failed)} not passed; only a run that passed the gate can be "
+            "published"
         )
-    if not (run_folder / CHECKSUMS).is_file():
-        raise PublishError(
-            f"{run_folder}: no {CHECKSUMS}, so the verified files are not known; run the recipe again"
-        )
-    lines = (run_folder / CHECKSUMS).read_text(encoding="utf-8").splitlines()
     verified = {
-        name.removeprefix("model/"): digest for digest, _, name in (line.partition("  ") for line in lines)
+        name.removeprefix("model/"): digest
+        for name, digest in record.files.items()
+        if name.startswith("model/")
     }
     found = checksums(run_folder / "model")
     changed = sorted(name for name in verified.keys() | found.keys() if verified.get(name) != found.get(name))

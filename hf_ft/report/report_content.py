@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from hf_ft.recipe.schema import Recipe
     from hf_ft.task import Evaluation, Task
     from hf_ft.train.assemble import Setup
-    from hf_ft.verify import Item
+    from hf_ft.verification.items import Item
 
 # name of a table -> its title, and whether it is folded because a figure shows the same values.
 _TITLES = {

@@ -19,19 +19,22 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from hf_ft.errors import RecipeError
-from hf_ft.storage.atomic import new_file, read_json, write_json, write_text
-from hf_ft.storage.file_hash import checksums
+from hf_ft.evaluate.results import results_content
+from hf_ft.evaluate.stored_predictions import write_predictions
+from hf_ft.storage.atomic import read_json, write_json, write_text
 from hf_ft.text_utils import hint
 from hf_ft.train import checkpoints
 from hf_ft.train.decisions import FILE, Decision
 from hf_ft.train.schedule import with_choices
+from hf_ft.verification.items import read_record
+from hf_ft.verification.seal import SEAL
 
 if TYPE_CHECKING:
     from accelerate import PartialState
 
     from hf_ft.evaluate.verdict import Verdict
     from hf_ft.recipe.schema import Recipe
-    from hf_ft.task import Evaluation, Task
+    from hf_ft.task import Evaluation
     from hf_ft.train.assemble import Setup
 
 PACKAGES = (
@@ -65,10 +68,6 @@ SAFE = (
 RESUME = ("auto", "never", "must")
 # The lock of a folder in use, and the process that holds it.
 LOCK, OWNER = ".lock", ".owner.json"
-# Hashes of the files of a finished run, and the files that are left out: what came before the result, the
-# times, and the card, which is written again for each repository.
-SEAL = "seal.json"
-UNSEALED = re.compile(r"\.|checkpoints/|card/|(log\.jsonl|error\.log|timing\.json|profile\.json|seal\.json)$")
 
 
 @dataclass
@@ -206,13 +205,9 @@ def choose_folder(recipe: Recipe, resume: str) -> RunFolder:
 
 def is_finished(folder: Path) -> bool:
     """Tell whether a run has ended: it is sealed, or the gate has refused it."""
-    items = read_json(folder / "verify.json", list) or []
-    return (folder / SEAL).is_file() or any(not item.get("passed") for item in items)
-
-
-def write_seal(folder: Path) -> None:
-    """Write the hashes of all files of a finished run, except those that say how it was computed."""
-    write_json(folder / SEAL, {"files": checksums(folder, without=UNSEALED)}, indent=2)
+    record = read_record(folder)
+    refused = record is not None and any(not item.passed for item in record.items)
+    return refused or (folder / SEAL).is_file()
 
 
 def _filled_in(recipe: Recipe, folder: Path) -> Recipe:
@@ -320,45 +315,8 @@ def write_origin(folder: Path, setup: Setup) -> None:
 def write_run(
     folder: Path, setup: Setup, evaluations: dict[str, Evaluation], verdict: Verdict
 ) -> dict[str, Any]:
-    """Write results.json and predictions.parquet; return the content of results.json."""
-    task, data, metric = setup.task, setup.data, setup.metric
-    final = evaluations[data.final_split]
-    results = {
-        "headline": {
-            "split": final.split,
-            "rows": len(final.ids),
-            "metric": metric,
-            "value": final.metrics[metric],
-            "interval": final.intervals.get(metric),
-            "confidence": setup.recipe.evaluate.confidence,
-            "interval_over": "rows" if data.groups(task, final.split) is None else "groups of rows",
-            "baseline": verdict.first.metrics.get(metric) if verdict.first else None,
-        },
-        "verdict": verdict.to_json(),
-        "splits": {
-            split: {
-                "rows": len(evaluation.ids),
-                "metrics": evaluation.metrics,
-                "intervals": evaluation.intervals,
-                "baseline": evaluation.baseline,
-            }
-            for split, evaluation in evaluations.items()
-        },
-    }
+    """Write results.json, predictions.parquet and baselines.parquet; return the content of results.json."""
+    results = results_content(setup.recipe, setup.task, setup.data, evaluations, verdict, setup.metric)
+    write_predictions(folder, setup.task, evaluations)
     write_json(folder / "results.json", results, indent=2)
-    write_predictions(folder, task, final)
     return results
-
-
-def write_predictions(folder: Path, task: Task, evaluation: Evaluation) -> None:
-    """Write predictions.parquet: one row for each evaluated example, with id, truth, prediction and loss."""
-    import pandas
-
-    rows = []
-    for index, (row_id, result) in enumerate(zip(evaluation.ids, evaluation.results, strict=True)):
-        decoded = {key: value for key, value in task.decode(result).items() if key != "scores"}
-        truth = task.decode_reference(evaluation.references[index])
-        loss = {} if evaluation.losses is None else {"loss": evaluation.losses[index]}
-        rows.append({"id": row_id, "truth": truth, **decoded, **loss})
-    with new_file(folder / "predictions.parquet") as fresh:
-        pandas.DataFrame(rows).to_parquet(fresh)

@@ -20,11 +20,15 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, value: Any, *, indent: int | None = None) -> None:
     """Write a JSON file atomically; NaN and infinity are written as null."""
+    write_text(path, as_json(value, indent=indent))
+
+
+def as_json(value: Any, *, indent: int | None = None) -> str:
+    """Return a value as JSON; NaN and infinity become null."""
     try:
-        text = json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
+        return json.dumps(value, indent=indent, ensure_ascii=False, allow_nan=False)
     except ValueError:
-        text = json.dumps(_nan_to_none(value), indent=indent, ensure_ascii=False, allow_nan=False)
-    write_text(path, text)
+        return json.dumps(_nan_to_none(value), indent=indent, ensure_ascii=False, allow_nan=False)
 
 
 def read_json(path: Path, kind: type = object) -> Any:

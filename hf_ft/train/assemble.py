@@ -15,10 +15,10 @@ from transformers import PrinterCallback, ProgressCallback, set_seed
 
 from hf_ft.activations.cached_rows import CachedRows
 from hf_ft.data.prepare import prepare
-from hf_ft.errors import RecipeError
+from hf_ft.evaluate.results import main_metric
 from hf_ft.model.freeze import freeze
 from hf_ft.model.parameter_groups import parameter_groups
-from hf_ft.registry import get_task
+from hf_ft.registry import new_task
 from hf_ft.train.arguments import training_arguments
 from hf_ft.train.callbacks import EpochLines, LogFile
 from hf_ft.train.choices import Choices, Undisturbed
@@ -207,30 +207,6 @@ def assemble(
         choices.full,
         trainer,
     )
-
-
-def new_task(recipe: Recipe) -> Task:
-    """Create the task of a recipe, with the options in the recipe."""
-    task_class = get_task(recipe.task.name)
-    return task_class(recipe.task, recipe.augment, recipe.loss, recipe.evaluate.extra)
-
-
-def main_metric(recipe: Recipe, task: Task) -> tuple[str, bool]:
-    """Return the metric that decides which checkpoint is best, and whether a greater value is better.
-
-    Raises:
-        RecipeError: it is unknown whether a greater value is better, and `evaluate.mode` is not set.
-    """
-    name = recipe.evaluate.metric or task.main_metric
-    if recipe.evaluate.mode is not None and (name in task.greater_is_better or recipe.evaluate.extra):
-        return name, recipe.evaluate.mode == "max"
-    if name not in task.greater_is_better:
-        known = ", ".join(sorted(task.greater_is_better))
-        raise RecipeError(
-            f"evaluate.metric: {name!r} is not a metric of {task.name} ({known}); for one of "
-            "evaluate.extra, write evaluate.mode: min or max beside it"
-        )
-    return name, task.greater_is_better[name]
 
 
 def _tell(console: Output | None, what: str, content: Any) -> None:

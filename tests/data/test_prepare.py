@@ -7,8 +7,8 @@ import pytest
 from hf_ft.data.prepare import prepare
 from hf_ft.errors import DataError
 from hf_ft.recipe.read import load_recipe
+from hf_ft.registry import new_task
 from hf_ft.task import Inspection, Task
-from hf_ft.train.assemble import new_task
 
 
 class Lengths(Task):

@@ -19,10 +19,11 @@ from hf_ft.evaluate.verdict import Comparison, Verdict
 from hf_ft.model.freeze import freeze
 from hf_ft.model.save import save_model
 from hf_ft.recipe.read import load_recipe
+from hf_ft.registry import new_task
 from hf_ft.report.card import cell, fence, model_card
 from hf_ft.report.run_folder import write_origin, write_run
 from hf_ft.task import Evaluation
-from hf_ft.train.assemble import new_task
+from hf_ft.verification.items import Item, Judgement, write_record
 
 TEXTS = ["red road", "green light", "blue sign", "stop the red light", "go left", "slow green road"]
 
@@ -60,8 +61,7 @@ def written(folder, content, data, measured, interval=None, split="validation"):
         comparisons=baselines,
     )
     write_run(folder / "run", setup, {split: evaluation}, verdict)
-    items = [{"name": "reload", "passed": True, "detail": "9 rows, fresh process"}]
-    (folder / "run" / "verify.json").write_text(json.dumps(items))
+    write_record(folder / "run", Judgement([Item("reload", True, "9 rows, fresh process")], {}))
     return folder / "run"
 
 

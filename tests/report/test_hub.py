@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 
 from hf_ft.errors import PublishError
 from hf_ft.report.hub import verified_files
-from hf_ft.unsafe_files import check_contents
-from hf_ft.verify import write_checksums
+from hf_ft.verification.items import Judgement, judged_files, read_record, write_record
+from hf_ft.verification.unsafe_files import check_contents
 
 COLOURS = {"red": (200, 30, 20), "green": (20, 180, 40), "blue": (30, 40, 190)}
 PUSH = "from hf_ft.report import hub; hub.push(folder, repo, private)"
@@ -110,7 +110,7 @@ def test_a_server_that_dies_fails_no_run_and_the_printed_command_publishes_it(fi
     assert finished.lost == 1  # the initial commit of an empty repository
     assert "not published: me/colours: Server disconnected" in finished.told
     assert finished.told.splitlines()[-1].strip() == f"done: {finished.folder}"
-    assert all(item["passed"] for item in json.loads((finished.folder / "verify.json").read_text()))
+    assert read_record(finished.folder).passed
     assert finished.retry.endswith(f"push {finished.folder} --repo me/colours")
     assert finished.again.returncode == 0, finished.again.stderr[-3000:]
     assert finished.again.stdout.startswith(f"{server.url}/me/colours (private, commit ")
@@ -336,18 +336,19 @@ def test_only_a_verified_run_is_published(copy):
         "preprocessor_config.json",
         "task.json",
     ]
-    items = json.loads((copy / "verify.json").read_text())
+    record = json.loads((copy / "verify.json").read_text())
+    items = record["items"]
     failed = [{**item, "passed": item["name"] != "reload"} for item in items]
-    for record, message in {
-        json.dumps(failed): "verify.json: reload not passed",
-        json.dumps(items[:3]): "loss, labels, contents, provenance, pipeline not passed",
-        "[]": "reload, frozen, .* not passed",
-    }.items():
-        (copy / "verify.json").write_text(record)
+    for kept, message in [
+        (failed, "verify.json: reload not passed"),
+        (items[:5], "frozen, loss, contents, provenance, pipeline not passed"),
+        ([], "source, labels, .* not passed"),
+    ]:
+        (copy / "verify.json").write_text(json.dumps({**record, "items": kept}))
         with pytest.raises(PublishError, match=message):
             verified_files(copy)
     (copy / "verify.json").unlink()
-    with pytest.raises(PublishError, match=r"no verify\.json; expected a finished run"):
+    with pytest.raises(PublishError, match=r"no verify\.json, or it is damaged; expected a finished run"):
         verified_files(copy)
 
 
@@ -390,7 +391,7 @@ def test_the_checksums_are_those_that_sha256sum_checks(finished):
 def test_pickles_and_secrets_are_not_uploaded(copy, server, client, name, content, message):
     """The checksums are rewritten, so only the check of the contents can find the change."""
     (copy / "model" / name).write_bytes(content)
-    write_checksums(copy)
+    write_record(copy, Judgement(read_record(copy).items, judged_files(copy)))
     with pytest.raises(ClientError, match=message):
         client(PUSH, folder=str(copy), repo="me/unsafe", private=True)
     assert ("models", "me/unsafe") not in server.repositories

@@ -12,8 +12,10 @@ from accelerate import PartialState
 
 from hf_ft.errors import RecipeError, TrainError
 from hf_ft.recipe.read import load_recipe
-from hf_ft.report.run_folder import choose_folder, environment, locked, open_folder, write_json, write_seal
+from hf_ft.report.run_folder import choose_folder, environment, locked, open_folder, write_json
 from hf_ft.train import checkpoints
+from hf_ft.verification.items import Item, Judgement, write_record
+from hf_ft.verification.seal import write_seal
 
 
 def recipe(folder, name="exp", evaluate=None, **train):
@@ -40,9 +42,9 @@ def test_a_run_that_ended_before_its_report_is_not_finished(tmp_path):
     """Killed between gate and report, a run counted as finished, got no report, and was trained again."""
     folder = tmp_path / "exp"
     begin(folder, recipe(tmp_path))
-    (folder / "verify.json").write_text(json.dumps([{"name": "reload", "passed": True}]))
+    write_record(folder, Judgement([Item("reload", True, "")], {}))
     assert choose_folder(recipe(tmp_path), "auto").path == folder
-    (folder / "verify.json").write_text(json.dumps([{"name": "reload", "passed": False}]))
+    write_record(folder, Judgement([Item("reload", False, "")], {}))
     assert choose_folder(recipe(tmp_path), "auto").path == tmp_path / "exp-2"
 
 

@@ -16,7 +16,7 @@ from hf_ft.data.prepare import prepare
 from hf_ft.model.forward import forward
 from hf_ft.model.freeze import freeze
 from hf_ft.recipe.read import load_recipe
-from hf_ft.registry import list_tasks
+from hf_ft.registry import list_tasks, new_task
 from hf_ft.storage.source_hash import (
     ENCODING,
     PACKAGE,
@@ -27,7 +27,6 @@ from hf_ft.storage.source_hash import (
     task_modules,
     task_source_hash,
 )
-from hf_ft.train.assemble import new_task
 
 
 @pytest.mark.parametrize("name", list_tasks())

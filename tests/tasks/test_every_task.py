@@ -10,8 +10,7 @@ from hf_ft import Predictor, finetune
 from hf_ft.data.prepare import prepare
 from hf_ft.evaluate.loop import measure
 from hf_ft.recipe.read import load_recipe
-from hf_ft.registry import get_task, list_tasks
-from hf_ft.train.assemble import new_task
+from hf_ft.registry import get_task, list_tasks, new_task
 
 
 @pytest.fixture(autouse=True)

@@ -10,7 +10,7 @@ import tiny
 from hf_ft import Predictor, finetune
 from hf_ft.data.prepare import prepare
 from hf_ft.recipe.read import load_recipe
-from hf_ft.train.assemble import new_task
+from hf_ft.registry import new_task
 
 COLOURS, WAYS = ["red", "green", "blue"], ["left", "right"]
 
@@ -48,7 +48,7 @@ def recipe(bert, folder, task, **sections):
 def test_several_labels_from_rows_to_predictions(bert, tmp_path):
     data = [{"text": row["text"], "labels": row["labels"]} for row in rows()]
     run = finetune(recipe(bert, tmp_path, {"thresholds": "tuned"}), data=data)
-    assert all(item["passed"] for item in json.loads((run.folder / "verify.json").read_text()))
+    assert all(item["passed"] for item in run.verification)
     state = json.loads((run.folder / "model/task.json").read_text())["state"]
     assert state["labels"] == ["blue", "green", "left", "red", "right"] == run.task.labels()
     assert state["problem"] == "multi-label" and state["thresholds"] == run.task.target.thresholds
@@ -69,7 +69,7 @@ def test_several_labels_from_rows_to_predictions(bert, tmp_path):
 def test_a_number_from_a_pair(bert, tmp_path):
     data = [{"text": row["text"], "pair": row["pair"], "score": row["score"]} for row in rows()]
     run = finetune(recipe(bert, tmp_path, {"max_length": 12}, evaluate={"metric": "spearman"}), data=data)
-    assert all(item["passed"] for item in json.loads((run.folder / "verify.json").read_text()))
+    assert all(item["passed"] for item in run.verification)
     assert run.results["headline"]["metric"] == "spearman" and run.results["headline"]["value"] > 0.3
     found = run.predictor()([("a red left road slow", "left light")])[0]
     assert 0 < found["value"] < 10

@@ -16,8 +16,8 @@ from hf_ft.data.prepare import prepare
 from hf_ft.errors import DataError, ModelError
 from hf_ft.evaluate.loop import evaluate_rows
 from hf_ft.recipe.read import load_recipe
+from hf_ft.registry import new_task
 from hf_ft.tasks.time_series_forecasting import TimeSeriesForecasting
-from hf_ft.train.assemble import new_task
 
 PATCHTST = {
     "d_model": 16,
@@ -67,13 +67,14 @@ def own_cache(tmp_path, monkeypatch):
 @pytest.mark.parametrize("model", ["patchtst", "patchtsmixer"])
 def test_a_whole_run(model, tmp_path):
     run = finetune(recipe(tmp_path, model, split={"validation": 0.2, "test": 0.2}), data=data())
-    assert all(item["passed"] for item in json.loads((run.folder / "verify.json").read_text()))
+    assert all(item["passed"] for item in run.verification)
     test = run.results["splits"]["test"]
     assert test["rows"] == 52 - 4 + 1
     assert {"mae", "rmse", "mse_scaled", "mae_scaled", "mase"} <= set(test["metrics"])
     assert list(test["baseline"]) == ["the last value", "the value a season ago"]
     assert all("mae" in scores for scores in test["baseline"].values())
     predictions = pandas.read_parquet(run.folder / "predictions.parquet")
+    predictions = predictions[predictions["split"] == "test"].reset_index()
     assert len(predictions) == 49 and len(predictions["forecast"][0]) == 4
     assert (run.folder / "report.html").exists()
     # Predict from a table of recent rows, and from a window of the run.

@@ -10,7 +10,7 @@ from hf_ft.data.sources import read_source
 from hf_ft.data.splits import make_splits
 from hf_ft.inputs.series.forecast_baselines import last_value, seasonal_naive
 from hf_ft.recipe.read import load_recipe
-from hf_ft.train.assemble import new_task
+from hf_ft.registry import new_task
 
 pytestmark = pytest.mark.real
 

@@ -13,7 +13,7 @@ from hf_ft import Predictor, finetune
 from hf_ft.data.prepare import prepare
 from hf_ft.errors import DataError
 from hf_ft.recipe.read import load_recipe
-from hf_ft.train.assemble import new_task
+from hf_ft.registry import new_task
 
 SIZES = {
     "patchtst": {"d_model": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "ffn_dim": 32},
@@ -60,7 +60,7 @@ def test_a_whole_run(model, channels, tmp_path):
     run = finetune(
         recipe(tmp_path, model, columns={"series": names}, trees=channels == 1), data=rows(channels=channels)
     )
-    assert all(item["passed"] for item in json.loads((run.folder / "verify.json").read_text()))
+    assert all(item["passed"] for item in run.verification)
     found = run.results["splits"]["validation"]
     assert {"mae", "rmse", "r2"} <= set(found["metrics"])
     assert found["baseline"]["the mean of train"]["rmse"] > 0

@@ -12,7 +12,7 @@ from PIL.PngImagePlugin import PngInfo
 from safetensors.torch import save_file
 
 from hf_ft.errors import VerifyError
-from hf_ft.unsafe_files import check_contents
+from hf_ft.verification.unsafe_files import check_contents
 
 
 @pytest.fixture

@@ -10,15 +10,17 @@ import psutil
 import pytest
 
 from hf_ft.errors import VerifyError
-from hf_ft.fresh_process import FreshProcess, may_be_main
+from hf_ft.verification.fresh_process import FreshProcess, may_be_main
+from hf_ft.verification.verifier import Request
 
 
-def test_a_folder_that_cannot_be_loaded_is_an_error_with_the_output_of_the_process(tmp_path):
+def test_a_folder_without_a_run_fails_item_by_item(tmp_path):
     with FreshProcess() as fresh:
         fresh.import_like(["transformers.models.vit.modeling_vit", "hf_ft.no_such_module", "os"])
-        fresh.ask(tmp_path, [{"id": "0"}])
-        with pytest.raises(VerifyError, match=r"cannot be used in a fresh process[\s\S]*task\.json"):
-            fresh.answer()
+        fresh.ask(Request(tmp_path))
+        judgement = fresh.judge()
+        assert judgement is fresh.judge() and not judgement.passed
+        assert "recipe.yaml" in judgement.items[0].detail
 
 
 def test_a_process_that_was_never_asked_ends_with_the_run():
@@ -31,9 +33,9 @@ def test_a_process_that_has_died_is_an_error_when_it_is_asked(tmp_path):
     with FreshProcess() as fresh:
         fresh._process.kill()
         fresh._process.wait()
-        fresh.ask(tmp_path, [{"id": "0"}])
-        with pytest.raises(VerifyError, match="cannot be used in a fresh process"):
-            fresh.answer()
+        fresh.ask(Request(tmp_path))
+        with pytest.raises(VerifyError, match="cannot be judged in a fresh process"):
+            fresh.judge()
 
 
 def _runs(pid):
@@ -48,7 +50,7 @@ def _runs(pid):
 def test_the_process_ends_when_the_run_is_killed(paused):
     """kill -9 closes the standard input of the process, so it does not wait for ever, even in a pause."""
     code = (
-        "import time\nfrom hf_ft.fresh_process import FreshProcess\n"
+        "import time\nfrom hf_ft.verification.fresh_process import FreshProcess\n"
         "fresh = FreshProcess()\ntime.sleep(3)\n"
         + ("pause = fresh.paused()\npause.__enter__()\n" if paused else "")
         + "print(fresh._process.pid, flush=True)\ntime.sleep(600)\n"
@@ -84,7 +86,8 @@ def test_a_paused_process_uses_no_time_and_answers_afterwards():
 def test_a_run_starts_the_process_before_its_own_heavy_imports():
     code = """
 import sys
-from hf_ft import finetune, fresh_process
+from hf_ft import finetune
+from hf_ft.verification import fresh_process
 
 class Started(Exception):
     pass
