@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from hf_ft.recipe.read import load_recipe
     from hf_ft.recipe.schema import Recipe
     from hf_ft.registry import get_task, list_tasks
-    from hf_ft.run import check, finetune
+    from hf_ft.run import check, finetune, finetune_seeds
+    from hf_ft.seeds import SeedRuns
     from hf_ft.targets.base_target import Target
     from hf_ft.task import Task
     from hf_ft.tasks._composed import ComposedTask
@@ -44,12 +45,14 @@ __all__ = [
     "Recipe",
     "RecipeError",
     "Run",
+    "SeedRuns",
     "Target",
     "Task",
     "TrainError",
     "VerifyError",
     "check",
     "finetune",
+    "finetune_seeds",
     "freeze",
     "get_task",
     "list_tasks",
@@ -69,7 +72,8 @@ _MODULES = {
     "hf_ft.recipe.read": ("load_recipe",),
     "hf_ft.recipe.schema": ("Recipe",),
     "hf_ft.finished_run": ("Run",),
-    "hf_ft.run": ("check", "finetune"),
+    "hf_ft.run": ("check", "finetune", "finetune_seeds"),
+    "hf_ft.seeds": ("SeedRuns",),
     "hf_ft.targets.base_target": ("Target",),
     "hf_ft.task": ("Task",),
     "hf_ft.tasks._composed": ("ComposedTask",),

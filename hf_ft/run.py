@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from hf_ft.errors import INTERRUPTED, Stopped, exit_codes, logged
+from hf_ft.errors import INTERRUPTED, RecipeError, Stopped, exit_codes, logged
 from hf_ft.finished_run import Run
 from hf_ft.parent_death import end_with_parent, is_launched
 from hf_ft.recipe.read import load_recipe
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from hf_ft.recipe.schema import Recipe
     from hf_ft.report.console import Console
     from hf_ft.report.report import ReportContent
+    from hf_ft.seeds import SeedRuns
     from hf_ft.task import Evaluation
     from hf_ft.train.assemble import Setup
     from hf_ft.train.preflight import Preflight
@@ -90,6 +91,8 @@ def finetune(
     True
     """
     recipe = load_recipe(recipe, in_memory=data is not None)
+    if recipe.seeds is not None:
+        raise RecipeError("seeds: several runs; call finetune_seeds in place of finetune, or remove the key")
 
     from hf_ft.verification.fresh_process import FreshProcess, may_be_main
 
@@ -180,6 +183,37 @@ def finetune(
             console.lines([f"done: {path}"])
         processes.wait_for_everyone()
     return Run(recipe, setup.task, model, results, path)
+
+
+def finetune_seeds(
+    recipe: Recipe | str | Path | dict[str, Any], *, data: Any = None, verbose: bool = True
+) -> SeedRuns:
+    """Fine-tune once with each of `seeds`, on the same split, and measure how much the result varies.
+
+    A seed whose run is finished already is not trained again, so an interrupted call goes on where it was.
+
+    Args:
+        recipe: as for `finetune`, with `seeds`.
+        data: as for `finetune`.
+        verbose: as for `finetune`.
+
+    Raises:
+        RecipeError: the recipe has no `seeds`.
+        HfFtError: as for `finetune`.
+    """
+    recipe = load_recipe(recipe, in_memory=data is not None)
+    if recipe.seeds is None:
+        raise RecipeError("seeds: expected the seeds of several runs, such as [1, 2, 3], found none")
+
+    from hf_ft.report.run_folder import finished_run_of
+    from hf_ft.seeds import summarize_seeds
+
+    folders = {}
+    for seed in recipe.seeds:
+        one = recipe.with_seed(seed)
+        done = finished_run_of(one)
+        folders[seed] = done or finetune(one, data=data, verbose=verbose).folder
+    return summarize_seeds(recipe, folders, data=data, verbose=verbose)
 
 
 def _pretrained_features(setup: Setup) -> HeadInputs | None:
@@ -328,6 +362,11 @@ def run(
     loaded = None
     try:
         loaded = load_recipe(recipe, overrides or ())
+        if loaded.seeds is not None:
+            runs = finetune_seeds(loaded, verbose=not (quiet or as_json))
+            if as_json and runs.content:  # on the main process
+                typer.echo(json.dumps(runs.content, ensure_ascii=False))
+            return
         finished = finetune(
             loaded, resume=resume, verbose=not (quiet or as_json), profile=profile, layers=layers
         )
@@ -355,6 +394,11 @@ def _end_interrupted(stop: KeyboardInterrupt, loaded: Recipe | None, arguments: 
         said = f"interrupted before anything was written; to start again, run:\n  {verb} {arguments}"
         print(said, file=sys.stderr, flush=True)
         os._exit(code)
+    if loaded.seeds is not None:
+        typer.echo(
+            f"interrupted; to go on with the seeds that are left, run:\n  {verb} {arguments}", err=True
+        )
+        raise typer.Exit(code) from None
     from hf_ft.report.run_folder import interruption_message
 
     typer.echo(interruption_message(loaded, f"{verb} {arguments}"), err=True)

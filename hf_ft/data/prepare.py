@@ -78,7 +78,8 @@ def prepare(recipe: Recipe, task: Task, *, data: Any = None, cache: Path | None 
     """
     sources = read_source(recipe.data) if data is None else rows_in_memory(data)
     breaks = _line_break_notes(sources, {} if data is not None else recipe.data.source)
-    splits = make_splits(sources, recipe.data, task.roles, recipe.seed, task.class_role, task.times)
+    seed = recipe.seed if recipe.data.split.seed is None else recipe.data.split.seed
+    splits = make_splits(sources, recipe.data, task.roles, seed, task.class_role, task.times)
     rows = task.examples(splits.tables)
     for needed in ("train", "validation"):
         if not len(rows.get(needed, ())):

@@ -127,6 +127,51 @@ def paired_intervals(
     return _interval(own[:resamples], tail), paired
 
 
+def seeds_interval(
+    metrics: Sequence[Metrics],
+    name: str,
+    rows: int,
+    *,
+    resamples: int,
+    confidence: float,
+    seed: int,
+    groups: Sequence[Hashable] | None = None,
+) -> Interval:
+    """Return the interval of a metric's mean over training runs with different seeds.
+
+    A resample draws runs and rows, each with replacement, and takes the mean of the metric over the runs
+    drawn (Owen 2007, "The pigeonhole bootstrap"). The interval shows how much the mean would vary with other
+    seeds and another test set; with a handful of runs it is rough.
+
+    Args:
+        metrics: of each run, updated with its results of the same N rows.
+        name: the metric.
+        rows: N.
+        resamples: number of resamples.
+        confidence: nominal coverage of the interval.
+        seed: of the random draws.
+        groups: group of each row, N keys, or None.
+
+    Returns:
+        (low, high).
+
+    Raises:
+        DataError: as `bootstrap_interval`.
+    """
+    rng = np.random.default_rng((seed, 1))
+    means: list[float] = []
+    for drawn in _draws(rows, groups, seed, 2 * resamples):
+        runs, times = np.unique(rng.integers(len(metrics), size=len(metrics)), return_counts=True)
+        mean = np.average([metrics[run].value(name, drawn) for run in runs], weights=times)
+        means += [] if np.isnan(mean) else [float(mean)]
+        if len(means) == resamples:
+            return _interval(means, (1 - confidence) / 2)
+    raise DataError(
+        f"{name} is undefined on {2 * resamples - len(means)} of {2 * resamples} resamples of {rows} rows; "
+        "evaluate on more rows, or set evaluate.intervals: none"
+    )
+
+
 def _draws(rows: int, groups: Sequence[Hashable] | None, seed: int, most: int) -> Iterator[np.ndarray]:
     """Draw resamples of row positions: rows, or whole groups of rows, with replacement."""
     members = _members(rows, groups)

@@ -59,6 +59,8 @@ class SplitSection(Section):
     """Keep rows with the same value of this column in one split (a patient, a track); `time`: by time."""
     stratify: bool = True
     """Keep the class proportions in every drawn split, where the task has classes."""
+    seed: Annotated[int, Field(ge=0, lt=2**32)] | None = None
+    """Seed of the drawn splits and samples of rows; null: `seed` of the recipe."""
 
 
 # The value of `data.source` where rows are passed in Python.
@@ -333,6 +335,8 @@ class Recipe(Section):
     """The run folder; default: runs/<name>."""
     seed: Annotated[int, Field(ge=0, lt=2**32)] = 17
     """Seed of the split, the new head, the order of the rows, the augmentation and the bootstrap."""
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**32)]], Field(min_length=2)] | None = None
+    """Train once with each of these seeds, on the split of `seed`: mean, spread, interval over both."""
     data: DataSection
     model: ModelSection
     freeze: FreezeSection = FreezeSection()
@@ -348,6 +352,13 @@ class Recipe(Section):
     def _names_a_folder(cls, value: str) -> str:
         if not re.fullmatch(r"[\w-][\w.-]*", value):
             raise problem(f"found {value!r}, which cannot name a run; use letters, digits, `_`, `-` and `.`")
+        return value
+
+    @field_validator("seeds")
+    @classmethod
+    def _are_different(cls, value: list[int] | None) -> list[int] | None:
+        if value is not None and len(set(value)) < len(value):
+            raise problem(f"found {value}; expected different seeds, because equal ones give the same run")
         return value
 
     @field_validator("output_dir")
@@ -378,6 +389,19 @@ class Recipe(Section):
                 "train.early_stopping_threshold: has no effect without train.early_stopping_patience"
             )
         return found
+
+    def with_seed(self, seed: int) -> Recipe:
+        """Return the recipe of one of `seeds`: the same split, a run folder of its own."""
+        split = self.data.split
+        fixed = split if split.seed is not None else split.model_copy(update={"seed": self.seed})
+        return self.model_copy(
+            update={
+                "seed": seed,
+                "seeds": None,
+                "output_dir": f"{self.output_dir}/seed-{seed}",
+                "data": self.data.model_copy(update={"split": fixed}),
+            }
+        )
 
     def to_yaml(self) -> str:
         """Write the recipe as YAML with every default of hf_ft; reading it gives an equal recipe."""

@@ -203,6 +203,23 @@ def choose_folder(recipe: Recipe, resume: str) -> RunFolder:
     return RunFolder(fresh, None, [*notes, *earlier])
 
 
+def finished_run_of(recipe: Recipe) -> Path | None:
+    """Return the newest finished and sealed run of exactly this recipe, or None.
+
+    Args:
+        recipe: as the user wrote it, with every `auto`.
+    """
+    for folder in reversed(_runs_of(recipe, Path(recipe.output_dir))):
+        checkpoint, _ = checkpoints.newest(folder / "checkpoints")
+        if (folder / SEAL).is_file() and checkpoint is not None:
+            try:
+                _same_recipe(recipe, checkpoint)
+            except RecipeError:
+                continue
+            return folder
+    return None
+
+
 def is_finished(folder: Path) -> bool:
     """Tell whether a run has ended: it is sealed, or the gate has refused it."""
     record = read_record(folder)
