@@ -1,11 +1,17 @@
 """Fixtures of all tests: a cache folder for this session alone, the real data, one launch at a time."""
 
+import contextlib
 import os
 import tempfile
 from pathlib import Path
 
 import pytest
 from filelock import FileLock
+
+from hf_ft.verification import fresh_process
+from hf_ft.verification.verifier import Verifier
+
+FRESH = fresh_process.FreshProcess
 
 
 def pytest_addoption(parser):
@@ -35,6 +41,48 @@ def real_data(request):
     if not Path(folder).is_dir():
         pytest.skip(f"needs real data: there is no folder {folder!r} (--data, HF_FT_DATA)")
     return Path(folder).resolve()
+
+
+@pytest.fixture(autouse=True, scope="module")
+def verifier_of_the_module(request):
+    """Judge the runs of a module in its own process; a module marked `fresh_process` starts fresh ones.
+
+    The verifier is the same. The imports of a fresh process would take half of the suite's time.
+    """
+    marks = getattr(request.module, "pytestmark", [])
+    marked = any(mark.name == "fresh_process" for mark in (marks if isinstance(marks, list) else [marks]))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fresh_process, "FreshProcess", FRESH if marked else SameProcess)
+        yield
+
+
+@pytest.fixture(autouse=True)
+def verifier_of_the_test(request, monkeypatch):
+    """Start a fresh process for the verifier in a test that is marked `fresh_process`."""
+    if request.node.get_closest_marker("fresh_process") is not None:
+        monkeypatch.setattr(fresh_process, "FreshProcess", FRESH)
+
+
+class SameProcess(contextlib.nullcontext):
+    """Stands in for `FreshProcess`."""
+
+    def import_like(self, modules):
+        """Import nothing: this process has imported everything."""
+
+    def paused(self):
+        """Pause nothing."""
+        return contextlib.nullcontext()
+
+    def ask(self, request):
+        """Keep the request."""
+        self._verifier = Verifier(request)
+
+    def judge(self):
+        """Judge the folder."""
+        return self._verifier.judge()
+
+    def __enter__(self):
+        return self
 
 
 @pytest.fixture(autouse=True)

@@ -13,6 +13,8 @@ from hf_ft.errors import VerifyError
 from hf_ft.verification.fresh_process import FreshProcess, may_be_main
 from hf_ft.verification.verifier import Request
 
+pytestmark = pytest.mark.fresh_process
+
 
 def test_a_folder_without_a_run_fails_item_by_item(tmp_path):
     with FreshProcess() as fresh:

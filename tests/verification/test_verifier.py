@@ -22,6 +22,8 @@ from hf_ft.targets.classes import SingleLabel
 from hf_ft.verification.items import ITEMS
 from hf_ft.verification.verifier import Request, RunsWord, Verifier
 
+pytestmark = pytest.mark.fresh_process
+
 COLOURS = ["red", "green", "blue"]
 
 
