@@ -292,6 +292,17 @@ def verify(
 
 
 @app.command()
+def report(
+    run_folder: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
+    trust_task: TrustTask = None,
+) -> None:
+    """Write the report of a finished run again, from its files and the source of its rows."""
+    from hf_ft.report.renew import renew_report
+
+    typer.echo(renew_report(run_folder, trust_task=trust_task))
+
+
+@app.command()
 def push(
     run_folder: Annotated[str, typer.Argument(metavar="RUN", help="The folder of a finished run.")],
     repo: Annotated[str, typer.Option("--repo", help="namespace/name of a model repository on the Hub.")],

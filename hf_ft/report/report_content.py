@@ -18,6 +18,7 @@ from hf_ft.report.report import Check, MetricRow, ReportContent, ReportTable
 if TYPE_CHECKING:
     from hf_ft.evaluate.verdict import Verdict
     from hf_ft.recipe.schema import Recipe
+    from hf_ft.report.renew import Reported
     from hf_ft.task import Evaluation, Task
     from hf_ft.train.assemble import Setup
     from hf_ft.verification.items import Item
@@ -33,7 +34,7 @@ _TITLES = {
 
 def report_content(
     folder: Path,
-    setup: Setup,
+    setup: Setup | Reported,
     evaluation: Evaluation,
     verdict: Verdict,
 ) -> ReportContent:
@@ -41,7 +42,7 @@ def report_content(
 
     Args:
         folder: the run folder, with log.jsonl and environment.json.
-        setup: the assembled run.
+        setup: the assembled run, or what is known of a finished one.
         evaluation: the evaluation of the final split.
         verdict: comparison of the model with the baselines, on the same split.
     """
@@ -94,7 +95,7 @@ def with_gate(content: ReportContent, items: Sequence[Item], seconds: Mapping[st
     return replace(content, checks=checks, timing=dict(seconds))
 
 
-def _summary(setup: Setup) -> str:
+def _summary(setup: Setup | Reported) -> str:
     """Describe which model was trained, on which data, and which share of its weights."""
     recipe, sizes = setup.recipe, {split: len(rows) for split, rows in setup.data.rows.items()}
     learning, total = _parameters(setup)
@@ -107,13 +108,13 @@ def _summary(setup: Setup) -> str:
     return f"{recipe.model.name}, {begun} on {sizes['train']:,} rows of {source}; {how}."
 
 
-def _parameters(setup: Setup) -> tuple[int, int]:
+def _parameters(setup: Setup | Reported) -> tuple[int, int]:
     """Return the number of trainable parameters, and of all parameters."""
     counts = setup.frozen.counts()
     return sum(row[1] for row in counts), sum(row[2] for row in counts)
 
 
-def _model_facts(setup: Setup) -> dict[str, str]:
+def _model_facts(setup: Setup | Reported) -> dict[str, str]:
     learning, total = _parameters(setup)
     facts = {"parameters": f"{total:,}", "trainable": f"{learning:,} ({learning / total:.1%})"}
     if setup.frozen.norms_in_eval:
