@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from accelerate import PartialState
 from accelerate.utils import broadcast_object_list
 
+from hf_ft.data.splits import hash_ids
 from hf_ft.errors import TrainError
 from hf_ft.model.load import processor_hash
 from hf_ft.storage.atomic import read_json
@@ -33,10 +34,11 @@ def identity_of(task: Task, prepared: Prepared, loaded: Loaded) -> dict[str, str
         prepared: the rows; their fingerprints cover ids, contents, targets and order.
         loaded: the model as it was loaded.
     """
-    rows = prepared.info["fingerprints"]
+    rows, left_out = prepared.info["fingerprints"], prepared.findings.left_out
     weights = loaded.source.get("content")
     return {
         **{f"rows of {split}": f"{prepared.info['sizes'][split]} rows, {rows[split]}" for split in rows},
+        **{f"duplicates left out of {split}": hash_ids(list(gone)) for split, gone in left_out.items()},
         "starting weights": weights or "drawn at random",
         "processor": processor_hash(task.processor),
         "hf_ft": version("hf_ft"),
