@@ -37,6 +37,8 @@ MOST_DUPLICATES = 0.01
 # The audit warns if the largest class has more than this many times the rows of the smallest.
 IMBALANCE = 10
 _CHUNK = 256
+# How other programs write a missing value; in a column of text it is a text.
+_MISSING = ("nan", "NaN", "NAN", "None", "null", "NULL", "N/A", "#N/A", "<NA>", "NaT")
 
 
 @dataclass
@@ -316,7 +318,8 @@ def add_bad_rows(
     )
     can_skip = sum(entry["split"] == split for entry in findings.bad) <= MOST_SKIPPED * total
     if len(problems) == total:
-        findings.errors.append(f"{text}. Do task, task.problem and data.columns fit these rows?")
+        other = " If this split has no labels, name another one in data.split.test." * (split == "test")
+        findings.errors.append(f"{text}. Do task, task.problem and data.columns fit these rows?{other}")
     elif on_bad == "error":
         skip = ", or set data.on_bad: skip" if can_skip else ""
         findings.errors.append(f"{text}. Correct or remove them{skip}")
@@ -407,7 +410,7 @@ def judge_classes(
     findings.classes = {split: count_classes(values) for split, values in classes.items()}
     train = findings.classes["train"]
     most, least = max(train.values()), min(train.values())
-    findings.warnings += _joined_labels(train)
+    findings.warnings += _joined_labels(train) + _missing_labels(train)
     if most > IMBALANCE * least and not balanced:
         rare = [name for name, count in train.items() if most > IMBALANCE * count]
         findings.warnings.append(
@@ -436,3 +439,10 @@ def _joined_labels(counts: Mapping[str, int]) -> list[str]:
                 f'Where a row has several labels, write data.label_separator: "{separator}"'
             ]
     return []
+
+
+def _missing_labels(counts: Mapping[str, int]) -> list[str]:
+    """Warn of a class that is named as other programs write a missing value."""
+    found = [f"{name!r} ({count} rows)" for name, count in counts.items() if name in _MISSING]
+    question = "if this means that there is no label, label or remove these rows"
+    return [f"train: there is a class {listing(found)}; {question}"] if found else []

@@ -65,11 +65,21 @@ def test_a_run_is_not_resumed_with_other_rows(recipe, change):
     assert finetune(recipe, data=points.rows(), resume="must", verbose=False).folder.name == "run"
 
 
-def test_a_run_is_not_resumed_with_other_starting_weights(recipe, tmp_path):
+def test_a_run_is_not_resumed_with_another_base_model(recipe, tmp_path):
+    """The base of an adapter was edited: it was said only after training, by the gate."""
+    recipe["freeze"] = {"strategy": "lora", "r": 2}
     stopped(recipe, points.rows())
-    points.saved(tmp_path / "pretrained", seed=1)
-    with pytest.raises(TrainError, match=r"starting weights: .* then, .* now"):
+    log = (tmp_path / "run/log.jsonl").read_text()
+    path = tmp_path / "pretrained/config.json"
+    config = path.read_text()
+    path.write_text(json.dumps(json.loads(config) | {"dropout": 0.5}))
+    with pytest.raises(TrainError, match=r"model configuration: \w+ then, \w+ now"):
         finetune(recipe, data=points.rows(), verbose=False)
+    path.write_text(config)
+    points.saved(tmp_path / "pretrained", seed=1)
+    with pytest.raises(TrainError, match=r"starting weights: \w+ then, \w+ now"):
+        finetune(recipe, data=points.rows(), verbose=False)
+    assert (tmp_path / "run/log.jsonl").read_text() == log
 
 
 @pytest.mark.parametrize("damage", ["processor", "hf_ft", None], ids=str)
