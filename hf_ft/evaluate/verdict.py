@@ -232,6 +232,12 @@ class Verdict:
                 not beat.
         """
         failed = [f"{self.describe(one)}" for one in self.comparisons if one.outcome != "better"]
+        if self.unseen is not None:
+            failed += [
+                f"{self.unseen.describe(one)}, on the {self.unseen.rows:,} rows that are in no earlier split"
+                for one in self.unseen.comparisons
+                if one.outcome != "better"
+            ]
         if must_beat is None or (self.comparisons and not failed):
             return
         reasons = "".join(f"\n  {text}" for text in failed or [self.text])

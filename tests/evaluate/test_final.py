@@ -6,6 +6,7 @@ import numpy as np
 import points
 import pytest
 
+from hf_ft.errors import VerdictError
 from hf_ft.evaluate.final import conclude
 from hf_ft.recipe.schema import EvaluateSection
 from hf_ft.task import Evaluation
@@ -40,12 +41,17 @@ class Task(Points):
         return [rows[index] % 2 for index in (range(len(rows)) if indices is None else indices)]
 
 
-def concluded(splits, metric="accuracy", greater=True, seen=(), groups=None, **section):
+class MajorityOnly(Task):
+    def baselines(self, train, rows):
+        return {"majority": super().baselines(train, rows)["the most frequent class of train"]}
+
+
+def concluded(splits, metric="accuracy", greater=True, seen=(), groups=None, task=Task, **section):
     """Return evaluations and verdict; `splits` says which rows of each split are right.
 
     `seen` are the rows of the final split that are in an earlier split, too.
     """
-    task = Task()
+    task = task()
     task.restore({"labels": ["a", "b"]})
     evaluations = {split: measured(task, right, split) for split, right in splits.items()}
     data = SimpleNamespace(
@@ -125,6 +131,15 @@ def test_rows_that_are_in_train_too_are_measured_with_and_without():
     (entry,) = verdict.without_duplicates().values()
     assert (entry["rows"], entry["metric"], entry["value"]) == (40, "accuracy", 0.5)
     assert evaluations["test"].intervals["accuracy"] == verdict.interval  # of all rows
+
+
+def test_a_model_must_beat_the_baselines_without_the_duplicates_too():
+    """Half of the rows are known by heart: with them the model is better, without them it is not."""
+    right = [True] * 40 + [True, False] * 20
+    _, verdict = concluded({"test": right}, seen=range(40), task=MajorityOnly)
+    assert verdict.outcome == "better" and verdict.unseen.outcome == "not better"
+    with pytest.raises(VerdictError, match="on the 40 rows that are in no earlier split"):
+        verdict.require("baseline")
 
 
 def test_groups_are_drawn_whole_without_the_duplicates_too():
