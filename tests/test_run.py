@@ -315,6 +315,7 @@ def test_an_official_test_split_with_duplicates_is_measured_with_and_without_the
     without = head["without_duplicates"]
     assert (head["rows"], without["rows"], without["metric"]) == (45, 40, "accuracy")
     predicted = pandas.read_parquet(run.folder / "predictions.parquet")
+    predicted = predicted[predicted["id"].isin([f"test/{row}" for row in range(45)])]
     right = (predicted["label"] == predicted["truth"]).to_numpy()
     assert without["value"] == pytest.approx(right[:40].mean()) and head["value"] == pytest.approx(
         right.mean()
