@@ -4,6 +4,7 @@ import html
 import json
 from pathlib import Path
 
+import pandas
 import points
 import pytest
 import tiny
@@ -294,3 +295,42 @@ def test_a_stale_rank_of_another_launcher_does_not_lose_the_model(signs, vit, tm
     monkeypatch.setenv("RANK", "1")
     done = finetune(recipe(signs, vit, tmp_path), verbose=False)
     assert done.results and (done.folder / "model" / "config.json").is_file() and done.report().is_file()
+
+
+@pytest.mark.slow
+def test_an_official_test_split_with_duplicates_is_measured_with_and_without_them(tmp_path, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(Path(points.__file__).parent))
+    rows = points.rows(120)
+    data = {"train": rows[:80], "test": [*rows[80:], *rows[:5]]}
+    recipe = {
+        "task": "points:Points",
+        "name": "p",
+        "output_dir": str(tmp_path / "run"),
+        "data": {"split": {"validation": 20}, "duplicates": "report"},
+        "model": {"name": points.saved(tmp_path / "pretrained")},
+        "train": {"num_train_epochs": 2, "global_batch_size": 8, "disable_tqdm": True},
+    }
+    run = finetune(recipe, data=data, verbose=False)
+    head = run.results["headline"]
+    without = head["without_duplicates"]
+    assert (head["rows"], without["rows"], without["metric"]) == (45, 40, "accuracy")
+    predicted = pandas.read_parquet(run.folder / "predictions.parquet")
+    predicted = predicted[predicted["id"].isin([f"test/{row}" for row in range(45)])]
+    right = (predicted["label"] == predicted["truth"]).to_numpy()
+    assert without["value"] == pytest.approx(right[:40].mean()) and head["value"] == pytest.approx(
+        right.mean()
+    )
+    assert without["interval"][0] <= without["value"] <= without["interval"][1]
+    assert without["text"] in html.unescape((run.folder / "report.html").read_text())
+    assert set(json.loads((run.folder / "data.json").read_text())["seen"]["test"]) == {
+        f"test/{row}" for row in range(40, 45)
+    }
+    recipe = {**recipe, "name": "q", "output_dir": str(tmp_path / "other")}
+    recipe["data"] = {**recipe["data"], "duplicates": "drop_from_train"}
+    run = finetune(recipe, data=data, verbose=False)
+    found = json.loads((run.folder / "data.json").read_text())
+    left_out = {name for names in found["left_out"].values() for name in names}
+    assert left_out == {f"train/{row}" for row in range(5)}
+    assert found["sizes"]["train"] + found["sizes"]["validation"] == 75 and found["sizes"]["test"] == 45
+    assert "without_duplicates" not in run.results["headline"]
+    assert "are left out (data.duplicates: drop_from_train)" in (run.folder / "report.html").read_text()

@@ -7,17 +7,17 @@ import hashlib
 import os
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_ft.data.duplicates import Duplicates, find_duplicates
+from hf_ft.data.duplicates import EARLIER, LATER, Duplicates, find_duplicates, rows_in_other_splits
 from hf_ft.data.labels import count_classes
 from hf_ft.data.table import Table
-from hf_ft.errors import AuditError
+from hf_ft.errors import AuditError, DataError
 from hf_ft.processor_cores import usable_cores
 from hf_ft.storage.atomic import read_json, write_json
 from hf_ft.storage.row_hash import FileState, SplitRecord, find_record, hash_row, hash_values, save_record
@@ -37,6 +37,8 @@ MOST_DUPLICATES = 0.01
 # The audit warns if the largest class has more than this many times the rows of the smallest.
 IMBALANCE = 10
 _CHUNK = 256
+# How other programs write a missing value; in a column of text it is a text.
+_MISSING = ("nan", "NaN", "NAN", "None", "null", "NULL", "N/A", "#N/A", "<NA>", "NaT")
 
 
 @dataclass
@@ -54,6 +56,11 @@ class Findings:
         fingerprints: split -> hash of the ids and contents of its rows.
         contents: split -> hash of everything that its rows hold, including targets and spelling.
         cached: whether the inspections were read from the cache, so that no row was decoded again.
+        left_out: split -> id of a row that is left out because it is equal to a row of a later split -> id of
+            that row; with `data.duplicates: drop_from_train`.
+        seen: split -> id of a row that is equal to a row of an earlier split -> id of that row; with
+            `data.duplicates: report`.
+        decisions: one line for each decision about the rows; they are copied to data.json.
         notes: lines that `check` adds about the model: one training step, time and memory.
     """
 
@@ -67,6 +74,9 @@ class Findings:
     fingerprints: dict[str, str] = field(default_factory=dict)
     contents: dict[str, str] = field(default_factory=dict)
     cached: bool = False
+    left_out: dict[str, dict[str, str]] = field(default_factory=dict)
+    seen: dict[str, dict[str, str]] = field(default_factory=dict)
+    decisions: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
 
     def raise_for_errors(self) -> None:
@@ -100,6 +110,7 @@ def audit(
     examples: Mapping[str, Any],
     on_bad: str,
     cache_dir: str | os.PathLike[str] | None,
+    duplicates: str = "error",
 ) -> Findings:
     """Inspect every row of every split, in threads, before the task is fitted.
 
@@ -108,6 +119,10 @@ def audit(
         examples: split -> rows with `len`, `[index] -> Row` and `ids`.
         on_bad: `error`: a row that cannot be used is an error; `skip`: it is left out, up to 1 % of a split.
         cache_dir: folder where inspections are stored under a hash of the rows; None: they are not stored.
+        duplicates: `data.duplicates`: what becomes of equal rows in two splits.
+
+    Raises:
+        DataError: `duplicates` has no effect, because the task does not compare rows.
     """
     findings = Findings(counts={split: len(rows) for split, rows in examples.items()})
     inspected: dict[str, _InspectedSplit] = {}
@@ -121,11 +136,22 @@ def audit(
     for split, entries in inspections.items():
         problems = {index: one.problem for index, one in enumerate(entries) if one.problem is not None}
         add_bad_rows(findings, split, ids[split], problems, on_bad)
-        findings.traits[split] = _with_traits(ids[split], entries)
+    labels = _labels(task, examples)
+    if duplicates != "error":
+        _require_digests(task, inspections, duplicates)
+    if duplicates == "drop_from_train":
+        _leave_out_duplicates(findings, ids, inspections, labels)
+        gone = {name for found in findings.left_out.values() for name in found}
+        inspections = {split: _kept(entries, ids[split], gone) for split, entries in inspections.items()}
+        labels = {split: _kept(values, ids[split], gone) for split, values in labels.items()}
+        ids = {split: _kept(names, names, gone) for split, names in ids.items()}
+    elif duplicates == "report":
+        findings.seen = rows_in_other_splits(ids, inspections, EARLIER)
+    findings.traits = {split: _with_traits(ids[split], entries) for split, entries in inspections.items()}
     findings.warnings += _trait_warnings(task, findings)
-    findings.duplicates = find_duplicates(ids, inspections, _labels(task, examples))
+    findings.duplicates = find_duplicates(ids, inspections, labels)
     for pair in findings.duplicates:
-        _judge_duplicates(findings, pair)
+        _judge_duplicates(findings, pair, duplicates)
     return findings
 
 
@@ -219,6 +245,50 @@ def _read_inspections(path: Path, rows: int) -> list[Inspection] | None:
         return None
 
 
+# Equal rows in two splits
+
+
+def _require_digests(task: Task, inspections: Mapping[str, Sequence[Inspection]], setting: str) -> None:
+    """Refuse `data.duplicates` where the task does not compare rows, such as windows of one series."""
+    usable = [entry for entries in inspections.values() for entry in entries if entry.problem is None]
+    if usable and all(entry.digest is None for entry in usable):
+        raise DataError(
+            f"data.duplicates: {setting} has no effect, because the rows of {task.name} are not compared "
+            "with each other; remove the key"
+        )
+
+
+def _leave_out_duplicates(
+    findings: Findings,
+    ids: Mapping[str, Sequence[str]],
+    inspections: Mapping[str, Sequence[Inspection]],
+    labels: Mapping[str, Sequence[Any]],
+) -> None:
+    """Find the rows that `drop_from_train` leaves out, and say which.
+
+    The later split keeps its row: test stays as it is given, so that its figure can be compared with others.
+    """
+    findings.left_out = rows_in_other_splits(ids, inspections, LATER)
+    label_of = {
+        name: str(label) for split in labels for name, label in zip(ids[split], labels[split], strict=True)
+    }
+    for split, rows in findings.left_out.items():
+        pairs = [f"{one} = {other}" for one, other in rows.items()]
+        text = (
+            f"{split}: {len(rows)} of {findings.counts[split]} rows are left out (data.duplicates: "
+            f"drop_from_train), because {' or '.join(LATER[split])} has an equal row: {listing(pairs, 5)}"
+        )
+        other_label = [name for name, twin in rows.items() if label_of.get(name) != label_of.get(twin)]
+        if other_label:
+            text += f"; {len(other_label)} of them have another label there: {listing(other_label, 5)}"
+        findings.decisions.append(text)
+
+
+def _kept(values: Sequence[Any], ids: Sequence[str], gone: Collection[str]) -> list[Any]:
+    """Return the values of the rows that are not left out."""
+    return [value for value, name in zip(values, ids, strict=True) if name not in gone]
+
+
 # Judging the inspections
 
 
@@ -248,7 +318,8 @@ def add_bad_rows(
     )
     can_skip = sum(entry["split"] == split for entry in findings.bad) <= MOST_SKIPPED * total
     if len(problems) == total:
-        findings.errors.append(f"{text}. Do task, task.problem and data.columns fit these rows?")
+        other = " If this split has no labels, name another one in data.split.test." * (split == "test")
+        findings.errors.append(f"{text}. Do task, task.problem and data.columns fit these rows?{other}")
     elif on_bad == "error":
         skip = ", or set data.on_bad: skip" if can_skip else ""
         findings.errors.append(f"{text}. Correct or remove them{skip}")
@@ -258,10 +329,12 @@ def add_bad_rows(
         findings.warnings.append(f"{text}. They are left out (data.on_bad: skip)")
 
 
-def without_bad_rows(examples: Mapping[str, Any], findings: Findings) -> dict[str, Any]:
-    """Return split -> rows without the bad rows of the findings."""
-    bad = {entry["id"] for entry in findings.bad}
-    affected = {entry["split"] for entry in findings.bad}
+def usable_rows(examples: Mapping[str, Any], findings: Findings) -> dict[str, Any]:
+    """Return split -> rows without the bad rows of the findings, and without those that are left out."""
+    bad = {entry["id"] for entry in findings.bad} | {
+        name for rows in findings.left_out.values() for name in rows
+    }
+    affected = {entry["split"] for entry in findings.bad} | set(findings.left_out)
     return {
         split: rows.select([index for index, row_id in enumerate(rows.ids) if row_id not in bad])
         if split in affected
@@ -297,7 +370,7 @@ def _without_name(problem: str, row_id: str) -> str:
     return re.sub(rf"^row {re.escape(row_id)}[,:] ", "", problem)
 
 
-def _judge_duplicates(findings: Findings, found: Duplicates) -> None:
+def _judge_duplicates(findings: Findings, found: Duplicates, setting: str) -> None:
     """Add an error if too many equal rows are in two splits, and a warning for all other duplicates."""
     split, other = found.splits
     where = "occur again in it" if split == other else f"are in {other} too"
@@ -309,10 +382,15 @@ def _judge_duplicates(findings: Findings, found: Duplicates) -> None:
         one, two = found.contradictory[0]
         pairs += f"; equal inputs have different labels, as in {one} and {two}: correct one of them"
     text = f"{split}: {found.rows} rows ({found.share:.2%}) {where}, {found.kind}: {pairs}"
-    if found.kind == "equal" and split != other and found.share > MOST_DUPLICATES:
+    shared = found.kind == "equal" and split != other
+    if shared and setting == "report":
+        findings.warnings.append(f"{text}. They are kept (data.duplicates: report)")
+    elif shared and found.share > MOST_DUPLICATES:
         findings.errors.append(
             f"{text}. Metrics would be measured on rows seen in training: remove the duplicates, or keep "
-            "rows that belong together in one split with data.split.by"
+            "rows that belong together in one split with data.split.by. Where the splits are given, "
+            "data.duplicates: drop_from_train leaves them out of train, and data.duplicates: report keeps "
+            "them and measures without them, too"
         )
     else:
         findings.warnings.append(text)
@@ -332,7 +410,7 @@ def judge_classes(
     findings.classes = {split: count_classes(values) for split, values in classes.items()}
     train = findings.classes["train"]
     most, least = max(train.values()), min(train.values())
-    findings.warnings += _joined_labels(train)
+    findings.warnings += _joined_labels(train) + _missing_labels(train)
     if most > IMBALANCE * least and not balanced:
         rare = [name for name, count in train.items() if most > IMBALANCE * count]
         findings.warnings.append(
@@ -361,3 +439,10 @@ def _joined_labels(counts: Mapping[str, int]) -> list[str]:
                 f'Where a row has several labels, write data.label_separator: "{separator}"'
             ]
     return []
+
+
+def _missing_labels(counts: Mapping[str, int]) -> list[str]:
+    """Warn of a class that is named as other programs write a missing value."""
+    found = [f"{name!r} ({count} rows)" for name, count in counts.items() if name in _MISSING]
+    question = "if this means that there is no label, label or remove these rows"
+    return [f"train: there is a class {listing(found)}; {question}"] if found else []

@@ -13,6 +13,9 @@ from hf_ft.task import Inspection
 
 # Rows are nearly equal if their 64-bit perceptual hashes differ in at most this many bits.
 NEAR = 3
+# Split -> the splits that the model or its checkpoint was chosen with before; and the reverse.
+EARLIER = {"validation": ("train",), "test": ("train", "validation")}
+LATER = {"train": ("test", "validation"), "validation": ("test",)}
 _PAIRS_AT_ONCE = 4_000_000
 
 
@@ -82,6 +85,39 @@ def find_duplicates(
             "nearly equal", small, large, len({i for i, _ in near}), len(inspected[small]), examples
         )
     return found
+
+
+def rows_in_other_splits(
+    ids: Mapping[str, Sequence[str]],
+    inspected: Mapping[str, Sequence[Inspection]],
+    compared: Mapping[str, Sequence[str]],
+) -> dict[str, dict[str, str]]:
+    """Find all rows of a split that are equal to a row of certain other splits.
+
+    Args:
+        ids: split -> row ids.
+        inspected: split -> inspection of each row; rows with a problem are ignored.
+        compared: split -> the splits that its rows are compared with, such as `EARLIER` or `LATER`.
+
+    Returns:
+        Split -> row id -> id of the first equal row of the first such split; only splits with such rows.
+    """
+    usable = {
+        split: [
+            (name, entry.digest)
+            for name, entry in zip(ids[split], entries, strict=True)
+            if entry.digest is not None and entry.problem is None
+        ]
+        for split, entries in inspected.items()
+    }
+    found = {}
+    for split, others in compared.items():
+        places: dict[str, str] = {}
+        for other in others:
+            for name, digest in usable.get(other, ()):
+                places.setdefault(digest, name)
+        found[split] = {name: places[digest] for name, digest in usable.get(split, ()) if digest in places}
+    return {split: rows for split, rows in found.items() if rows}
 
 
 def _entry(

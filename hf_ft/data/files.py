@@ -290,18 +290,60 @@ def from_records(records: Sequence[Any], name: str, folder: str | None = None) -
             if values and all(isinstance(value, str) and media_kind(value) for value in values):
                 columns[key] = [value if "://" in value else os.path.join(folder, value) for value in values]
     for key, values in columns.items():
-        try:
-            pyarrow.array([value for value in values if isinstance(value, (str, int, float, bool))])
-        except (pyarrow.ArrowInvalid, pyarrow.ArrowTypeError) as error:
-            raise DataError(f"{name}: column {key!r} mixes types ({error}).") from error
-    return Dataset.from_dict(columns)
+        _require_one_kind(key, values, name)
+    try:
+        return Dataset.from_dict(columns)
+    except (pyarrow.ArrowException, OverflowError, UnicodeError) as error:
+        raise DataError(f"{name}: the values do not fit into the columns of a table: {error}.") from error
+
+
+def _require_one_kind(key: str, values: Sequence[Any], name: str) -> None:
+    """Refuse a column that mixes kinds of values, such as text and numbers; name a row of each."""
+    first: dict[str, int] = {}
+    for number, value in enumerate(values):
+        if value is not None:
+            first.setdefault(_kind(value), number)
+    if len(first) < 2:
+        return
+    shown = {kind: (f"{values[number]!r:.40}", number + 1) for kind, number in first.items()}
+    found = [f"{kind} ({text} in record {number})" for kind, (text, number) in shown.items()]
+    missing = any(text == "nan" for text, _ in shown.values())
+    advice = "; where a value is missing, write None in place of NaN" if missing else ""
+    raise DataError(f"{name}: column {key!r} mixes types: {listing(found)}{advice}.")
+
+
+def _kind(value: Any) -> str:
+    """Return the kind of a value, of which a column may have only one."""
+    import numpy as np
+
+    kinds: dict[str, tuple[type, ...]] = {
+        "true or false": (bool, np.bool_),
+        "a number": (int, float, np.number),
+        "text": (str,),
+        "bytes": (bytes,),
+        "a list": (list, tuple, np.ndarray),
+        "an object": (dict,),
+    }
+    return next((kind for kind, types in kinds.items() if isinstance(value, types)), "another value")
 
 
 def from_frame(frame: DataFrame) -> Dataset:
-    """Build a data set from a pandas DataFrame, without its index."""
+    """Build a data set from a pandas DataFrame, without its index.
+
+    Raises:
+        DataError: the values of a column do not fit together.
+    """
+    import pyarrow
     from datasets import Dataset
 
-    return Dataset.from_pandas(frame, preserve_index=False)
+    try:
+        return Dataset.from_pandas(frame, preserve_index=False)
+    except (pyarrow.ArrowException, OverflowError, UnicodeError) as error:
+        for key in frame.columns:
+            if frame[key].dtype == object:
+                known = frame[key].where(frame[key].notna(), None)
+                _require_one_kind(str(key), known.tolist(), "the DataFrame")
+        raise DataError(f"the DataFrame does not fit into a table: {error}.") from error
 
 
 def download(address: str) -> str:

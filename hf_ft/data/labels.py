@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import re
 import unicodedata
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +17,8 @@ from hf_ft.text_utils import hint, listing, natural_key
 
 if TYPE_CHECKING:
     from datasets import Dataset
+
+    from hf_ft.data.table import Table
 
 # If all class names are integers and there are more of them, a message asks whether they are amounts.
 MOST_NUMBERED_CLASSES = 20
@@ -42,8 +46,8 @@ class LabelMap:
             ids: ids of the rows, for messages.
 
         Raises:
-            DataError: a label is missing or empty, two names differ only in case, spaces or Unicode form
-                ("Stop", "stop "), or there are fewer than two classes.
+            DataError: a label is missing or empty, two names differ only in case, spaces, invisible
+                characters or Unicode form ("Stop", "stop "), or there are fewer than two classes.
         """
         rows = _names_of_rows("train", values, ids)
         first: dict[str, str] = {}
@@ -59,7 +63,7 @@ class LabelMap:
         ]
         if lines:
             raise DataError(
-                "train: labels that differ only in case, spaces or Unicode form: "
+                "train: labels that differ only in case, spaces, invisible characters or Unicode form: "
                 + "; ".join(lines)
                 + ". Write each class in one spelling."
             )
@@ -148,7 +152,35 @@ def name_of(value: Any) -> str | None:
 def are_amounts(values: Sequence[Any]) -> bool:
     """Tell whether labels are amounts and not classes: all are floats, and some have a fractional part."""
     present = [value for value in values if value is not None and value == value]
-    return all(isinstance(value, float) for value in present) and any(value % 1 for value in present)
+    return all(isinstance(value, (float, Decimal)) for value in present) and any(
+        math.isfinite(value) and value % 1 for value in present
+    )
+
+
+def is_number_text(text: str) -> bool:
+    """Tell whether a text is a number with a decimal point or comma, such as `1,5`."""
+    return re.fullmatch(r"\s*[-+]?\d*[.,]\d+([eE][-+]?\d+)?\s*", text) is not None
+
+
+def require_names(table: Table, role: str, split: str) -> None:
+    """Refuse a column of labels that are neither names nor numbers, such as bytes.
+
+    Raises:
+        DataError: names the column and the kind of its values.
+    """
+    from datasets import LargeList, List, Value
+
+    column = table.columns.get(role)
+    feature = table.dataset.features.get(column) if isinstance(column, str) else None
+    inner = feature.feature if isinstance(feature, (List, LargeList)) else feature
+    if inner is None or (isinstance(inner, Value) and "binary" not in inner.dtype):
+        return
+    kind, advice = "lists or objects", ""
+    if isinstance(inner, Value):
+        kind, advice = "bytes", ': turn them into text, as in value.decode("utf-8")'
+    raise DataError(
+        f"{split}: the column {column!r} holds {kind}; expected labels, names or whole numbers{advice}"
+    )
 
 
 def split_label_cells(rows: Dataset, column: str | list[str] | None, separator: str, split: str) -> Dataset:
@@ -208,6 +240,13 @@ def find_problem(values: Sequence[Any], among: Sequence[str]) -> tuple[str, str]
         return "single-label", "each training row has one label"
     if are_amounts(values):
         return "regression", "the training labels are fractional numbers"
+    texts = [value for value in values if isinstance(value, str) and value.strip()]
+    if texts and all(map(is_number_text, texts)):
+        shown = listing([repr(text) for text in dict.fromkeys(texts)], 4)
+        raise DataError(
+            f"train: the labels are numbers written as text ({shown}), which may be classes or amounts; "
+            "write amounts without quotes and with a decimal point, or write task.problem: single-label"
+        )
     floats = [value for value in values if isinstance(value, float) and value == value]
     if floats:
         raise DataError(
@@ -221,22 +260,28 @@ def find_problem(values: Sequence[Any], among: Sequence[str]) -> tuple[str, str]
 
 
 def advice_on_amounts(counts: Mapping[str, int]) -> str:
-    """Return advice if the classes are many integers, which may be amounts; an empty text otherwise.
+    """Return advice if the classes are many numbers, which may be amounts; an empty text otherwise.
 
     Args:
         counts: class -> number of rows.
     """
-    if len(counts) <= MOST_NUMBERED_CLASSES or not all(re.fullmatch(r"-?\d+", name) for name in counts):
+    if len(counts) > MOST_NUMBERED_CLASSES and all(re.fullmatch(r"-?\d+", name) for name in counts):
+        kind = "whole numbers"
+    elif counts and all(map(is_number_text, counts)):
+        kind = "numbers written as text"
+    else:
         return ""
     return (
-        f". The labels are {len(counts)} different whole numbers: if they are amounts and not classes, write "
+        f". The labels are {len(counts)} different {kind}: if they are amounts and not classes, write "
         "task.problem: regression"
     )
 
 
 def count_classes(values: Sequence[Any]) -> dict[str, int]:
     """Count the rows of each class, largest class first; a row counts for each of its labels."""
-    names = (str(name_of(value)) for value, _ in _flatten(values, [""] * len(values)))
+    rows = (value if isinstance(value, (list, tuple)) else [value] for value in values)
+    # A list may hold a label twice.
+    names = (name for row in rows for name in dict.fromkeys(str(name_of(one)) for one in row))
     return dict(Counter(names).most_common())
 
 
@@ -260,8 +305,9 @@ def _flatten(values: Sequence[Any], ids: Sequence[str]) -> Iterator[tuple[Any, s
 
 
 def _normalize(name: str) -> str:
-    """Return the form in which names that differ in case, spaces or Unicode form are equal."""
-    return " ".join(unicodedata.normalize("NFKC", name).casefold().split())
+    """Return the form in which names that a reader cannot tell apart, or that differ in case, are equal."""
+    visible = "".join(letter for letter in name if unicodedata.category(letter) != "Cf")
+    return " ".join(unicodedata.normalize("NFKC", visible).casefold().split())
 
 
 def _sort_key(names: Mapping[str, str]) -> Any:

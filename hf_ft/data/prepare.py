@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ from hf_ft.data.audit import (
     add_bad_rows,
     audit,
     judge_classes,
-    without_bad_rows,
+    usable_rows,
     write_bad,
 )
 from hf_ft.data.files import format_of, line_breaks
@@ -56,6 +56,10 @@ class Prepared:
             return rows.column(by)
         return task.groups(rows)
 
+    def seen(self, split: str) -> Collection[str]:
+        """Return the ids of the rows of a split that are in an earlier split, too, and were kept."""
+        return self.findings.seen.get(split, {})
+
     def write(self, folder: Path) -> None:
         """Write data.json to a folder, and bad.csv if there are bad rows."""
         write_json(folder / "data.json", self.info, indent=2)
@@ -87,8 +91,16 @@ def prepare(recipe: Recipe, task: Task, *, data: Any = None, cache: Path | None 
     for split in rows:
         if len(rows[split]) < 2:
             raise DataError(f"data.split.{split}: 1 row; a metric with an interval needs at least 2 rows")
-    findings = audit(task, rows, recipe.data.on_bad, cache or cache_folder() / "audit")
-    rows = _fit(recipe, task, rows, findings)
+    folder = cache or cache_folder() / "audit"
+    findings = audit(task, rows, recipe.data.on_bad, folder, recipe.data.duplicates)
+    _require_rows(rows, findings)
+    try:
+        rows = _fit(recipe, task, rows, findings)
+    except DataError as error:
+        if not findings.decisions:
+            raise
+        # The reason may be that train lacks a class without the rows that are left out.
+        raise DataError("\n".join([str(error), *findings.decisions])) from error
     findings.notes += breaks
     given = recipe.data.source if data is None else {}
     names = [given] if isinstance(given, str) else given.values()
@@ -103,6 +115,10 @@ def prepare(recipe: Recipe, task: Task, *, data: Any = None, cache: Path | None 
         # If there are errors, the task may not be fitted.
         "labels": None if findings.errors else task.labels(),
     }
+    info["notes"] += findings.decisions
+    # Row -> the equal row of another split.
+    duplicates = {"left_out": findings.left_out, "seen": findings.seen}
+    info |= {name: found for name, found in duplicates.items() if found}
     return Prepared(rows, info, findings, recipe.seed)
 
 
@@ -119,13 +135,28 @@ def _line_break_notes(sources: Mapping[str, Any], source: str | Mapping[str, str
     ]
 
 
+def _require_rows(rows: Mapping[str, Any], findings: Findings) -> None:
+    """Refuse splits of which fewer than two rows are left without the rows that are in another split, too."""
+    for setting, found, where in (
+        ("drop_from_train", findings.left_out, "a later"),
+        ("report", findings.seen, "an earlier"),
+    ):
+        for split, gone in found.items():
+            left, total = len(rows[split]) - len(gone), len(rows[split])
+            if left < 2:
+                raise DataError(
+                    f"data.duplicates: {setting}: {len(gone)} of {total} rows of {split} are equal to a row "
+                    f"of {where} split, and at least 2 must be left without them; choose other splits"
+                )
+
+
 def _fit(recipe: Recipe, task: Task, rows: dict[str, Any], findings: Findings) -> dict[str, Any]:
     """Fit the task on the usable training rows, and add rows that `Task.check` refuses to the findings.
 
     Returns:
         Split -> usable rows. If the findings have errors, the run must stop.
     """
-    good = without_bad_rows(rows, findings)
+    good = usable_rows(rows, findings)
     if not len(good["train"]):
         return good
     try:
@@ -137,7 +168,7 @@ def _fit(recipe: Recipe, task: Task, rows: dict[str, Any], findings: Findings) -
             raise
         findings.errors.append(str(error))
         return good
-    good = without_bad_rows(good, findings)
+    good = usable_rows(good, findings)
     if task.class_role is not None:
         balanced = recipe.data.sampler == "balanced"
         balanced |= bool(getattr(task.loss_options, "class_weights", None))

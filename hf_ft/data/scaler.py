@@ -34,13 +34,25 @@ class Scaler:
             names: names of the C columns.
 
         Raises:
-            DataError: a column has no value in these rows.
+            DataError: a column has no value in these rows, or values so large or small that they cannot be
+                squared.
         """
         empty = [name for name, column in zip(names, values.T, strict=True) if np.isnan(column).all()]
         if empty:
             raise DataError(f"column {empty[0]!r}: no training row has a value, so it cannot be scaled")
-        std = np.nanstd(values, axis=0)
-        return cls(list(names), np.nanmean(values, axis=0), np.where(std > 0, std, 1.0))
+        low, high = np.nanmin(values, axis=0), np.nanmax(values, axis=0)
+        # The deviation of equal values may differ from 0 by rounding.
+        constant = low == high
+        with np.errstate(over="ignore", under="ignore", invalid="ignore"):
+            mean, std = np.nanmean(values, axis=0), np.nanstd(values, axis=0)
+        wrong = ~np.isfinite(mean + std) | (~constant & (std == 0))
+        if wrong.any():
+            index = int(wrong.argmax())
+            raise DataError(
+                f"column {names[index]!r}: the training rows run from {low[index]:g} to {high[index]:g}; "
+                "double precision cannot hold their squares, so they cannot be scaled: choose another unit"
+            )
+        return cls(list(names), mean, np.where(constant, 1.0, std))
 
     @classmethod
     def none(cls, names: Sequence[str]) -> Scaler:

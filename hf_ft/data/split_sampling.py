@@ -101,7 +101,12 @@ def draw_distinct(first: np.ndarray, rows: int, classes: Sequence[str] | None, s
         return draw_rows(len(first), rows, classes, seed, key)
     wanted = max(1, round(rows * len(distinct) / len(first)))
     strata = None if classes is None else [classes[index] for index in distinct]
-    _, drawn = draw_rows(len(distinct), wanted, strata, seed, key)
+    try:
+        _, drawn = draw_rows(len(distinct), wanted, strata, seed, key)
+    except DataError as error:
+        raise DataError(
+            f"{error}. Equal rows are counted once here: of {len(first)} rows {len(distinct)} are different"
+        ) from error
     taken = np.isin(first, distinct[drawn])
     return np.flatnonzero(~taken), np.flatnonzero(taken)
 

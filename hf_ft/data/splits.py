@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from hf_ft.data.class_folders import ROW_ID
 from hf_ft.data.columns import read_table
-from hf_ft.data.labels import are_amounts, count_classes, name_of
+from hf_ft.data.labels import are_amounts, count_classes, name_of, require_names
 from hf_ft.data.split_sampling import draw_distinct, draw_groups, draw_latest, draw_sample
 from hf_ft.data.table import Table
 from hf_ft.errors import DataError
@@ -67,6 +67,8 @@ def make_splits(
     chosen, unused = _assign(sources, section.split)
     tables = {split: read_table(sources[name], name, split, section, roles) for split, name in chosen.items()}
     labelled = class_role is not None and tables["train"].has(class_role)
+    for split, table in tables.items() if labelled else ():
+        require_names(table, str(class_role), split)
     if labelled and are_amounts(tables["train"].column(str(class_role))):
         class_role = None
     info: dict[str, Any] = {

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.errors import DataError
 from hf_ft.evaluate.linear_probe import linear_probe
-from hf_ft.evaluate.loop import AT_ONCE, measure
+from hf_ft.evaluate.loop import AT_ONCE, References, measure
 from hf_ft.evaluate.verdict import Bootstrap, Verdict, judge
 
 if TYPE_CHECKING:
@@ -55,7 +56,8 @@ def conclude(
             metric of the task.
         greater: whether a greater value of the metric is better.
         data: the rows. Baselines are fitted on `train`; the bootstrap draws whole groups if the rows of a
-            group are not independent.
+            group are not independent. If rows of the final split are in an earlier split, too, the verdict
+            holds a second one without them.
         features: inputs of the head before training, for a linear probe on the final split; None: no probe.
     """
     train = data.rows["train"]
@@ -98,9 +100,35 @@ def judge_splits(
             data.seed,
             data.groups(task, split),
         )
-        compare = split == data.final_split
-        verdicts[split] = _judge(evaluation, task, bootstrap, metric, greater, compare=compare)
+        final = split == data.final_split
+        verdicts[split] = _judge(evaluation, task, bootstrap, metric, greater, compare=final)
+        if final and data.seen(split):
+            part, places = _unseen(evaluation, task, data)
+            groups = bootstrap.groups and [bootstrap.groups[place] for place in places]
+            drawn = replace(bootstrap, groups=groups)
+            unseen = _judge(part, task, drawn, metric, greater, compare=True)
+            verdicts[split] = replace(verdicts[split], unseen=unseen)
     return verdicts[data.final_split]
+
+
+def _unseen(evaluation: Evaluation, task: Task, data: Prepared) -> tuple[Evaluation, list[int]]:
+    """Restrict an evaluation to the rows that are in no earlier split; return it and the rows' positions."""
+    seen = data.seen(evaluation.split)
+    places = [place for place, row_id in enumerate(evaluation.ids) if row_id not in seen]
+    part = replace(
+        evaluation,
+        ids=[evaluation.ids[place] for place in places],
+        results=[evaluation.results[place] for place in places],
+        references=References(task, data.rows[evaluation.split].select(places)),
+        losses=None,
+        metrics=dict(evaluation.metrics),
+        intervals={},
+        baselines={
+            name: [answers[place] for place in places] for name, answers in evaluation.baselines.items()
+        },
+        baseline={},
+    )
+    return part, places
 
 
 def _judge(

@@ -61,6 +61,7 @@ def results_content(
             "confidence": recipe.evaluate.confidence,
             "interval_over": "rows" if data.groups(task, final.split) is None else "groups of rows",
             "baseline": verdict.first.metrics.get(metric) if verdict.first else None,
+            **verdict.without_duplicates(),
         },
         "verdict": verdict.to_json(),
         "splits": {

@@ -16,6 +16,7 @@ from hf_ft.evaluate.bootstrap import Interval, PairedBaseline, paired_intervals
 from hf_ft.evaluate.metric_format import (
     show_difference,
     show_difference_interval,
+    show_interval,
     show_metric,
     show_name,
     unit_of,
@@ -98,6 +99,7 @@ class Verdict:
         comparisons: one for each baseline: first those that beat the model, and harder baselines before
             easier ones.
         undefined: names of baselines for which the metric is not defined.
+        unseen: the same comparison on the rows that are not in train or validation, too; None: no row is.
     """
 
     metric: str
@@ -111,6 +113,7 @@ class Verdict:
     confidence: float
     comparisons: Sequence[Comparison] = ()
     undefined: Sequence[str] = ()
+    unseen: Verdict | None = None
 
     @property
     def first(self) -> Comparison | None:
@@ -164,6 +167,34 @@ class Verdict:
             text += f" ({100 * self.confidence:g} % interval: {interval})"
         return text + (f", on the {one.rows:,} rows that it answers" if one.rows < self.rows else "")
 
+    @property
+    def unseen_text(self) -> str | None:
+        """What the metric is without the rows that are in an earlier split, too; None: there are none."""
+        if self.unseen is None:
+            return None
+        one, earlier = self.unseen, "train" if self.selected else "train or validation"
+        interval = ""
+        if one.interval is not None:
+            shown = show_interval(one.metric, one.interval, one.unit)
+            interval = f" ({100 * one.confidence:g} % interval: {shown})"
+        return (
+            f"{self.rows - one.rows:,} of the {self.rows:,} rows of {self.split} are equal to a row of "
+            f"{earlier} (data.duplicates: report). Without them: {show_name(one.metric)} "
+            f"{one.show(one.value)}{interval}, in place of {self.show(self.value)}. {one.text}"
+        )
+
+    def without_duplicates(self) -> dict[str, Any]:
+        """Return the metric without the rows that are in an earlier split, too, as an entry of results.json.
+
+        Returns:
+            {} if no row is, else the entry `without_duplicates`: rows, metric, value, interval and text.
+        """
+        if self.unseen is None:
+            return {}
+        one = self.unseen
+        figures = {"rows": one.rows, "metric": one.metric, "value": one.value, "interval": one.interval}
+        return {"without_duplicates": {**figures, "text": self.unseen_text}}
+
     def to_json(self) -> dict[str, Any]:
         """Return the verdict as plain values for results.json; differences are model minus baseline."""
         return {
@@ -201,6 +232,12 @@ class Verdict:
                 not beat.
         """
         failed = [f"{self.describe(one)}" for one in self.comparisons if one.outcome != "better"]
+        if self.unseen is not None:
+            failed += [
+                f"{self.unseen.describe(one)}, on the {self.unseen.rows:,} rows that are in no earlier split"
+                for one in self.unseen.comparisons
+                if one.outcome != "better"
+            ]
         if must_beat is None or (self.comparisons and not failed):
             return
         reasons = "".join(f"\n  {text}" for text in failed or [self.text])

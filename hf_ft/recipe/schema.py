@@ -90,6 +90,8 @@ class DataSection(Section):
     """Use a random sample of the training rows: a count or a fraction; or {split: count or fraction}."""
     on_bad: Literal["error", "skip"] = "error"
     """Rows that cannot be read: stop with an error; skip: leave them out (at most 1 % of the rows)."""
+    duplicates: Literal["error", "drop_from_train", "report"] = "error"
+    """Equal rows in two splits: error (above 1 %); drop_from_train; report: keep, measure without, too."""
     sampler: Literal["shuffle", "balanced"] = "shuffle"
     """`shuffle` visits every row once an epoch; `balanced` draws classes equally often, with replacement."""
 

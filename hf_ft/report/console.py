@@ -67,6 +67,7 @@ class Console:
         verdict = content.verdict
         style = _STYLES["worse" if verdict.alarming else verdict.outcome]
         self.terminal.print(f"  {verdict.text}", style=style, markup=False)
+        self.lines([verdict.unseen_text] if verdict.unseen_text else [])
         self.table(result_table(content))
         self.lines(f"{verdict.describe(one)}." for one in verdict.comparisons[1:])
 

@@ -65,7 +65,12 @@ def report_content(
         splits={
             split: (len(rows), str(data.info["splits"][split]["origin"])) for split, rows in data.rows.items()
         },
-        warnings=[*recipe.warnings, *data.findings.warnings, *evaluation.metrics.get("notes", [])],
+        warnings=[
+            *recipe.warnings,
+            *data.findings.warnings,
+            *data.findings.decisions,
+            *evaluation.metrics.get("notes", []),
+        ],
         usage=[
             "from hf_ft import Predictor",
             f'predictor = Predictor.load("{folder}")',

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import Field
 
+from hf_ft.data.labels import is_number_text
 from hf_ft.data.scaler import Scaler
 from hf_ft.errors import DataError
 from hf_ft.evaluate.baselines import mean_value
@@ -23,6 +26,10 @@ from hf_ft.text_utils import listing
 
 if TYPE_CHECKING:
     import torch
+
+
+# Double precision holds the square of an error up to 1e154, single precision (of scaled numbers) up to 1e19.
+MOST, MOST_SCALED = 1e150, 1e18
 
 
 class NumberOptions(Section):
@@ -46,27 +53,61 @@ class Number(Target):
 
     def inspect(self, value: Any) -> str | None:
         """Check that the value is a finite number, or a list of finite numbers."""
-        values = value if isinstance(value, (list, tuple)) else [value]
+        values: Sequence[Any] = value if isinstance(value, (list, tuple)) else [value]
         for one in values:
-            if not isinstance(one, int | float) or isinstance(one, bool) or not math.isfinite(one):
+            is_number = isinstance(one, int | float | Decimal) and not isinstance(one, bool)
+            if isinstance(one, str) and is_number_text(one):
+                return f"the {self.role} is the text {one!r}; expected a number, with a decimal point"
+            if not is_number or not math.isfinite(one):
                 return f"the {self.role} is {value!r}; expected a finite number"
+            if abs(one) > MOST:
+                return f"the {self.role} is {value!r}, which is too large to be squared; choose another unit"
         return None if values else f"the {self.role} is an empty list; expected a number"
 
     def fit(self, train: Any) -> None:
         """Learn the mean and standard deviation of the training numbers."""
         column = train.columns[self.role]
         names = [column] if isinstance(column, str) else list(column)
-        values = np.stack(self.references(train))
+        values = self._stacked("train", train)
         if len(names) != values.shape[1]:
             names = [f"{names[0]}[{index}]" for index in range(values.shape[1])]
         for name, numbers in zip(names, values.T, strict=True):
-            if numbers.std() == 0:
+            if numbers.min() == numbers.max():
                 raise DataError(
                     f"train: every row has the same {name}, {numbers[0]:g}; there is nothing to learn"
                 )
         self.scaler = Scaler.fit(values, names) if self.options.standardise else Scaler.none(names)
         check_units(self.options.units, names)
         self._choose_metrics()
+
+    def check(self, split: str, rows: Any) -> None:
+        """Refuse numbers that are so far from those of train that single precision cannot hold the loss."""
+        if not len(rows):
+            return
+        values = self._stacked(split, rows)
+        far = np.flatnonzero(~(np.abs(self.scaler.scale(values)) <= MOST_SCALED).all(axis=1))
+        if len(far):
+            raise DataError(
+                f"{split}: {len(far)} rows have a {self.role} that is too far from those of train for single "
+                f"precision, such as {values[far[0]].tolist()} (row {rows.ids[far[0]]}); mean and deviation "
+                f"are {self.scaler.mean.tolist()} and {self.scaler.std.tolist()}. Is the unit the same?"
+            )
+
+    def _stacked(self, split: str, rows: Any) -> np.ndarray:
+        """Return the numbers of all rows in original units, float64 [N, T].
+
+        Raises:
+            DataError: rows have different numbers of values.
+        """
+        values = self.references(rows)
+        most = Counter(map(len, values)).most_common(1)[0][0]
+        other = [row_id for row_id, one in zip(rows.ids, values, strict=True) if len(one) != most]
+        if other:
+            raise DataError(
+                f"{split}: most rows have {most} numbers as {self.role}, {len(other)} rows have more or "
+                f"fewer: {listing(other, 5)}"
+            )
+        return np.stack(values)
 
     def state(self) -> dict[str, Any]:
         """Return the mean and deviation of each number."""

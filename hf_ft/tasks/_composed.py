@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from hf_ft.data.labels import find_problem
-from hf_ft.errors import RecipeError
+from hf_ft.errors import DataError, RecipeError
 from hf_ft.evaluate.classical import model_name, sample_rows
 from hf_ft.inputs.base_input import Input
 from hf_ft.recipe.joined_section import joined_section
@@ -218,9 +218,26 @@ class ComposedTask(Task):
             self._use_target(problem)
             # The audit ran before the target was chosen, so it did not check the target values.
             bad = self._bad_values(train)
-            train = train.select([index for index in range(len(train)) if index not in bad]) if bad else train
+            if bad:
+                self._fit_without(bad, train)
+                return
         self.input.fit(train)
         self.target.fit(train)
+
+    def _fit_without(self, bad: Mapping[int, str], train: Any) -> None:
+        """Let input and target learn from the other rows; an error says which rows are missing, and why."""
+        good = train.select([index for index in range(len(train)) if index not in bad])
+        try:
+            if not len(good):
+                raise DataError("train: no row has a value that can be learned")
+            self.input.fit(good)
+            self.target.fit(good)
+        except DataError as error:
+            first, why = next(iter(bad.items()))
+            raise DataError(
+                f"{error}\n{len(bad)} of {len(train)} training rows cannot be used, such as "
+                f"{train.ids[first]}: {why}"
+            ) from error
 
     def check(self, split: str, rows: Any) -> dict[int, str]:
         """Find rows that do not fit what the input and the target learned."""

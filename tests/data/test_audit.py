@@ -9,7 +9,7 @@ from datasets import Dataset, Features, Value
 from PIL import Image
 from rich.console import Console
 
-from hf_ft.data.audit import Findings, add_bad_rows, audit, judge_classes, without_bad_rows, write_bad
+from hf_ft.data.audit import Findings, add_bad_rows, audit, judge_classes, usable_rows, write_bad
 from hf_ft.data.sources import read_source
 from hf_ft.data.table import Table
 from hf_ft.errors import DataError
@@ -42,6 +42,13 @@ def png(seed):
     return file.getvalue()
 
 
+def nearly(file):
+    """The same picture as a JPEG file."""
+    copy = io.BytesIO()
+    open_image({"bytes": file, "path": None}, "r").save(copy, "JPEG", quality=95)
+    return copy.getvalue()
+
+
 def table(split, files, labels=None, paths=False):
     features = {"image": {"bytes": Value("binary"), "path": Value("string")}, "label": Value("string")}
     images = [{"bytes": None, "path": str(file)} if paths else {"bytes": file, "path": "x"} for file in files]
@@ -50,8 +57,8 @@ def table(split, files, labels=None, paths=False):
     return Table(rows, {"image": "image", "label": "label"}, [f"{split}/{row}" for row in range(len(files))])
 
 
-def run_audit(examples, tmp_path, on_bad="error", balanced=False):
-    findings = audit(Pictures(), examples, on_bad, tmp_path / "cache")
+def run_audit(examples, tmp_path, on_bad="error", balanced=False, duplicates="error"):
+    findings = audit(Pictures(), examples, on_bad, tmp_path / "cache", duplicates)
     classes = {split: rows.column("label") for split, rows in examples.items()}
     judge_classes(findings, classes, balanced=balanced)
     return findings
@@ -97,7 +104,7 @@ def test_bad_rows_are_left_out_up_to_one_percent(tmp_path):
     four[:4] = [b"broken"] * 4
     findings = run_audit({"train": table("train", one)}, tmp_path, "skip")
     assert findings.errors == [] and "left out" in findings.warnings[0]
-    kept = without_bad_rows({"train": table("train", one)}, findings)["train"]
+    kept = usable_rows({"train": table("train", one)}, findings)["train"]
     assert len(kept) == 199 and "train/7" not in kept.ids
     findings = run_audit({"train": table("train", four)}, tmp_path, "skip")
     assert "at most 1%" in findings.errors[0]
@@ -110,10 +117,10 @@ def test_bad_rows_of_audit_and_task_check_count_together(tmp_path):
     examples = {"train": table("train", files)}
     findings = run_audit(examples, tmp_path, "skip")
     assert findings.errors == []
-    good = without_bad_rows(examples, findings)["train"]
+    good = usable_rows(examples, findings)["train"]
     add_bad_rows(findings, "train", good.ids, {0: "too short"}, "skip")
     assert "train/0: too short" in findings.errors[0] and "at most 1%" in findings.errors[0]
-    assert len(without_bad_rows(examples, findings)["train"]) == 197
+    assert len(usable_rows(examples, findings)["train"]) == 197
 
 
 def test_leakage_between_splits(tmp_path):
@@ -126,6 +133,49 @@ def test_leakage_between_splits(tmp_path):
     assert "test: 1 rows (0.50%) are in train too, equal: test/199 = train/3" in findings.warnings
     findings = run_audit({"train": table("train", train), "test": table("test", many)}, tmp_path)
     assert len(findings.errors) == 1 and "data.split.by" in findings.errors[0]
+    assert "data.duplicates: drop_from_train" in findings.errors[0]
+
+
+@pytest.fixture
+def leaking():
+    """Two splits that share two pictures, one of them with another label; train has a nearly equal one."""
+    train = [png(seed) for seed in range(20)]
+    test = [*(png(seed) for seed in range(50, 58)), train[3], train[4], nearly(train[6])]
+    labels = ["a", "b"] * 5 + ["a"]
+    labels[8] = "b"
+    return {"train": table("train", train), "test": table("test", test, labels)}
+
+
+def test_duplicates_are_left_out_of_train_and_never_of_test(leaking, tmp_path):
+    findings = run_audit(leaking, tmp_path, duplicates="drop_from_train")
+    assert findings.errors == [] and findings.left_out == {
+        "train": {"train/3": "test/8", "train/4": "test/9"}
+    }
+    kept = usable_rows(leaking, findings)
+    assert len(kept["test"]) == 11 and len(kept["train"]) == 18
+    assert not {"train/3", "train/4"} & set(kept["train"].ids)
+    (said,) = findings.decisions
+    assert "train: 2 of 20 rows are left out" in said and "train/3 = test/8, train/4 = test/9" in said
+    assert "1 of them have another label there: train/4" in said
+    # Two pictures that look alike are not the same picture: a person has to look.
+    assert [entry.kind for entry in findings.duplicates] == ["nearly equal"]
+    assert any("nearly equal: test/10 ~ train/6" in line for line in findings.warnings)
+
+
+def test_duplicates_are_kept_and_named_where_they_are_reported(leaking, tmp_path):
+    findings = run_audit(leaking, tmp_path, duplicates="report")
+    assert findings.errors == [] and findings.left_out == {} and findings.decisions == []
+    assert findings.seen == {"test": {"test/8": "train/3", "test/9": "train/4"}}
+    assert any("They are kept (data.duplicates: report)" in line for line in findings.warnings)
+    assert {split: len(rows) for split, rows in usable_rows(leaking, findings).items()} == findings.counts
+
+
+def test_a_bad_row_is_not_left_out_as_a_duplicate(tmp_path):
+    """It is a finding of its own, and stops the run or is skipped."""
+    files = [png(seed) for seed in range(200)]
+    examples = {"train": table("train", [*files, b"broken"]), "test": table("test", [png(300), b"broken"])}
+    findings = run_audit(examples, tmp_path, duplicates="drop_from_train")
+    assert findings.left_out == {} and [entry["id"] for entry in findings.bad] == ["train/200", "test/1"]
 
 
 def test_the_number_of_examples_is_not_the_number_of_duplicates(tmp_path):
@@ -138,11 +188,8 @@ def test_the_number_of_examples_is_not_the_number_of_duplicates(tmp_path):
 
 
 def test_nearly_equal_pictures_are_a_warning(tmp_path):
-    picture = open_image({"bytes": png(1), "path": None}, "r")
-    file = io.BytesIO()
-    picture.save(file, "JPEG", quality=95)
     findings = run_audit(
-        {"train": table("train", [png(0), png(1)]), "test": table("test", [file.getvalue()])}, tmp_path
+        {"train": table("train", [png(0), png(1)]), "test": table("test", [nearly(png(1))])}, tmp_path
     )
     assert findings.errors == []
     assert any("nearly equal: test/0 ~ train/1" in line for line in findings.warnings)

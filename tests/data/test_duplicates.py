@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from hf_ft.data import duplicates
-from hf_ft.data.duplicates import find_duplicates, near_pairs
+from hf_ft.data.duplicates import EARLIER, LATER, find_duplicates, near_pairs, rows_in_other_splits
 from hf_ft.task import Inspection
 
 
@@ -71,3 +71,29 @@ def test_equal_rows_with_different_labels_are_named():
     assert within.contradictory == [(names["train"][3], names["train"][2])]
     assert across.contradictory == [(names["test"][0], names["train"][4])]
     assert not find_duplicates(ids(inspected), inspected)[0].contradictory
+
+
+def test_rows_in_other_splits_are_all_named_with_an_equal_row():
+    inspected = {
+        "train": [Inspection(digest=digest) for digest in "abbcd"],
+        "validation": [
+            Inspection(digest="b"),
+            Inspection(digest="c"),
+            Inspection(problem="broken", digest="d"),
+        ],
+        "test": [Inspection(digest="c"), Inspection(digest="e"), Inspection()],
+    }
+    names = ids(inspected)
+    assert rows_in_other_splits(names, inspected, LATER) == {
+        "train": {"train/1": "validation/0", "train/2": "validation/0", "train/3": "test/0"},
+        "validation": {"validation/1": "test/0"},
+    }
+    assert rows_in_other_splits(names, inspected, EARLIER) == {
+        "validation": {"validation/0": "train/1", "validation/1": "train/3"},
+        "test": {"test/0": "train/3"},
+    }
+    del inspected["test"]
+    found = rows_in_other_splits(ids(inspected), inspected, LATER)
+    assert found == {
+        "train": {"train/1": "validation/0", "train/2": "validation/0", "train/3": "validation/1"}
+    }

@@ -1,10 +1,13 @@
 import http.server
 import json
+import re
 import threading
 
+import numpy as np
+import pandas
 import pytest
 
-from hf_ft.data.files import download, from_records, line_breaks, read_files
+from hf_ft.data.files import download, from_frame, from_records, line_breaks, read_files
 from hf_ft.errors import DataError
 
 
@@ -119,8 +122,39 @@ def test_broken_json_names_the_line(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"a": 1}\n3\n')
     with pytest.raises(DataError, match="record 2 is int"):
         read_files([str(tmp_path / "a.jsonl")])
-    with pytest.raises(DataError, match="column 'a' mixes types"):
-        from_records([{"a": 1}, {"a": "x"}], "rows")
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "said"),
+    [
+        (1, "x", r"a number (1 in record 1), text ('x' in record 2)"),
+        ("x", float("nan"), r"a number (nan in record 2); where a value is missing, write None"),
+        (True, 0, r"true or false (True in record 1), a number (0 in record 2)"),
+        (["x"], "x", r"a list (['x'] in record 1), text ('x' in record 2)"),
+        (b"x", "x", r"bytes (b'x' in record 1), text ('x' in record 2)"),
+    ],
+)
+def test_a_column_that_mixes_types_is_named_with_a_row_of_each(one, other, said):
+    """The message was pyarrow's, such as: Expected bytes, got a 'float' object."""
+    with pytest.raises(DataError, match=re.escape(said)):
+        from_records([{"a": one}, {"a": other}, {"a": None}], "rows")
+    # In a DataFrame, NaN is a missing value, and pyarrow takes text beside bytes for bytes.
+    if other == other and one != b"x":
+        with pytest.raises(DataError, match=re.escape(said)):
+            from_frame(pandas.DataFrame({"b": [1, 2], "a": pandas.Series([one, other], dtype=object)}))
+
+
+@pytest.mark.parametrize("value", [2**70, "\ud800", 1j])
+def test_values_that_no_table_can_hold_are_an_error(value):
+    with pytest.raises(DataError, match=r"rows: .* of a table"):
+        from_records([{"a": value}], "rows")
+    with pytest.raises(DataError, match="the DataFrame does not fit into a table"):
+        from_frame(pandas.DataFrame({"a": pandas.Series([value], dtype=object)}))
+
+
+def test_numbers_of_python_and_numpy_may_be_in_one_column():
+    rows = from_records([{"a": 1, "b": [1.0]}, {"a": np.float32(0.5), "b": np.ones(2)}], "rows")
+    assert rows["a"][:] == [1.0, 0.5] and rows["b"][:] == [[1.0], [1.0, 1.0]]
 
 
 def test_media_paths_are_resolved_against_the_folder_of_the_table(tmp_path):

@@ -39,7 +39,7 @@ def test_ids_are_looked_up_by_name_also_after_json():
         labels.id("bb")
 
 
-@pytest.mark.parametrize("twin", ["stop", "Stop ", "S\uff54op", "STOP", " sToP\t"])
+@pytest.mark.parametrize("twin", ["stop", "Stop ", "S\uff54op", "STOP", " sToP\t", "Stop\u200b"])
 def test_two_spellings_of_a_class_are_an_error_that_names_rows(twin):
     """autotrain#71: one class in two spellings."""
     with pytest.raises(DataError, match=r"r0.*r2"):
@@ -72,5 +72,6 @@ def test_unknown_labels_of_another_split_are_named_with_the_nearest_class():
 
 def test_counts_and_names():
     assert count_classes([["a", "b"], ["a"], []]) == {"a": 2, "b": 1}
+    assert count_classes([["a", "a"], ["b", "a"]]) == {"a": 2, "b": 1}
     assert count_classes([1, True, None]) == {"1": 1, "True": 1, "None": 1}
     assert name_of(2.5) == "2.5"

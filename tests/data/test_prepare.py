@@ -2,7 +2,9 @@
 
 import numpy as np
 import pandas
+import points
 import pytest
+import small_tasks
 
 from hf_ft.data.prepare import prepare
 from hf_ft.errors import DataError
@@ -103,3 +105,63 @@ def test_results_of_check_are_not_cached_with_inspections(tmp_path):
     # The same rows, but most of the training rows now have another length.
     other = look([16] * 20 + [9] * 30)
     assert ["found 16 steps" in entry["reason"] for entry in other.bad] == [True] * 20
+
+
+def prepared(data, duplicates, tmp_path, task="points:Points", **section):
+    recipe = load_recipe(
+        {
+            "task": task,
+            "data": {"source": "in memory", "duplicates": duplicates, **section},
+            "model": {"name": "none"},
+        }
+    )
+    return prepare(recipe, new_task(recipe), data=data, cache=tmp_path)
+
+
+def test_duplicates_leave_train_and_validation_and_are_recorded(tmp_path):
+    points_ = points.rows(60)
+    # Rows 0 and 1 of test are in train, row 2 in validation.
+    data = {"train": points_[:40], "validation": points_[40:50], "test": points_[50:]}
+    data["test"] = [points_[0], points_[1], points_[40], *data["test"]]
+    with pytest.raises(DataError, match="test: 2 rows"):
+        prepared(data, "error", tmp_path).findings.raise_for_errors()
+    found = prepared(data, "drop_from_train", tmp_path)
+    assert found.findings.errors == []
+    assert found.info["sizes"] == {"train": 38, "validation": 9, "test": 13}
+    assert found.info["left_out"] == {
+        "train": {"train/0": "test/0", "train/1": "test/1"},
+        "validation": {"validation/0": "test/2"},
+    }
+    assert [line for line in found.info["notes"] if "are left out" in line] == found.findings.decisions
+    assert len(found.findings.decisions) == 2 and not found.seen("test")
+
+
+def test_duplicates_that_are_reported_stay(tmp_path):
+    points_ = points.rows(60)
+    data = {"train": points_[:40], "test": [points_[0], *points_[40:]]}
+    found = prepared(data, "report", tmp_path, split={"validation": 10})
+    assert found.info["sizes"]["test"] == 21 and list(found.seen("test")) == ["test/0"]
+    assert list(found.info["seen"]["test"]) == ["test/0"] and "left_out" not in found.info
+
+
+def test_a_class_that_is_lost_with_the_duplicates_is_explained(tmp_path):
+    data = {"train": points.rows(40), "test": points.rows(60)[40:]}
+    rare = {"point": [9.0, 9.0], "label": "beyond"}
+    data = {split: [*rows, rare] for split, rows in data.items()}
+    with pytest.raises(DataError, match=r"'beyond' in 1 rows[\s\S]*train: 1 of .* are left out"):
+        prepared(data, "drop_from_train", tmp_path, task="points:ComposedPoints")
+
+
+@pytest.mark.parametrize("setting", ["drop_from_train", "report"])
+def test_splits_that_are_wholly_equal_are_refused(setting, tmp_path):
+    rows = points.rows(40)
+    with pytest.raises(DataError, match=rf"data.duplicates: {setting}: \d+ of \d+ rows of"):
+        prepared({"train": rows, "validation": rows[::-1]}, setting, tmp_path)
+
+
+def test_duplicates_mean_nothing_for_windows_of_a_series(tmp_path):
+    recipe, frame = small_tasks.windows(tmp_path)
+    recipe |= {"data": {"source": "in memory", "duplicates": "report"}}
+    recipe = load_recipe(recipe)
+    with pytest.raises(DataError, match=r"data.duplicates: report has no effect.*time-series-forecasting"):
+        prepare(recipe, new_task(recipe), data=frame, cache=tmp_path)

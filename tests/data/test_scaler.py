@@ -45,3 +45,19 @@ def test_windows_are_scaled_as_one_array_and_cast_once(columns):
     assert found.dtype == np.float32 and np.array_equal(found, scaler.scale(values).astype(np.float32))
     assert np.array_equal(values, before), "windows of a series are views of it"
     assert np.array_equal(scaler.scale_windows(values[:, ::2][:, 3:]), found[:, ::2][:, 3:])
+
+
+@pytest.mark.parametrize("value", [0.1, 3.3])
+def test_the_deviation_of_equal_values_is_not_their_rounding(value):
+    """It was 1e-17, so that another value in validation became 1e16."""
+    scaler = Scaler.fit(np.full((36, 1), value), ["a"])
+    assert scaler.std.tolist() == [1] and abs(scaler.scale(np.array([value + 1])) - 1) < 1e-9
+
+
+@pytest.mark.parametrize("unit", [1e308, 1e200, 1e-200, 1e-320])
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_cannot_be_squared_are_refused(unit):
+    """Their deviation is infinite or 0, so that all scaled values were 0, or the same, without a word."""
+    values = np.stack([np.linspace(0, 1, 40), unit * np.linspace(1, 1.7, 40)], axis=1)
+    with pytest.raises(DataError, match=r"column 'b': the training rows run from .* choose another unit"):
+        Scaler.fit(values, ["a", "b"])

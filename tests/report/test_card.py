@@ -269,3 +269,17 @@ def test_only_ids_of_the_hub_are_data_sets(bert, tmp_path, monkeypatch):
     (run / "data.json").write_text(json.dumps({**data, "hub": ["me/signs"]}))
     card = model_card(run, "me/texts")
     assert card.data.datasets == ["me/signs"] and card.data.eval_results[0].dataset_type == "me/signs"
+
+
+def test_the_card_gives_the_figure_without_duplicates_and_the_rows_that_are_left_out(bert, tmp_path):
+    rows = [{"text": f"{word} {n}", "label": word} for n in range(12) for word in ("stop", "yield")]
+    run = text_run(tmp_path, bert, rows, {"accuracy": 0.5})
+    assert "left out" not in model_card(run, "me/texts").text
+    results, data = (json.loads((run / name).read_text()) for name in ("results.json", "data.json"))
+    results["headline"]["without_duplicates"] = {"rows": 5, "text": "Without them: accuracy 40 %."}
+    data["left_out"] = {"train": {"train/0": "validation/3", "train/1": "validation/3"}}
+    (run / "results.json").write_text(json.dumps(results))
+    (run / "data.json").write_text(json.dumps(data))
+    text = model_card(run, "me/texts").text
+    assert "Without them: accuracy 40 %." in text
+    assert "2 rows of train are left out, because a later split has an equal row" in text

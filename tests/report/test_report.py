@@ -452,3 +452,11 @@ def test_the_console_prints_the_verdict_first_and_in_colour(outcome, colour):
     console.result(content(verdict=verdict(outcome, name="[b]last")))
     first = console.terminal.file.getvalue().splitlines()[0]
     assert first.startswith(f"\x1b[1;{colour}m") and f"{outcome.capitalize()} than [b]last" in first
+
+
+def test_the_result_without_duplicates_is_beside_the_verdict(tmp_path):
+    unseen = verdict(rows=1000, value=0.9512, interval=(0.93, 0.96))
+    page, _ = write(tmp_path, content(verdict=verdict(unseen=unseen)))
+    assert "234 of the 1,234 rows of test are equal to a row of train or validation" in page
+    assert "Without them: accuracy 95.1 %" in page
+    assert "Without them" not in write(tmp_path, content())[0]

@@ -40,10 +40,11 @@ def made(tmp_path):
     data = SimpleNamespace(
         rows={"train": rows, "test": rows},
         info={"splits": {"train": {"origin": "given"}, "test": {"origin": "given, too"}}},
-        findings=SimpleNamespace(warnings=["a warning"]),
+        findings=SimpleNamespace(warnings=["a warning"], decisions=["rows are left out"]),
         final_split="test",
         seed=0,
         groups=lambda task, split: None,
+        seen=lambda split: (),
     )
     setup = SimpleNamespace(
         recipe=recipe,
@@ -93,7 +94,7 @@ def test_classes_are_listed_with_their_most_frequent_confusion(made):
 
 
 def test_everything_else_that_a_reader_may_ask_for(made):
-    assert made.warnings == ["a warning", "one note"]
+    assert made.warnings == ["a warning", "rows are left out", "one note"]
     assert made.splits == {"train": (40, "given"), "test": (40, "given, too")}
     assert made.train_facts == {"precision": "fp32: as asked"} and made.curve is not None
     assert [group.title for group in made.examples][:2] == ["Wrong answers", "Right answers"]

@@ -9,9 +9,12 @@ import pytest
 import tiny
 from transformers import TrainerCallback
 
-from hf_ft import TrainError, finetune
+from hf_ft import TrainError, finetune, load_recipe
+from hf_ft.data.prepare import prepare
 from hf_ft.model.load import processor_hash
+from hf_ft.task import Loaded
 from hf_ft.train.checkpoints import _size_and_hash
+from hf_ft.train.identity import identity_of
 
 
 class Stopped(TrainerCallback):
@@ -62,11 +65,21 @@ def test_a_run_is_not_resumed_with_other_rows(recipe, change):
     assert finetune(recipe, data=points.rows(), resume="must", verbose=False).folder.name == "run"
 
 
-def test_a_run_is_not_resumed_with_other_starting_weights(recipe, tmp_path):
+def test_a_run_is_not_resumed_with_another_base_model(recipe, tmp_path):
+    """The base of an adapter was edited: it was said only after training, by the gate."""
+    recipe["freeze"] = {"strategy": "lora", "r": 2}
     stopped(recipe, points.rows())
-    points.saved(tmp_path / "pretrained", seed=1)
-    with pytest.raises(TrainError, match=r"starting weights: .* then, .* now"):
+    log = (tmp_path / "run/log.jsonl").read_text()
+    path = tmp_path / "pretrained/config.json"
+    config = path.read_text()
+    path.write_text(json.dumps(json.loads(config) | {"dropout": 0.5}))
+    with pytest.raises(TrainError, match=r"model configuration: \w+ then, \w+ now"):
         finetune(recipe, data=points.rows(), verbose=False)
+    path.write_text(config)
+    points.saved(tmp_path / "pretrained", seed=1)
+    with pytest.raises(TrainError, match=r"starting weights: \w+ then, \w+ now"):
+        finetune(recipe, data=points.rows(), verbose=False)
+    assert (tmp_path / "run/log.jsonl").read_text() == log
 
 
 @pytest.mark.parametrize("damage", ["processor", "hf_ft", None], ids=str)
@@ -96,3 +109,16 @@ def test_processors_of_other_settings_have_other_hashes():
     )
     assert one == same != other != processor_hash(None)
     assert processor_hash(tiny.image_processor()) == processor_hash(tiny.image_processor())
+
+
+def test_rows_that_are_left_out_belong_to_the_identity(tmp_path):
+    """A later version may compare rows in another way; the fingerprints of the rows would not show it."""
+    section = {"source": "in memory", "split": {"validation": 20}, "duplicates": "drop_from_train"}
+    recipe = load_recipe({"task": "points:Points", "data": section, "model": {"name": "none"}})
+    data = {"train": points.rows(), "test": [*points.rows(90)[75:], points.rows()[3]]}
+    task = points.Points()
+    prepared = prepare(recipe, task, data=data, cache=tmp_path)
+    before = identity_of(task, prepared, Loaded(None, [], {}))
+    assert before["duplicates left out of train"] and before["rows of train"].startswith("54 rows, ")
+    prepared.findings.left_out["train"]["train/4"] = "test/0"
+    assert identity_of(task, prepared, Loaded(None, [], {})) != before
