@@ -11,6 +11,7 @@ import glob
 import importlib
 import os
 import re
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -21,7 +22,7 @@ from hf_ft.data.files import download, format_of, from_frame, from_records, read
 from hf_ft.data.hub_lookup import did_you_mean, why_not_on_hub
 from hf_ft.data.plain_columns import with_plain_columns
 from hf_ft.data.samples import data_samples, sample_data
-from hf_ft.errors import DataError
+from hf_ft.errors import DataError, HfFtError
 from hf_ft.recipe.schema import IN_MEMORY
 from hf_ft.text_utils import hint, listing, media_kind, natural_key, split_of
 
@@ -236,15 +237,32 @@ def _read_python(source: str) -> dict[str, Dataset]:
     module_name, _, name = source.removeprefix("py:").partition(":")
     if not module_name or not name:
         raise DataError(f"data.source: {source!r} is not of the form py:package.module:function")
+    with _as_data_error(source):
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError as error:
+            raise DataError(
+                f"data.source: cannot import {module_name!r} ({error}); is it on PYTHONPATH?"
+            ) from error
+        if name not in vars(module):
+            raise DataError(f"data.source: {module_name} has no function {name!r}{hint(name, vars(module))}")
+        rows = vars(module)[name]()
+    return as_datasets(rows, f"data.source: {source}")
+
+
+@contextlib.contextmanager
+def _as_data_error(source: str) -> Iterator[None]:
+    """Say that a user's own code failed, and where; `sys.exit(0)` would end a run as if it had succeeded."""
     try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
+        yield
+    except HfFtError:
+        raise
+    except (Exception, SystemExit) as error:
+        last = traceback.extract_tb(error.__traceback__)[-1]
         raise DataError(
-            f"data.source: cannot import {module_name!r} ({error}); is it on PYTHONPATH?"
+            f"data.source: the code of {source!r} raised {type(error).__name__} ({error}) in "
+            f"{last.filename}, line {last.lineno}; correct it"
         ) from error
-    if name not in vars(module):
-        raise DataError(f"data.source: {module_name} has no function {name!r}{hint(name, vars(module))}")
-    return as_datasets(vars(module)[name](), f"data.source: {source}")
 
 
 def rows_in_memory(data: Any) -> dict[str, Dataset]:
@@ -277,14 +295,22 @@ def as_datasets(data: Any, name: str) -> dict[str, Dataset]:
     from datasets import Dataset
 
     if isinstance(data, Mapping):
-        return {str(split): as_datasets(rows, f"{name}[{split!r}]")["train"] for split, rows in data.items()}
+        return {str(split): _rows_of_split(rows, f"{name}[{split!r}]") for split, rows in data.items()}
     if isinstance(data, Dataset):
         return {"train": data}
     if isinstance(data, pandas.DataFrame):
-        return {"train": from_frame(data)}
+        return {"train": from_frame(data, name)}
     if isinstance(data, list):
         return {"train": from_records(data, name)}
     raise DataError(
         f"{name}: found {type(data).__name__}; expected a Dataset, a DataFrame, a list of dicts, or a dict "
         "of these by split."
     )
+
+
+def _rows_of_split(data: Any, name: str) -> Dataset:
+    if isinstance(data, Mapping):
+        raise DataError(
+            f"{name}: found the splits {listing(data)}; expected rows, not splits inside a split."
+        )
+    return as_datasets(data, name)["train"]

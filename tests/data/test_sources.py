@@ -113,6 +113,27 @@ def test_python_source(tmp_path, monkeypatch):
     sys.modules.pop("own_rows")
 
 
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("sys.exit(0)", r"raised SystemExit \(0\)"),
+        ("{}['x']", r"raised KeyError \('x'\)"),
+        ("x: =", "raised SyntaxError"),
+        ("raise OSError('gone')", r"raised OSError \(gone\)"),
+        ("return [{'a': 1}, {'a': 'x'}]", "column 'a' mixes types"),
+        ("return {'train': []}", "gives no rows in train"),
+        ("return {'train': {'one': [{'a': 1}]}}", "found the splits one; expected rows"),
+    ],
+)
+def test_python_source_that_fails(tmp_path, monkeypatch, line, message):
+    """`sys.exit(0)` ended a run without a result, and told the shell that it had succeeded."""
+    (tmp_path / "own_rows.py").write_text(f"import sys\n\ndef rows():\n    {line}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DataError, match=message):
+        read("py:own_rows:rows")
+    sys.modules.pop("own_rows", None)
+
+
 def test_rows_in_memory():
     frame = pandas.DataFrame({"text": ["a", "b"]}, index=[7, 8])
     assert as_datasets(frame, "data")["train"][:] == {"text": ["a", "b"]}
