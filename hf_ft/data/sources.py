@@ -7,6 +7,7 @@ number the same classes in a different order (ds PR#2457).
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import importlib
 import os
@@ -93,6 +94,19 @@ def _read_split(split: str, source: str, section: DataSection) -> Dataset:
 
 
 def _read_one(source: str, section: DataSection) -> dict[str, Dataset]:
+    try:
+        return _read_any(source, section)
+    except (PermissionError, FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f"data.source: cannot read {source!r}: {error}") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise DataError(
+                f"data.source: no file can have the name {source[:60]!r}...: {error.strerror}"
+            ) from error
+        raise
+
+
+def _read_any(source: str, section: DataSection) -> dict[str, Dataset]:
     if source == IN_MEMORY:
         raise DataError(
             "data.source: this recipe was run on rows from Python (data=...); pass data=... again, or write "

@@ -420,4 +420,7 @@ class Recipe(Section):
 
 def expand_home(path: str) -> str:
     """Replace a leading `~` by the home folder; environment variables are not expanded."""
-    return str(Path(path).expanduser()) if path.startswith("~") else path
+    try:
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+    except RuntimeError as error:
+        raise problem(f"found {path!r}; the home folder is not known: {error}") from error

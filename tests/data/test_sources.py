@@ -134,6 +134,18 @@ def test_python_source_that_fails(tmp_path, monkeypatch, line, message):
     sys.modules.pop("own_rows", None)
 
 
+def test_a_source_that_the_system_cannot_open(tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="no file can have the name 'aaa"):
+        read("a" * 300)
+
+    def denied(*_):
+        raise PermissionError(13, "Permission denied", str(tmp_path / "closed"))
+
+    monkeypatch.setattr("hf_ft.data.sources._read_folder", denied)
+    with pytest.raises(DataError, match=r"cannot read .*Permission denied: .*closed"):
+        read(str(tmp_path))
+
+
 def test_rows_in_memory():
     frame = pandas.DataFrame({"text": ["a", "b"]}, index=[7, 8])
     assert as_datasets(frame, "data")["train"][:] == {"text": ["a", "b"]}
