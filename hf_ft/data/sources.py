@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from hf_ft.data.class_folders import ROW_ID, read_class_folders, visible
 from hf_ft.data.files import download, format_of, from_frame, from_records, read_files
 from hf_ft.data.hub_lookup import did_you_mean, why_not_on_hub
+from hf_ft.data.parquet_files import first_line
 from hf_ft.data.plain_columns import with_plain_columns
 from hf_ft.data.samples import data_samples, sample_data
 from hf_ft.errors import DataError, HfFtError
@@ -237,12 +238,14 @@ def _read_hub(source: str, section: DataSection) -> dict[str, Dataset]:
 
 def _load(source: str, section: DataSection, revision: str | None) -> dict[str, Dataset]:
     from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
 
     try:
         return dict(load_dataset(source, name=section.config, revision=revision))
-    except ValueError as error:
+    except (ValueError, DatasetGenerationError) as error:
+        cause = error if isinstance(error, ValueError) else first_line(error)
         raise DataError(
-            f"data.source: cannot read {source!r} with data.config {section.config!r}: {error}"
+            f"data.source: cannot read {source!r} with data.config {section.config!r}: {cause}"
         ) from error
 
 
@@ -271,7 +274,7 @@ def _as_data_error(source: str) -> Iterator[None]:
         yield
     except HfFtError:
         raise
-    except (Exception, SystemExit) as error:
+    except (Exception, SystemExit) as error:  # the code is the user's, and may raise anything
         last = traceback.extract_tb(error.__traceback__)[-1]
         raise DataError(
             f"data.source: the code of {source!r} raised {type(error).__name__} ({error}) in "

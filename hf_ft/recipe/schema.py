@@ -209,7 +209,7 @@ class TrainSection(Section):
     """Memory format of images; auto: channels_last for networks with at least four 2-d convolutions."""
     allocator: Literal["auto", "system"] = "auto"
     """auto: on a CPU, keep the memory that a step frees for the next step; system: return it at once."""
-    threads: Auto | PositiveInt = "auto"
+    threads: Auto | Annotated[int, Field(ge=1, le=1024)] = "auto"
     """CPU threads; auto: all if paired timing shows that a micro-batch is faster with all than with one."""
     batch_norm_rows: Annotated[int, Field(ge=0)] = 1024
     """Before each evaluation, compute the statistics of trained batch norms from this many training rows

@@ -96,6 +96,17 @@ def test_folder_with_configurations_in_its_readme(tmp_path):
         read(str(tmp_path))
 
 
+def test_a_damaged_file_of_a_folder_with_configurations(tmp_path, monkeypatch):
+    """`datasets` raises its DatasetGenerationError, whose text says nothing."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "set").mkdir()
+    configs = "configs:\n- config_name: default\n  data_files: rows.csv\n"
+    (tmp_path / "set" / "README.md").write_text(f"---\n{configs}---\n")
+    (tmp_path / "set" / "rows.csv").write_text("a,b\n1,2\n1,2,3,4\n")
+    with pytest.raises(DataError, match=r"cannot read .*set' with data\.config None: .*Expected 2 fields"):
+        read(str(tmp_path / "set"))
+
+
 def test_python_source(tmp_path, monkeypatch):
     (tmp_path / "own_rows.py").write_text(
         "def rows():\n    return {'train': [{'text': 'a'}, {'text': 'b', 'n': 1}], 'test': [{'text': 'c'}]}\n"

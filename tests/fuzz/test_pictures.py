@@ -136,7 +136,7 @@ def wrong_picture(size: tuple[int, int] | None, image: Image.Image) -> str | Non
     return None
 
 
-@pytest.mark.parametrize("cases", [60, pytest.param(400, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [40, pytest.param(400, marks=pytest.mark.slow)])
 def test_files(cases, seed, tally, tmp_path):
     def try_case(rng: random.Random) -> None:
         data, size = some_picture(rng)
@@ -177,7 +177,7 @@ OTHERS = st.one_of(
 STORED = st.fixed_dictionaries({}, optional={"bytes": OTHERS, "path": OTHERS})
 
 
-@pytest.mark.parametrize("cases", [30, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [20, pytest.param(200, marks=pytest.mark.slow)])
 def test_values_in_memory(cases, seed, tally):
     """Arrays of any shape and type, and what is no picture at all."""
 

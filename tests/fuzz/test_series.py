@@ -264,7 +264,7 @@ def is_number(value: Any) -> bool:
     return isinstance(value, (int, float)) or value is None
 
 
-@pytest.mark.parametrize("cases", [40, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [20, pytest.param(200, marks=pytest.mark.slow)])
 def test_whole_series(cases, seed, tally):
     """A value that should be a series: it keeps its shape and its numbers."""
 
@@ -304,7 +304,7 @@ USUAL = st.datetimes(datetime.datetime(1700, 1, 1), datetime.datetime(2200, 1, 1
 LISTS = st.lists(TIMES, min_size=1, max_size=3) | st.lists(USUAL, min_size=1, max_size=3)
 
 
-@pytest.mark.parametrize("cases", [40, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [20, pytest.param(200, marks=pytest.mark.slow)])
 def test_timestamps(cases, seed, tally):
     """Timestamps of any type: those that are read are what Python's own datetime reads."""
     written = st.sampled_from([None, None, "unix_s", "unix_ms", "%Y-%m-%d", "%d/%m/%Y %H:%M", "%Q", "%s"])

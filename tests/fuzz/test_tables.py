@@ -404,7 +404,7 @@ def wrong(suffix: str, data: bytes) -> Callable[[Rows], str | None]:
 SUFFIXES = (".csv", ".csv", ".csv", ".tsv", ".jsonl", ".jsonl", ".json", ".parquet", ".parquet")
 
 
-@pytest.mark.parametrize("cases", [60, pytest.param(700, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [40, pytest.param(700, marks=pytest.mark.slow)])
 def test_one_file(cases, seed, tally, tmp_path):
     def try_case(rng: random.Random) -> None:
         suffix = rng.choice(SUFFIXES)
@@ -427,7 +427,7 @@ def test_one_file(cases, seed, tally, tmp_path):
     assert not failures, "\n".join(failures)
 
 
-@pytest.mark.parametrize("cases", [15, pytest.param(150, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [10, pytest.param(150, marks=pytest.mark.slow)])
 def test_several_files(cases, seed, tally, tmp_path):
     """Files of one split: they fit together, or the message names a file that does not."""
 
@@ -483,7 +483,7 @@ TABLES = st.integers(1, 3).flatmap(
 )
 
 
-@pytest.mark.parametrize("cases", [40, pytest.param(250, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [20, pytest.param(250, marks=pytest.mark.slow)])
 def test_drawn_records(cases, seed, tally, tmp_path):
     """Records of any types: those of a JSON file, and rows in memory."""
 
@@ -501,7 +501,7 @@ def test_drawn_records(cases, seed, tally, tmp_path):
     try_records()
 
 
-@pytest.mark.parametrize("cases", [40, pytest.param(250, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [20, pytest.param(250, marks=pytest.mark.slow)])
 def test_drawn_cells(cases, seed, tally, tmp_path):
     """Cells of any text, written by Python's csv module: every row is read, with its text or its numbers."""
 

@@ -228,6 +228,7 @@ train: {max_steps: 10.5} => 4 train.max_steps: 10.5 whole number
 train: {global_batch_size: 0} => 4 train.global_batch_size: 0 auto least 1
 train: {global_batch_size: x} => 4 train.global_batch_size: x auto whole number
 train: {global_batch_size: 32.0} => 4 train.global_batch_size: 32.0 auto whole number
+train: {threads: 1000000} => 4 train.threads: 1000000 auto most 1024
 train: {batch_size: 32} => 4 train.batch_size: train.global_batch_size
 train: {per_device_train_batch_size: -1} => 4 train.per_device_train_batch_size: -1 least 1
 train: {per_device_eval_batch_size: 0} => 4 train.per_device_eval_batch_size: 0 least 1
