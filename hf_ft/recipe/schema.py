@@ -189,7 +189,7 @@ class TrainSection(Section):
 
     num_train_epochs: Auto | PositiveFloat = "auto"
     """Largest number of passes over the training rows; auto: from the number of rows and the strategy."""
-    global_batch_size: Auto | PositiveInt = "auto"
+    global_batch_size: Auto | Annotated[int, Field(ge=1, le=1_000_000)] = "auto"
     """Rows per optimizer step, over all processes and accumulation; auto: 8 to 32, by the number of rows."""
     per_device_train_batch_size: PositiveInt | None = None
     """Largest number of rows in one forward pass on one device; null: as many as the step needs."""

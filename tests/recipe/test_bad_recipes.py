@@ -226,6 +226,7 @@ train: {epochs: 3} => 4 train.epochs: train.num_train_epochs
 train: {max_steps: 0} => 4 train.max_steps: 0 least 1
 train: {max_steps: 10.5} => 4 train.max_steps: 10.5 whole number
 train: {global_batch_size: 0} => 4 train.global_batch_size: 0 auto least 1
+train: {global_batch_size: 4611686018427387904} => 4 train.global_batch_size: 4611686018427387904 auto most 1000000
 train: {global_batch_size: x} => 4 train.global_batch_size: x auto whole number
 train: {global_batch_size: 32.0} => 4 train.global_batch_size: 32.0 auto whole number
 train: {threads: 1000000} => 4 train.threads: 1000000 auto most 1024
