@@ -21,6 +21,9 @@ def pytest_addoption(parser):
         default=os.environ.get("HF_FT_DATA"),
         help="folder with the real data sets that tests marked `real` read (default: $HF_FT_DATA)",
     )
+    parser.addoption(
+        "--fuzz-seed", type=int, default=0, metavar="N", help="seed of the inputs that tests/fuzz makes"
+    )
 
 
 def pytest_configure(config):
@@ -30,6 +33,16 @@ def pytest_configure(config):
 
 def pytest_unconfigure(config):
     config.cache_folder.cleanup()
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Print how many inputs the tests in tests/fuzz tried, one line for each kind."""
+    reports = terminalreporter.stats.get("", [])  # those of setups and teardowns
+    lines = [value for report in reports for name, value in report.user_properties if name == "fuzz"]
+    if lines:
+        terminalreporter.section("inputs tried")
+        for line in lines:
+            terminalreporter.line(line)
 
 
 @pytest.fixture

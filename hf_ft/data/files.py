@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-import ast
 import contextlib
-import csv
 import json
+import math
 import os
-import re
-import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_ft.data.csv_files import read_csv_files
+from hf_ft.data.parquet_files import first_line, read_parquet_files
 from hf_ft.errors import DataError
 from hf_ft.text_utils import listing, media_kind
 
 if TYPE_CHECKING:
     from datasets import Dataset
-    from pandas import DataFrame, Series
+    from pandas import DataFrame
 
 FORMATS = {
     ".csv": "csv",
@@ -28,11 +27,6 @@ FORMATS = {
     ".json": "json",
     ".parquet": "parquet",
 }
-# Plain numbers only: `007`, `1_000` and `1e5 m` stay text.
-_INTEGER = re.compile(r"-?(0|[1-9][0-9]{0,17})")
-_DECIMAL = re.compile(r"[-+]?((0|[1-9][0-9]{0,14})(\.[0-9]*)?|\.[0-9]+)([eE][-+]?[0-9]+)?")
-# Cells that mean a missing number in a column of numbers; in a column of text they are text.
-_MISSING = {"", "NA", "N/A", "NaN", "nan", "null", "NULL", "None"}
 
 
 def format_of(path: str) -> str | None:
@@ -54,7 +48,7 @@ def read_files(paths: Sequence[str]) -> Dataset:
     Raises:
         DataError: a file cannot be read, or the files do not fit together.
     """
-    from datasets import concatenate_datasets, load_dataset
+    from datasets import concatenate_datasets
 
     formats = {path: format_of(path) for path in paths}
     unknown = [path for path, kind in formats.items() if kind is None]
@@ -70,93 +64,16 @@ def read_files(paths: Sequence[str]) -> Dataset:
     kind = formats[paths[0]]
     try:
         if kind == "parquet":
-            return load_dataset("parquet", data_files={"train": list(paths)}, split="train")
+            return read_parquet_files(paths)
         if kind == "csv":
-            import pandas
-
-            frame = pandas.concat([_read_csv(path) for path in paths], ignore_index=True)
-            return from_frame(_infer_types(frame))
+            return from_frame(read_csv_files(paths))
         return (
             concatenate_datasets([_read_json(path) for path in paths])
             if len(paths) > 1
             else _read_json(paths[0])
         )
     except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"data.source: cannot read {listing(paths, 3)}: {_cause(error)}") from error
-
-
-def _cause(error: BaseException) -> str:
-    """Return the first line of the innermost error, because `datasets` wraps the useful message."""
-    while error.__cause__ is not None:
-        error = error.__cause__
-    return str(error).strip().split("\n")[0]
-
-
-def _read_csv(path: str) -> DataFrame:
-    import pandas
-
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        try:
-            first = file.readline()
-        except UnicodeDecodeError as error:
-            raise DataError(f"data.source: {path} is not UTF-8 ({error}); save it as UTF-8.") from error
-    delimiter = max(",;\t", key=first.count)
-    header = next(csv.reader([first], delimiter=delimiter), [])
-    if not header:
-        raise DataError(f"data.source: {path} is empty; expected a header line with the column names.")
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise DataError(
-            f"data.source: {path} has several columns named {listing(twice)}; give each its own name."
-        )
-    least, most = _count_rows(path, delimiter)
-    with warnings.catch_warnings():
-        # pandas only warns when a line has more fields than the header, and then drops them.
-        warnings.simplefilter("error", pandas.errors.ParserWarning)
-        try:
-            frame = pandas.read_csv(
-                path, sep=delimiter, dtype=str, keep_default_na=False, index_col=False, encoding="utf-8-sig"
-            )
-        except (pandas.errors.ParserError, pandas.errors.ParserWarning, UnicodeDecodeError) as error:
-            raise DataError(
-                f"data.source: cannot read {path}: {error}; expected {len(header)} columns."
-            ) from error
-    if not least <= len(frame) <= most:
-        raise DataError(
-            f"data.source: {path}: pandas reads {len(frame)} rows and Python's csv module reads {most}; "
-            "expected a file that all programs read alike: look for stray quotes and unusual line ends."
-        )
-    return _resolve_media(frame, os.path.dirname(path))
-
-
-def _count_rows(path: str, delimiter: str) -> tuple[int, int]:
-    """Count the rows below the header, and refuse quotes that do not enclose a whole cell.
-
-    pandas reads a cell that begins with a stray quote up to the next quote, which may be many lines below,
-    and the rows between are lost without a message.
-
-    Returns:
-        The number of rows without and with those of one blank cell: pandas skips some of them.
-    """
-    with open(path, encoding="utf-8-sig", newline="") as file:
-        reader = csv.reader(file, delimiter=delimiter, strict=True)
-        before, rows, blank, limit = 0, 0, 0, csv.field_size_limit(2**31 - 1)
-        try:
-            for cells in reader:
-                before = reader.line_num
-                is_blank = len(cells) == 1 and not cells[0].strip()
-                rows, blank = rows + bool(cells), blank + is_blank
-        except UnicodeDecodeError as error:
-            raise DataError(f"data.source: {path} is not UTF-8 ({error}); save it as UTF-8.") from error
-        except csv.Error as error:
-            raise DataError(
-                f"data.source: {path}, line {before + 1}: a quote is not closed, or text follows it "
-                f"({error} in line {reader.line_num}); enclose the whole cell in quotes, and write a quote "
-                'inside as "".'
-            ) from error
-        finally:
-            csv.field_size_limit(limit)
-    return rows - blank - 1, rows - 1
+        raise DataError(f"data.source: cannot read {listing(paths, 3)}: {first_line(error)}") from error
 
 
 def line_breaks(rows: Dataset) -> int:
@@ -175,85 +92,31 @@ def line_breaks(rows: Dataset) -> int:
     return int(found.sum())
 
 
-def _resolve_media(frame: DataFrame, folder: str) -> DataFrame:
-    for name in frame.columns:
-        if (
-            len(frame)
-            and frame[name].map(lambda value: isinstance(value, str) and bool(media_kind(value))).all()
-        ):
-            frame[name] = frame[name].map(
-                lambda value: value if "://" in value else os.path.join(folder, value)
-            )
-    return frame
-
-
-def _infer_types(frame: DataFrame) -> DataFrame:
-    """Turn text columns into lists or numbers if every cell of the column is one."""
-    for name in frame.columns:
-        frame[name] = _parse_lists(frame[name]) or _parse_numbers(frame[name])
-    return frame
-
-
-def _parse_lists(column: Series) -> list[list[Any] | None] | None:
-    """Parse a column of cells such as `["a", "b"]`, or `['a', 'b']` as pandas writes it.
-
-    Returns:
-        One list per cell, None for an empty cell; None for the column if a cell is no list, or if text and
-        numbers are mixed.
-    """
-    cells = [cell.strip() for cell in column.fillna("")]
-    if not any(cells) or not all(cell.startswith("[") and cell.endswith("]") for cell in cells if cell):
-        return None
-    found = []
-    for cell in cells:
-        try:
-            found.append(_parse_list(cell) if cell else None)
-        except (ValueError, SyntaxError):
-            return None
-    items = [item for values in found for item in values or ()]
-    all_text = all(isinstance(item, str) for item in items)
-    all_numbers = all(isinstance(item, int | float) and not isinstance(item, bool) for item in items)
-    return found if all_text or all_numbers else None
-
-
-def _parse_list(cell: str) -> list[Any]:
-    try:
-        return list(json.loads(cell))
-    except json.JSONDecodeError:
-        return list(ast.literal_eval(cell))
-
-
-def _parse_numbers(column: Series) -> Series:
-    """Turn a text column into numbers if every cell is a plain number or missing; else return it as it is."""
-    cells = column.fillna("").str.strip()
-    missing = cells.isin(_MISSING)
-    present = cells[~missing]
-    if present.empty:
-        return column
-    if present.map(lambda text: bool(_INTEGER.fullmatch(text))).all():
-        return cells.mask(missing, None).astype("Int64" if missing.any() else "int64")
-    if present.map(lambda text: bool(_DECIMAL.fullmatch(text))).all():
-        return cells.mask(missing, "nan").astype("float64")
-    return column
-
-
 def _read_json(path: str) -> Dataset:
     """Read JSON lines or a JSON list of objects with `json`; Arrow's reader would turn text into dates."""
     with open(path, encoding="utf-8-sig") as file:
         text = file.read()
-    if text.lstrip().startswith("["):
-        records = json.loads(text, object_pairs_hook=_unique)
-    else:
-        records = []
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                try:
-                    records.append(json.loads(line, object_pairs_hook=_unique))
-                except ValueError as error:
-                    raise DataError(
-                        f"data.source: {path}, line {number}: {error}; expected one object per line."
-                    ) from error
+    try:
+        if text.lstrip().startswith("["):
+            records = json.loads(text, object_pairs_hook=_unique)
+        else:
+            records = _json_lines(path, text)
+    except RecursionError as error:
+        raise DataError(f"data.source: cannot read {path}: values are nested too deep.") from error
     return from_records(records, f"data.source: {path}", folder=os.path.dirname(path))
+
+
+def _json_lines(path: str, text: str) -> list[Any]:
+    records = []
+    for number, line in enumerate(text.split("\n"), start=1):
+        if line.strip():
+            try:
+                records.append(json.loads(line, object_pairs_hook=_unique))
+            except ValueError as error:
+                raise DataError(
+                    f"data.source: {path}, line {number}: {error}; expected one object per line."
+                ) from error
+    return records
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -277,7 +140,6 @@ def from_records(records: Sequence[Any], name: str, folder: str | None = None) -
     Raises:
         DataError: a record is not a dict, or the values of a column do not fit together.
     """
-    import pyarrow
     from datasets import Dataset
 
     for number, record in enumerate(records, start=1):
@@ -289,16 +151,15 @@ def from_records(records: Sequence[Any], name: str, folder: str | None = None) -
         for key, values in columns.items():
             if values and all(isinstance(value, str) and media_kind(value) for value in values):
                 columns[key] = [value if "://" in value else os.path.join(folder, value) for value in values]
-    for key, values in columns.items():
-        _require_one_kind(key, values, name)
-    try:
-        return Dataset.from_dict(columns)
-    except (pyarrow.ArrowException, OverflowError, UnicodeError) as error:
-        raise DataError(f"{name}: the values do not fit into the columns of a table: {error}.") from error
+    for key, values in columns.items():  # `datasets` would store text beside numbers as JSON
+        _require_one_kind(str(key), values, name)
+    return _stored(lambda names: Dataset.from_dict({key: columns[key] for key in names}), columns, name)
 
 
 def _require_one_kind(key: str, values: Sequence[Any], name: str) -> None:
     """Refuse a column that mixes kinds of values, such as text and numbers; name a row of each."""
+    if len(set(map(type, values)) - {type(None)}) < 2:
+        return
     first: dict[str, int] = {}
     for number, value in enumerate(values):
         if value is not None:
@@ -327,23 +188,79 @@ def _kind(value: Any) -> str:
     return next((kind for kind, types in kinds.items() if isinstance(value, types)), "another value")
 
 
-def from_frame(frame: DataFrame) -> Dataset:
+def from_frame(frame: DataFrame, name: str = "data.source") -> Dataset:
     """Build a data set from a pandas DataFrame, without its index.
 
+    Args:
+        frame: the rows.
+        name: what the rows are called in messages.
+
     Raises:
-        DataError: the values of a column do not fit together.
+        DataError: the columns have no names or one name twice, or the values of one do not fit together.
     """
-    import pyarrow
     from datasets import Dataset
 
+    twice = frame.columns[frame.columns.duplicated()].tolist()
+    if twice:
+        raise DataError(f"{name}: several columns are named {listing(twice)}; give each its own name.")
+    columns = {key: frame[key] for key in frame.columns}
+    return _stored(lambda names: Dataset.from_pandas(frame[names], preserve_index=False), columns, name)
+
+
+def _stored(
+    build: Callable[[list[Any]], Dataset], columns: Mapping[Any, Iterable[Any]], name: str
+) -> Dataset:
+    """Build a data set of columns, and name the column that cannot be stored.
+
+    Args:
+        build: returns the data set of the columns with these names.
+        columns: name -> values.
+        name: what the rows are called in messages.
+    """
+    unnamed = [key for key in columns if "\0" in str(key)]
+    if unnamed:
+        raise DataError(f"{name}: found the column {unnamed[0]!r}; expected a name without NUL.")
+    found = _build(build, list(columns))
+    if isinstance(found, str):
+        for key, values in columns.items():
+            _require_one_kind(str(key), [None if _is_missing(value) else value for value in values], name)
+        bad = [key for key in columns if isinstance(_build(build, [key]), str)]
+        place = f"column {bad[0]!r} mixes types or cannot be stored" if bad else "the columns do not fit"
+        raise DataError(f"{name}: {place}: {found}.")
+    for key, values in columns.items():
+        if _has_names(found.features[str(key)]) and any(map(_has_nul_name, values)):
+            raise DataError(f"{name}: column {key!r} holds an object with NUL in a name; rename it.")
+    return found
+
+
+def _build(build: Callable[[list[Any]], Dataset], names: list[Any]) -> Dataset | str:
+    """Return the data set of these columns, or why Arrow cannot store them."""
+    import pyarrow
+
     try:
-        return Dataset.from_pandas(frame, preserve_index=False)
-    except (pyarrow.ArrowException, OverflowError, UnicodeError) as error:
-        for key in frame.columns:
-            if frame[key].dtype == object:
-                known = frame[key].where(frame[key].notna(), None)
-                _require_one_kind(str(key), known.tolist(), "the DataFrame")
-        raise DataError(f"the DataFrame does not fit into a table: {error}.") from error
+        return build(names)
+    except OverflowError:
+        return "a whole number has more than 64 bits; write such numbers as text"
+    except (pyarrow.ArrowException, ValueError, TypeError, KeyError) as error:
+        return first_line(error)
+
+
+def _is_missing(value: Any) -> bool:
+    """Tell whether pandas takes a value for a missing one."""
+    return value is None or (isinstance(value, float) and math.isnan(value))
+
+
+def _has_names(feature: Any) -> bool:
+    """Tell whether values of a feature are objects, or lists of objects."""
+    inner = getattr(feature, "feature", None)
+    return isinstance(feature, dict) or (inner is not None and _has_names(inner))
+
+
+def _has_nul_name(value: Any) -> bool:
+    """Tell whether an object has a name with NUL: Arrow ends a name there, and loses its value."""
+    if isinstance(value, dict):
+        return any("\0" in str(name) for name in value) or any(map(_has_nul_name, value.values()))
+    return isinstance(value, (list, tuple)) and any(map(_has_nul_name, value))
 
 
 def download(address: str) -> str:
@@ -357,7 +274,7 @@ def download(address: str) -> str:
     try:
         local = str(DownloadManager().download(address))
     except (OSError, ValueError) as error:
-        raise DataError(f"data.source: cannot fetch {address}: {_cause(error)}") from error
+        raise DataError(f"data.source: cannot fetch {address}: {first_line(error)}") from error
     # The cache names files by a hash without a suffix, but the suffix tells the format.
     suffix = Path(address.split("?")[0]).suffix
     link = Path(local).with_name(Path(local).name + suffix)

@@ -7,10 +7,12 @@ number the same classes in a different order (ds PR#2457).
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import importlib
 import os
 import re
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from io import StringIO
 from pathlib import Path
@@ -19,9 +21,10 @@ from typing import TYPE_CHECKING, Any
 from hf_ft.data.class_folders import ROW_ID, read_class_folders, visible
 from hf_ft.data.files import download, format_of, from_frame, from_records, read_files
 from hf_ft.data.hub_lookup import did_you_mean, why_not_on_hub
+from hf_ft.data.parquet_files import first_line
 from hf_ft.data.plain_columns import with_plain_columns
 from hf_ft.data.samples import data_samples, sample_data
-from hf_ft.errors import DataError
+from hf_ft.errors import DataError, HfFtError
 from hf_ft.recipe.schema import IN_MEMORY
 from hf_ft.text_utils import hint, listing, media_kind, natural_key, split_of
 
@@ -92,6 +95,19 @@ def _read_split(split: str, source: str, section: DataSection) -> Dataset:
 
 
 def _read_one(source: str, section: DataSection) -> dict[str, Dataset]:
+    try:
+        return _read_any(source, section)
+    except (PermissionError, FileNotFoundError, NotADirectoryError) as error:
+        raise DataError(f"data.source: cannot read {source!r}: {error}") from error
+    except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            raise DataError(
+                f"data.source: no file can have the name {source[:60]!r}...: {error.strerror}"
+            ) from error
+        raise
+
+
+def _read_any(source: str, section: DataSection) -> dict[str, Dataset]:
     if source == IN_MEMORY:
         raise DataError(
             "data.source: this recipe was run on rows from Python (data=...); pass data=... again, or write "
@@ -222,12 +238,14 @@ def _read_hub(source: str, section: DataSection) -> dict[str, Dataset]:
 
 def _load(source: str, section: DataSection, revision: str | None) -> dict[str, Dataset]:
     from datasets import load_dataset
+    from datasets.exceptions import DatasetGenerationError
 
     try:
         return dict(load_dataset(source, name=section.config, revision=revision))
-    except ValueError as error:
+    except (ValueError, DatasetGenerationError) as error:
+        cause = error if isinstance(error, ValueError) else first_line(error)
         raise DataError(
-            f"data.source: cannot read {source!r} with data.config {section.config!r}: {error}"
+            f"data.source: cannot read {source!r} with data.config {section.config!r}: {cause}"
         ) from error
 
 
@@ -236,15 +254,32 @@ def _read_python(source: str) -> dict[str, Dataset]:
     module_name, _, name = source.removeprefix("py:").partition(":")
     if not module_name or not name:
         raise DataError(f"data.source: {source!r} is not of the form py:package.module:function")
+    with _as_data_error(source):
+        try:
+            module = importlib.import_module(module_name)
+        except ImportError as error:
+            raise DataError(
+                f"data.source: cannot import {module_name!r} ({error}); is it on PYTHONPATH?"
+            ) from error
+        if name not in vars(module):
+            raise DataError(f"data.source: {module_name} has no function {name!r}{hint(name, vars(module))}")
+        rows = vars(module)[name]()
+    return as_datasets(rows, f"data.source: {source}")
+
+
+@contextlib.contextmanager
+def _as_data_error(source: str) -> Iterator[None]:
+    """Say that a user's own code failed, and where; `sys.exit(0)` would end a run as if it had succeeded."""
     try:
-        module = importlib.import_module(module_name)
-    except ImportError as error:
+        yield
+    except HfFtError:
+        raise
+    except (Exception, SystemExit) as error:  # the code is the user's, and may raise anything
+        last = traceback.extract_tb(error.__traceback__)[-1]
         raise DataError(
-            f"data.source: cannot import {module_name!r} ({error}); is it on PYTHONPATH?"
+            f"data.source: the code of {source!r} raised {type(error).__name__} ({error}) in "
+            f"{last.filename}, line {last.lineno}; correct it"
         ) from error
-    if name not in vars(module):
-        raise DataError(f"data.source: {module_name} has no function {name!r}{hint(name, vars(module))}")
-    return as_datasets(vars(module)[name](), f"data.source: {source}")
 
 
 def rows_in_memory(data: Any) -> dict[str, Dataset]:
@@ -277,14 +312,22 @@ def as_datasets(data: Any, name: str) -> dict[str, Dataset]:
     from datasets import Dataset
 
     if isinstance(data, Mapping):
-        return {str(split): as_datasets(rows, f"{name}[{split!r}]")["train"] for split, rows in data.items()}
+        return {str(split): _rows_of_split(rows, f"{name}[{split!r}]") for split, rows in data.items()}
     if isinstance(data, Dataset):
         return {"train": data}
     if isinstance(data, pandas.DataFrame):
-        return {"train": from_frame(data)}
+        return {"train": from_frame(data, name)}
     if isinstance(data, list):
         return {"train": from_records(data, name)}
     raise DataError(
         f"{name}: found {type(data).__name__}; expected a Dataset, a DataFrame, a list of dicts, or a dict "
         "of these by split."
     )
+
+
+def _rows_of_split(data: Any, name: str) -> Dataset:
+    if isinstance(data, Mapping):
+        raise DataError(
+            f"{name}: found the splits {listing(data)}; expected rows, not splits inside a split."
+        )
+    return as_datasets(data, name)["train"]

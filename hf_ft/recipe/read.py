@@ -102,7 +102,17 @@ def check_document(document: Document) -> Recipe:
 def message(document: Document, path: Path, text: str) -> str:
     """Write one line of the error: place, path, text."""
     key = ".".join(map(str, path))
-    return TOKEN.sub("hf_...", f"{document.place(path)}: {key}: {text}")
+    return printable(TOKEN.sub("hf_...", f"{document.place(path)}: {key}: {text}"))
+
+
+def is_unicode(text: str) -> bool:
+    """Tell whether text can be written as UTF-8; half of a pair of surrogates, from JSON, cannot."""
+    return printable(text) == text
+
+
+def printable(text: str) -> str:
+    """Write what cannot be encoded as UTF-8 as an escape sequence."""
+    return text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def read_document(source: str | FilePath | Mapping[str, Any] | Recipe) -> Document:
@@ -111,7 +121,11 @@ def read_document(source: str | FilePath | Mapping[str, Any] | Recipe) -> Docume
         return Document(plain(source.resolved(), "recipe"), "recipe")
     if isinstance(source, Mapping):
         return Document(plain(source, "recipe"), "recipe")
-    path, label = FilePath(source).expanduser(), str(source)
+    label = str(source)
+    try:
+        path = FilePath(source).expanduser()
+    except RuntimeError as error:
+        raise RecipeError(f"{printable(label)}: no such file ({error})") from error
     if not path.is_file():
         raise RecipeError(
             f"{label}: {'a folder, not a recipe file' if path.is_dir() else no_such_file(path)}"
@@ -170,13 +184,16 @@ def expand_shorthands(document: Document) -> None:
 
 def apply_override(document: Document, override: str) -> None:
     """Apply one override `key.path=value`; the value is read as YAML."""
+    if not is_unicode(override):
+        raise RecipeError(f"override {printable(override)}: not UTF-8; expected UTF-8 text")
     key, equals, text = override.partition("=")
     path = tuple(key.strip().split("."))
     if not equals or not all(path):
         raise RecipeError(
-            f"override {override}: expected key.path=value, for instance train.learning_rate=1e-4"
+            f"override {override[:200]}: expected key.path=value, for instance train.learning_rate=1e-4"
         )
     shown = key if path[-1].lower() in SECRETS else TOKEN.sub("hf_...", override)
+    shown = shown if len(shown) <= 200 else f"{shown[:200]}..."
     try:
         parsed = read_yaml(text, "")
     except RecipeError as error:
@@ -297,7 +314,9 @@ def forbidden(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
     """Find secrets and keys that allow remote code, at any depth; messages never contain the secret."""
     if isinstance(value, dict):
         for key, item in value.items():
-            if key.lower() in SECRETS:
+            if not is_unicode(key):
+                yield (*path, key), "the key holds half of a pair of surrogates and cannot be stored"
+            elif key.lower() in SECRETS:
                 yield (*path, key), f"not allowed: {SECRET_ADVICE}"
             elif key.lower() in REMOTE_CODE:
                 yield (*path, key), f"not allowed: {REMOTE_CODE_ADVICE}"
@@ -308,3 +327,5 @@ def forbidden(value: Any, path: Path) -> Iterator[tuple[Path, str]]:
             yield from forbidden(item, (*path, index))
     elif isinstance(value, str) and TOKEN.search(value):
         yield path, f"found text that looks like a token of the Hub; {SECRET_ADVICE}"
+    elif isinstance(value, str) and not is_unicode(value):
+        yield path, f"found {value[:60]!r}, which holds half of a pair of surrogates and cannot be stored"

@@ -191,7 +191,7 @@ class TrainSection(Section):
 
     num_train_epochs: Auto | PositiveFloat = "auto"
     """Largest number of passes over the training rows; auto: from the number of rows and the strategy."""
-    global_batch_size: Auto | PositiveInt = "auto"
+    global_batch_size: Auto | Annotated[int, Field(ge=1, le=1_000_000)] = "auto"
     """Rows per optimizer step, over all processes and accumulation; auto: 8 to 32, by the number of rows."""
     per_device_train_batch_size: PositiveInt | None = None
     """Largest number of rows in one forward pass on one device; null: as many as the step needs."""
@@ -211,7 +211,7 @@ class TrainSection(Section):
     """Memory format of images; auto: channels_last for networks with at least four 2-d convolutions."""
     allocator: Literal["auto", "system"] = "auto"
     """auto: on a CPU, keep the memory that a step frees for the next step; system: return it at once."""
-    threads: Auto | PositiveInt = "auto"
+    threads: Auto | Annotated[int, Field(ge=1, le=1024)] = "auto"
     """CPU threads; auto: all if paired timing shows that a micro-batch is faster with all than with one."""
     batch_norm_rows: Annotated[int, Field(ge=0)] = 1024
     """Before each evaluation, compute the statistics of trained batch norms from this many training rows
@@ -422,4 +422,7 @@ class Recipe(Section):
 
 def expand_home(path: str) -> str:
     """Replace a leading `~` by the home folder; environment variables are not expanded."""
-    return str(Path(path).expanduser()) if path.startswith("~") else path
+    try:
+        return str(Path(path).expanduser()) if path.startswith("~") else path
+    except RuntimeError as error:
+        raise problem(f"found {path!r}; the home folder is not known: {error}") from error

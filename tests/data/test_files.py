@@ -197,3 +197,42 @@ def test_download(tmp_path, monkeypatch):
         with pytest.raises(DataError, match=r"cannot fetch .*nothing\.csv"):
             download(f"{address}/nothing.csv")
         server.shutdown()
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ([1, "x"], "column 'a'"),
+        ([True, 1], "column 'a'"),
+        ([{"b": {}}, {"b": 1}], "column 'a'"),
+        ({"b": None, "c": False, "\0": 1}, "column 'a' holds an object with NUL in a name"),
+        ([[{"b": {"\0c": 1}}]], "column .a. .*NUL in a name"),
+        (2**63, "column 'a' .*more than 64 bits"),
+        ([2**64], "column 'a' .*more than 64 bits"),
+        ("\ud800", "column 'a' .*surrogates not allowed"),
+    ],
+)
+def test_values_that_arrow_cannot_store_name_the_column(tmp_path, value, message):
+    """Arrow ends a name at NUL, and loses the value; the other cases were errors of pyarrow."""
+    records = [{"id": 1, "a": value}, {"id": 2}]
+    (tmp_path / "a.json").write_text(json.dumps(records))
+    with pytest.raises(DataError, match=rf"a\.json.*{message}"):
+        read_files([str(tmp_path / "a.json")])
+    with pytest.raises(DataError, match=f"rows: {message}"):
+        from_records(records, "rows")
+
+
+def test_frames_that_arrow_cannot_store_name_the_column():
+    with pytest.raises(DataError, match="data=: column 'a' mixes types"):
+        from_frame(pandas.DataFrame({"b": [1, 2], "a": [1, "x"]}), "data=")
+    with pytest.raises(DataError, match="data=: several columns are named a"):
+        from_frame(pandas.DataFrame([[1, 2]], columns=["a", "a"]), "data=")
+    with pytest.raises(DataError, match="NUL"):
+        from_frame(pandas.DataFrame({"a\0": [1]}), "data=")
+    assert from_frame(pandas.DataFrame([[1, 2]])).column_names == ["0", "1"]
+
+
+def test_json_that_is_nested_too_deep(tmp_path):
+    (tmp_path / "a.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"cannot read .*a\.json: values are nested too deep"):
+        read_files([str(tmp_path / "a.json")])

@@ -96,6 +96,17 @@ def test_folder_with_configurations_in_its_readme(tmp_path):
         read(str(tmp_path))
 
 
+def test_a_damaged_file_of_a_folder_with_configurations(tmp_path, monkeypatch):
+    """`datasets` raises its DatasetGenerationError, whose text says nothing."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "set").mkdir()
+    configs = "configs:\n- config_name: default\n  data_files: rows.csv\n"
+    (tmp_path / "set" / "README.md").write_text(f"---\n{configs}---\n")
+    (tmp_path / "set" / "rows.csv").write_text("a,b\n1,2\n1,2,3,4\n")
+    with pytest.raises(DataError, match=r"cannot read .*set' with data\.config None: .*Expected 2 fields"):
+        read(str(tmp_path / "set"))
+
+
 def test_python_source(tmp_path, monkeypatch):
     (tmp_path / "own_rows.py").write_text(
         "def rows():\n    return {'train': [{'text': 'a'}, {'text': 'b', 'n': 1}], 'test': [{'text': 'c'}]}\n"
@@ -111,6 +122,39 @@ def test_python_source(tmp_path, monkeypatch):
     with pytest.raises(DataError, match="cannot import 'not_there_at_all'"):
         read("py:not_there_at_all:rows")
     sys.modules.pop("own_rows")
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("sys.exit(0)", r"raised SystemExit \(0\)"),
+        ("{}['x']", r"raised KeyError \('x'\)"),
+        ("x: =", "raised SyntaxError"),
+        ("raise OSError('gone')", r"raised OSError \(gone\)"),
+        ("return [{'a': 1}, {'a': 'x'}]", "column 'a' mixes types"),
+        ("return {'train': []}", "gives no rows in train"),
+        ("return {'train': {'one': [{'a': 1}]}}", "found the splits one; expected rows"),
+    ],
+)
+def test_python_source_that_fails(tmp_path, monkeypatch, line, message):
+    """`sys.exit(0)` ended a run without a result, and told the shell that it had succeeded."""
+    (tmp_path / "own_rows.py").write_text(f"import sys\n\ndef rows():\n    {line}\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(DataError, match=message):
+        read("py:own_rows:rows")
+    sys.modules.pop("own_rows", None)
+
+
+def test_a_source_that_the_system_cannot_open(tmp_path, monkeypatch):
+    with pytest.raises(DataError, match="no file can have the name 'aaa"):
+        read("a" * 300)
+
+    def denied(*_):
+        raise PermissionError(13, "Permission denied", str(tmp_path / "closed"))
+
+    monkeypatch.setattr("hf_ft.data.sources._read_folder", denied)
+    with pytest.raises(DataError, match=r"cannot read .*Permission denied: .*closed"):
+        read(str(tmp_path))
 
 
 def test_rows_in_memory():

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import re
 from pathlib import Path
 
 import pytest
@@ -396,3 +397,37 @@ def test_must_beat_needs_intervals():
         load_recipe(beat, ["evaluate.intervals=none"])
     with pytest.raises(RecipeError, match=r"evaluate\.must_beat: found the text 'trees'.*baseline"):
         load_recipe(beat, ["evaluate.must_beat=trees"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "overrides", "message"),
+    [
+        ({"output_dir": "a\ud800"}, [], r"output_dir: found 'a\\ud800', which holds half of a pair"),
+        (
+            {"model": {"name": "m", "config": {"\ud800": 1}}},
+            [],
+            r"config.\\ud800: the key holds half",
+        ),
+        ({}, ["output_dir=\ud800"], r"override output_dir=\\ud800: not UTF-8"),
+        ({}, ["\ud800"], r"override \\ud800: not UTF-8"),
+        ({"freeze": {"\ud800": 1}}, [], r"freeze.\\ud800: "),
+    ],
+)
+def test_half_of_a_pair_of_surrogates(changes, overrides, message):
+    """JSON can hold it, UTF-8 cannot: the recipe could not be written, and its error not be printed."""
+    with pytest.raises(RecipeError) as caught:
+        load_recipe({**MINIMAL, **changes}, overrides)
+    assert re.search(message, str(caught.value)) and str(caught.value).encode()
+
+
+def test_the_home_folder_of_somebody_who_does_not_exist():
+    with pytest.raises(RecipeError, match=r"data\.source: found '~nobody-here/a\.csv'; the home folder"):
+        load_recipe({**MINIMAL, "data": {"source": "~nobody-here/a.csv"}})
+    with pytest.raises(RecipeError, match=r"~nobody-here/a\.yaml: no such file"):
+        load_recipe("~nobody-here/a.yaml")
+
+
+def test_a_long_override_is_not_repeated_in_full():
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(MINIMAL, [f"train.optim={'x' * 5000}"])
+    assert len(str(caught.value)) < 1000 and "override train.optim=xxx" in str(caught.value)

@@ -12,6 +12,8 @@ import torch
 from hf_ft import Predictor, finetune
 from hf_ft.data.prepare import prepare
 from hf_ft.errors import DataError
+from hf_ft.inputs.series.options import WholeSeriesOptions
+from hf_ft.inputs.series.whole_series import SeriesInput
 from hf_ft.recipe.read import load_recipe
 from hf_ft.registry import new_task
 
@@ -113,6 +115,12 @@ def test_bad_rows_are_named(tmp_path):
     with pytest.raises(DataError, match="rows cannot be used"):
         prepared.findings.raise_for_errors()
     assert task.input.length == 16
+
+
+def test_a_whole_number_that_no_float_can_hold_is_named():
+    reader = SeriesInput(WholeSeriesOptions(), None)
+    with pytest.raises(DataError, match=r"row train/3: expected a list of numbers .*too large"):
+        reader.values({"id": "train/3", "series": [1, 10**400]})
 
 
 def test_missing_values_can_be_filled(tmp_path):

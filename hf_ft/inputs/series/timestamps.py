@@ -116,7 +116,13 @@ def _texts(column: Series, ids: Sequence[str], written: str | None) -> Series:
             f"{ids[int(np.argmax(offset))]}, {column[~offset].iloc[0]!r} in row {ids[int(np.argmin(offset))]}"
         )
     aware = bool(offset.all()) or (written is not None and "%z" in written)
-    moments = pandas.to_datetime(column, format=written or "ISO8601", errors="coerce", utc=aware)
+    try:
+        moments = pandas.to_datetime(column, format=written or "ISO8601", errors="coerce", utc=aware)
+    except ValueError as error:
+        raise DataError(
+            f"task.timestamp_format: {written!r} is no strptime format ({error}); expected one such as "
+            "'%d/%m/%Y %H:%M', or unix_s or unix_ms"
+        ) from error
     wrong = np.flatnonzero(moments.isna())
     if len(wrong):
         expected = f"the format {written!r}" if written else "ISO 8601 (2016-01-31 23:55)"

@@ -75,7 +75,7 @@ class SeriesInput(Input):
 
         try:
             given = np.asarray(row["series"], dtype=np.float64)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, OverflowError) as error:
             raise DataError(
                 f"row {row['id']}: expected a list of numbers for each channel, all of one length ({error})"
             ) from error

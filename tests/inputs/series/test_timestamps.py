@@ -35,6 +35,12 @@ def test_one_row_of_another_format_is_named():
         parse(["2016-01-01", "soon", "2016-01-03"])
 
 
+@pytest.mark.parametrize("written", ["%Q", "%", "%d %Q"])
+def test_a_format_that_strptime_does_not_know(written):
+    with pytest.raises(DataError, match=f"timestamp_format: '{written}' is no strptime format"):
+        parse(["04/01/2016"], written)
+
+
 def test_missing_timestamps_are_named():
     with pytest.raises(DataError, match="1 rows have no timestamp: train/1"):
         parse(["2016-01-01", None, "2016-01-03"])
