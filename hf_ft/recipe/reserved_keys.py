@@ -137,7 +137,6 @@ ALIASES: dict[str, str] = {
     "early_stopping": "train.early_stopping_patience",
     "hub": "publish.repo",
     "repo_id": "publish.repo",
-    "seeds": "seed",
     "random_state": "seed",
 }
 
