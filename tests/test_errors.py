@@ -14,7 +14,10 @@ from hf_ft.errors import DataError, RecipeError, Stopped, exit_codes, logged
     [
         (ValueError("bad value\nmore"), "ValueError: bad value"),
         (KeyError(), "KeyError"),
-        (OSError(errno.ENOSPC, "No space left on device", "x"), r"disk is full .*run the same command again"),
+        (
+            OSError(errno.ENOSPC, "No space left on device", "x"),
+            r"disk is full: x cannot .* are free at .*run the same command again",
+        ),
         (MemoryError(), r"not enough memory \(MemoryError.*per_device_train_batch_size"),
         (RuntimeError("CUDA out of memory. Tried"), r"not enough memory .*out of memory"),
     ],

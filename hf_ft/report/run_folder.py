@@ -188,7 +188,10 @@ def choose_folder(recipe: Recipe, resume: str) -> RunFolder:
             _same_recipe(recipe, checkpoint)
             checkpoints.require_best(checkpoint)
             return RunFolder(newest, checkpoint, [*notes, f"resume from {checkpoint}"])
-        if not notes and (newest / "recipe.yaml").read_text() == _filled_in(recipe, newest).to_yaml():
+        if (
+            not notes
+            and (newest / "recipe.yaml").read_text(encoding="utf-8") == _filled_in(recipe, newest).to_yaml()
+        ):
             return RunFolder(newest)
     if resume == "must":
         reasons = "".join(f"; {note}" for note in notes)
@@ -253,7 +256,7 @@ def _runs_of(recipe: Recipe, path: Path) -> list[Path]:
         numbered = re.fullmatch(rf"{re.escape(path.name)}(?:-(\d+))?", folder.name)
         file = folder / "recipe.yaml"
         if numbered and file.is_file():
-            content = read_yaml(file.read_text(), str(file)).value
+            content = read_yaml(file.read_text(encoding="utf-8"), str(file)).value
             if isinstance(content, dict) and content.get("name") == recipe.name:
                 found.append((int(numbered[1] or 1), folder))
     return [folder for _, folder in sorted(found)]
