@@ -1,6 +1,6 @@
 """Say in a sentence what an error that nobody foresaw means, and what to do about it.
 
-A full disk is reported in many ways: as an OSError, as an error of a library in Rust (safetensors, tokenizers)
+A full disk is reported in many ways: as an OSError, as an error of a library in Rust, such as safetensors,
 that only quotes it, or as the cause of another error.
 """
 
@@ -17,7 +17,7 @@ from pathlib import Path
 FULL = {errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG}
 # What a person can do about an error of the operating system.
 _ADVICE = {
-    errno.EACCES: "choose a folder that you may write to (output_dir, HF_FT_CACHE, or -o), or change its rights",
+    errno.EACCES: "choose a folder that you may write to (output_dir, HF_FT_CACHE, -o), or change its rights",
     errno.EROFS: "this file system can only be read: choose another folder (output_dir, HF_FT_CACHE, or -o)",
     errno.ENOTDIR: "a file lies where a folder is expected: rename or remove it, or choose another folder",
     errno.EEXIST: "a file lies where a folder is expected: rename or remove it, or choose another folder",
@@ -121,7 +121,7 @@ def _explain_full(error: OSError) -> str:
     where = str(error.filename) if error.filename is not None else None
     if error.errno == errno.EFBIG:
         return (
-            f"{where or 'A file'}: it would be larger than a file may be here; raise the limit (`ulimit -f`), "
+            f"{where or 'A file'}: it would be larger than a file may be; raise the limit (`ulimit -f`), "
             "or choose a folder on another file system."
         )
     if error.errno == errno.ENOSPC:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from hf_ft.causes import full_disk
 from hf_ft.errors import RecipeError
 from hf_ft.evaluate.results import results_content
 from hf_ft.evaluate.stored_predictions import write_predictions
@@ -122,6 +123,8 @@ def _choose_and_lock(recipe: Recipe, resume: str, stack: contextlib.ExitStack) -
         try:
             (chosen.path / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            if full_disk(error) is not None:  # which is no mistake of the recipe
+                raise
             raise RecipeError(f"output_dir: cannot create {chosen.path / 'checkpoints'}: {error}") from error
         with contextlib.ExitStack() as held:
             held.enter_context(locked(chosen.path))

@@ -77,7 +77,7 @@ def refuse_secrets(recipe: str, command: Iterable[str]) -> None:
         for what, pattern in _patterns().items():
             if re.search(pattern, text.encode("utf-8", "replace")):
                 raise RecipeError(
-                    f"{where} holds a secret ({what}), which would be written into the run folder; remove it. "
+                    f"{where} holds a secret ({what}), which would stand in the run folder; remove it. "
                     "hf_ft needs none: the Hub's token comes from `hf auth login` or HF_TOKEN"
                 )
 
