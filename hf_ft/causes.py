@@ -133,7 +133,8 @@ def _explain_full(error: OSError) -> str:
 
 def _room_at(where: str | None) -> str:
     """Say how much of the disk of a file is free."""
-    folder = next((path for path in Path(where).absolute().parents if path.is_dir()), None) if where else None
+    places = [Path(where).absolute(), *Path(where).absolute().parents] if where else []
+    folder = next((path for path in places if path.is_dir()), None)
     if folder is None:
         return ""
     with contextlib.suppress(OSError, AttributeError):  # AttributeError: not on Windows

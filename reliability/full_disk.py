@@ -2,15 +2,17 @@
 
     python -m reliability.full_disk [--only TEXT] [--inject] [--keep]
 
-Each chain is one small recipe. It runs once without a fault: the reference. Then it runs on a small file system
-of its own (a tmpfs, which needs the right to mount), which is filled up when the run is about to write a certain
-file, so that the operating system itself refuses to write. The filler is deleted, and the same command runs again,
-until it meets the next writer; at the end it must finish with the weights and results of the reference, byte for
-byte. Where nothing can be mounted, and with --inject, the error is raised in the place of the system.
+Each chain is one small recipe. It runs once without a fault: the reference. Then it runs on a small file
+system of its own (a tmpfs, which needs the right to mount), which is filled up when the run is about to write
+a certain file, so that the operating system itself refuses to write. The filler is deleted, and the same
+command runs again, until it meets the next writer; at the end it must finish with the weights and results of
+the reference, byte for byte. Where nothing can be mounted, and with --inject, Python raises the error instead.
 
-After every fault it is checked that the program ended with a code other than 0; that it printed one sentence with
-the file, the space that is free and what to do, and no traceback; that the traceback stands in the file that it
-names; and that every finished file and the newest checkpoint are whole.
+After every fault it is checked that the program ended with a code other than 0; that it printed one sentence
+with the file, the space that is free and what to do, and no traceback; that the traceback stands in the file
+that it names; and that every finished file and the newest checkpoint are whole.
+
+The last part puts a file in the place of each folder, and lets the disks be read only.
 """
 
 from __future__ import annotations
@@ -386,7 +388,7 @@ class Bench:
             shutil.rmtree(disk / "filler", ignore_errors=True)
 
     def size_of(self, name: str) -> int:
-        """Return the size of a file of the reference; a checkpoint that it has deleted was as large as another."""
+        """Return the size of a file of the reference; all checkpoints are of one size."""
         if name in self.sizes:
             return self.sizes[name]
         return next(size for path, size in self.sizes.items() if Path(path).name == Path(name).name)
@@ -464,6 +466,82 @@ class Bench:
             return [f"the last run failed ({code}):\n{said[-2000:]}"]
         found = self._result()
         return [f"{name} differs from the reference" for name in found if found[name] != self.reference[name]]
+
+
+@dataclass(frozen=True)
+class Obstacle:
+    """A folder that cannot be used.
+
+    Args:
+        name: what is in the way.
+        place: where a file lies in place of a folder, below the base; "": none.
+        read_only: a disk that can only be read; "": none.
+        said: pattern of the message; it also names the folder.
+    """
+
+    name: str
+    said: str
+    place: str = ""
+    read_only: str = ""
+
+
+OBSTACLES = (
+    Obstacle("output_dir is a file", r"-> \S+runs/run-2\n", place="runs/run"),
+    Obstacle("the folder of output_dir is a file", r"output_dir: \S+ .*runs/up", place="runs/up"),
+    Obstacle("the cache is a file", r"cache/file: expected a folder .* HF_FT_CACHE", place="cache/file"),
+    Obstacle("the cache of tokens is a file", r"tokens: .*a file lies where a folder", place="cache/tokens"),
+    Obstacle("output_dir is read only", r"runs/run\b.*[Rr]ead-only", read_only="runs"),
+    Obstacle("the cache is read only", r"cache\b.*(can only be read|written to)", read_only="cache"),
+)
+
+
+def meet_obstacle(bench: Bench, obstacle: Obstacle) -> list[str]:
+    """Run with an obstacle; return what is wrong with the answer."""
+    bench.clear()
+    run, cache = bench.run, bench.disks["cache"]
+    if obstacle.place:
+        (bench.base / obstacle.place).write_text("precious")
+        run = bench.base / "runs/up/run" if obstacle.place.endswith("up") else run
+        cache = bench.base / "cache/file" if obstacle.place.endswith("file") else cache
+    remount = ["mount", "-o", "remount,{}", str(bench.base / obstacle.read_only)]
+    if obstacle.read_only:
+        subprocess.run([part.format("ro") for part in remount], check=True)
+    os.environ["HF_FT_CACHE"] = str(cache)
+    code = fork(["run", str(bench.recipe), f"output_dir={run}"], bench.log)
+    if obstacle.read_only:
+        subprocess.run([part.format("rw") for part in remount], check=True)
+    said = bench.log.read_text(errors="replace")
+    faults = ["a traceback was printed"] if "Traceback" in said else []
+    faults += [] if re.search(obstacle.said, said) else ["the message does not say what is in the way"]
+    # A file in the place of the run folder is kept, and the run goes to a folder beside it.
+    expected = (0,) if obstacle.place == "runs/run" else (1, 2)
+    faults += [] if code in expected else [f"exit code {code}"]
+    if obstacle.place and (bench.base / obstacle.place).read_text() != "precious":
+        faults.append("the file was changed")
+    return [*faults, f"output ends with:\n{said[-1500:]}"] if faults else []
+
+
+def run_obstacles(*, inject: bool, keep: bool) -> tuple[int, int]:
+    """Run into every obstacle; return how many there were, and how many were met well."""
+    base, met = Path(tempfile.mkdtemp(prefix="hf_ft-full-")), []
+    with mounted([base / name for name in DISKS], inject=inject):
+        os.environ["TMPDIR"] = str(base)
+        bench = Bench(Chain("folders", texts, ()), base, inject=inject)
+        for obstacle in OBSTACLES:
+            if obstacle.read_only and inject:
+                continue
+            faults = meet_obstacle(bench, obstacle)
+            met.append(not faults)
+            print(
+                f"  {'FAILED' if faults else 'refused' if obstacle.place != 'runs/run' else 'went on':<12}"
+                f"{obstacle.name}",
+                flush=True,
+            )
+            for fault in faults:
+                print("      " + fault.replace("\n", "\n      "), flush=True)
+    if not keep:
+        shutil.rmtree(base, ignore_errors=True)
+    return len(met), sum(met)
 
 
 @contextlib.contextmanager
@@ -561,16 +639,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(
             f"  {'then':<12}" + ("; ".join(differs) or "finished: weights and results byte-equal"), flush=True
         )
+    tried = met = 0
+    if asked.only in "folders":
+        print("folders", flush=True)
+        tried, met = run_obstacles(inject=inject, keep=asked.keep)
     counts = {
         word: sum(one.verdict == word for one in outcomes)
         for word in ("refused", "went on", "FAILED", "NOT REACHED")
     }
     print(
         f"{len(outcomes)} writers in {len(chains)} chains: "
-        + ", ".join(f"{n} {w}" for w, n in counts.items())
+        + ", ".join(f"{number} {word}" for word, number in counts.items())
     )
-    print(f"{len(chains) - len(differing)} of {len(chains)} chains ended byte-equal with their reference")
-    return int(bool(differing or counts["FAILED"] or counts["NOT REACHED"]))
+    ended = len(chains) - len({one.partition(":")[0] for one in differing})
+    print(f"{ended} of {len(chains)} chains ended byte-equal with their reference")
+    print(f"{met} of {tried} obstacles were named")
+    return int(bool(differing or counts["FAILED"] or counts["NOT REACHED"] or met < tried))
 
 
 if __name__ == "__main__":

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from hf_ft.causes import explain, full_disk, naming, show_bytes
+from hf_ft.errors import DataError
 from hf_ft.storage.atomic import new_folder, write_text
 from hf_ft.train import checkpoints
 
@@ -75,6 +76,23 @@ def test_an_error_without_a_name_gets_it_and_one_with_a_name_keeps_it(tmp_path):
         raise OSError(errno.ENOSPC, "No space left", "inner")
     with pytest.raises(ZeroDivisionError), naming(path):
         raise ZeroDivisionError
+
+
+def test_a_full_cache_of_datasets_is_named_and_not_the_file_that_is_read(tmp_path, monkeypatch):
+    """datasets says "An error occurred while generating the dataset"; the cause is on another disk."""
+    import pandas
+    from datasets.arrow_writer import ArrowWriter
+
+    from hf_ft.data.files import read_files
+
+    def full(*given, **options):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    pandas.DataFrame({"text": ["a", "b"]}).to_parquet(tmp_path / "rows.parquet")
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr(ArrowWriter, "write_table", full)
+    with pytest.raises(DataError, match=rf"disk is full: {tmp_path / 'cache'} cannot .*HF_DATASETS_CACHE"):
+        read_files([str(tmp_path / "rows.parquet")])
 
 
 def test_sizes_are_formatted():
