@@ -43,17 +43,18 @@ def explain(error: BaseException) -> str:
         error: any error but an HfFtError, which explains itself.
     """
     text, name = first_line(error), type(error).__name__
+    said = f"{name}: {text}" if text else name
     full = full_disk(error)
     if full is not None:
         return _explain_full(full)
     if isinstance(error, MemoryError) or re.search(r"(allocate|out of) memory", text):
         return (
-            f"There is not enough memory ({name}: {text}). Lower train.per_device_train_batch_size, "
-            "train.per_device_eval_batch_size or data.image_size, or end other programs."
+            f"There is not enough memory ({said}). Lower train.global_batch_size, "
+            "train.per_device_train_batch_size or train.per_device_eval_batch_size, or end other programs."
         )
     if isinstance(error, OSError) and error.errno in _ADVICE and error.filename is not None:
         return f"{error.filename}: {error.strerror}; {_ADVICE[error.errno]}."
-    return f"{name}: {text}" if text else name
+    return said
 
 
 def first_line(error: BaseException) -> str:
@@ -84,12 +85,13 @@ def as_os_error(error: BaseException) -> OSError | None:
 
 
 @contextlib.contextmanager
-def naming(path: Path, size: int | None = None) -> Iterator[None]:
+def naming(path: Path, size: int | None = None, *, written_as: Path | None = None) -> Iterator[None]:
     """Name the file in an error of the block that writes it: neither Python nor safetensors does.
 
     Args:
         path: the file or folder that is written.
         size: about how many bytes it needs; None: not known.
+        written_as: the temporary name under which it is written; None: its own.
 
     Raises:
         OSError: with the file's name, and the size as a note; a library's error is its cause.
@@ -100,8 +102,9 @@ def naming(path: Path, size: int | None = None) -> Iterator[None]:
         found = as_os_error(error)
         if found is None:
             raise
-        if found.filename is None:
-            found.filename = str(path)
+        if found.filename is None or (written_as and str(found.filename).startswith(str(written_as))):
+            inside = str(found.filename or "").removeprefix(str(written_as))
+            found.filename = f"{path}{inside}"
             if size is not None and found.errno in FULL:
                 found.add_note(f"{path.name} needs about {show_bytes(size)}.")
         if found is error:

@@ -6,7 +6,7 @@ Each chain is one small recipe. It runs once without a fault: the reference. The
 system of its own (a tmpfs, which needs the right to mount), which is filled up when the run is about to write
 a certain file, so that the operating system itself refuses to write. The filler is deleted, and the same
 command runs again, until it meets the next writer; at the end it must finish with the weights and results of
-the reference, byte for byte. Where nothing can be mounted, and with --inject, Python raises the error instead.
+the reference, byte for byte. Where nothing can be mounted, and with --inject, Python raises it instead.
 
 After every fault it is checked that the program ended with a code other than 0; that it printed one sentence
 with the file, the space that is free and what to do, and no traceback; that the traceback stands in the file
@@ -173,7 +173,7 @@ CHAINS = (
         "texts, LoRA, profile",
         _lora,
         [
-            *checkpoint(4, frozen=True),
+            *(one for one in checkpoint(4, frozen=True) if one.file == "frozen.safetensors"),
             Writer("adapter", "os.mkdir", r"\.adapter\.new-\d+$"),
             Writer("adapter", at=r"\.adapter\.new-\d+/task\.json"),
             Writer("profile.json"),
@@ -406,6 +406,9 @@ class Bench:
         outcome.reached = self.sprung.exists()
         if outcome.reached:
             outcome.faults = [*self.judge(writer, code, said), *self.damage(before)]
+            if (other := self.run.with_name("run-2")).exists():
+                outcome.faults.append(f"the run went to another folder, {other}")
+                shutil.rmtree(other)
         if outcome.faults:
             outcome.faults.append(f"output ends with:\n{said[-1500:]}")
         return outcome
@@ -462,8 +465,8 @@ class Bench:
     def finish(self) -> list[str]:
         """Run the same command with space; return what differs from the reference."""
         code, said = self.command()
-        if code != 0:
-            return [f"the last run failed ({code}):\n{said[-2000:]}"]
+        if code != 0 or f"done: {self.run}\n" not in said:
+            return [f"the last run ended with {code} and not in {self.run}:\n{said[-2000:]}"]
         found = self._result()
         return [f"{name} differs from the reference" for name in found if found[name] != self.reference[name]]
 

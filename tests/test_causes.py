@@ -95,6 +95,16 @@ def test_a_full_cache_of_datasets_is_named_and_not_the_file_that_is_read(tmp_pat
         read_files([str(tmp_path / "rows.parquet")])
 
 
+def test_a_temporary_name_is_not_shown(tmp_path):
+    """Nobody can find `.model.new-4711`, and nobody looks for it."""
+    (tmp_path / "model").mkdir()
+    for name in ("config.json", None):
+        with pytest.raises(OSError) as found, new_folder(tmp_path / "model") as fresh:
+            raise OSError(errno.ENOSPC, "No space left on device", name and str(fresh / name))
+        assert found.value.filename == str(tmp_path / "model" / (name or ""))
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+
+
 def test_sizes_are_formatted():
     assert [show_bytes(size) for size in (0, 999, 1500, 2.5e6, 3e9)] == [
         "0 bytes", "999 bytes", "1.5 kB", "2.5 MB", "3.0 GB",

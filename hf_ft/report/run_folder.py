@@ -240,9 +240,10 @@ def _filled_in(recipe: Recipe, folder: Path) -> Recipe:
 
 
 def _is_blank(folder: Path) -> bool:
-    """Tell whether a folder holds no file of a run but its lock, a traceback and an empty `checkpoints`."""
+    """Tell whether a folder holds no file of a run but those that it writes before its recipe."""
     return folder.is_dir() and all(
-        path.name in (LOCK, OWNER, "error.log") or (path.name == "checkpoints" and not any(path.iterdir()))
+        path.name in (LOCK, OWNER, FILE, "error.log")
+        or (path.name == "checkpoints" and not any(path.iterdir()))
         for path in folder.iterdir()
     )
 

@@ -52,7 +52,7 @@ def new_file(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with naming(path):
+        with naming(path, written_as=temporary):
             yield temporary
             _flush(temporary)
         temporary.replace(path)
@@ -79,7 +79,7 @@ def new_folder(folder: Path, *, keep_first: bool = False) -> Iterator[Path]:
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        with naming(folder):
+        with naming(folder, written_as=temporary):
             yield temporary
         if not (keep_first and folder.is_dir()):
             replace_folder(temporary, folder)
