@@ -25,7 +25,7 @@ from hf_ft.errors import INTERRUPTED, RecipeError, Stopped, exit_codes, logged
 from hf_ft.finished_run import Run
 from hf_ft.parent_death import end_with_parent, is_launched
 from hf_ft.recipe.read import load_recipe
-from hf_ft.unsafe_files import refuse_secrets
+from hf_ft.verification.unsafe_files import refuse_secrets
 
 if TYPE_CHECKING:
     from hf_ft.data.audit import Findings
