@@ -11,7 +11,9 @@ import typer
 
 from hf_ft import __version__
 from hf_ft import run as flow
-from hf_ft.errors import RecipeError, exit_codes
+from hf_ft.causes import explain, full_disk, naming
+from hf_ft.errors import HfFtError, RecipeError, exit_codes
+from hf_ft.storage.atomic import write_text
 from hf_ft.text_utils import hint
 
 app = typer.Typer(
@@ -30,15 +32,23 @@ class OnBad(enum.StrEnum):
 
 
 def _write(file: Path, text: str, *, overwrite: bool = True) -> None:
-    """Write a file that the user named with -o."""
+    """Write a file that the user named with -o, whole or not at all."""
     try:
-        with file.open("w" if overwrite else "x", encoding="utf-8") as stream:
+        # Not a device such as /dev/stdout, and not in a new folder, whose name is rather a typing error.
+        if overwrite and file.parent.is_dir() and (file.is_file() or not file.exists()):
+            write_text(file, text)
+            return
+        with naming(file), file.open("w" if overwrite else "x", encoding="utf-8") as stream:
             stream.write(text)
     except FileExistsError:
         raise RecipeError(
             f"{file} exists, and init does not overwrite it; choose another file with -o"
         ) from None
     except OSError as error:
+        if full_disk(error) is not None:
+            if not overwrite:  # the file is new, and half of it would stand in the way of the next try
+                file.unlink(missing_ok=True)
+            raise HfFtError(explain(error)) from error
         raise RecipeError(
             f"{file} cannot be written ({error.strerror}); choose another file with -o"
         ) from None

@@ -6,7 +6,6 @@ Every message states what was found, what was expected, and the key, row or file
 from __future__ import annotations
 
 import contextlib
-import errno
 import signal
 import sys
 import tempfile
@@ -14,6 +13,9 @@ import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+
+from hf_ft.causes import explain, full_disk
+from hf_ft.secret_values import without_secrets
 
 
 class HfFtError(Exception):
@@ -88,6 +90,7 @@ def exit_codes() -> Iterator[None]:
     Exit codes: 0 done; 1 the run, its data or its model failed; 2 the recipe or the command line is wrong;
     130 interrupted (Ctrl-C); 75 stopped by SIGTERM, SIGUSR1 or SIGHUP.
     """
+    escape_unprintable()
     try:
         yield
     except HfFtError as error:
@@ -95,8 +98,8 @@ def exit_codes() -> Iterator[None]:
         sys.exit(2 if isinstance(error, RecipeError) else 1)
     except Exception as error:  # the only other place that catches everything is an item of the gate
         if not getattr(error, "__notes__", None):
-            _log_traceback(error, Path(tempfile.mkdtemp(prefix="hf_ft-")))
-        print("\n".join([_cause(error), *getattr(error, "__notes__", [])]), file=sys.stderr)
+            _log_traceback(error)
+        print("\n".join([explain(error), *_notes(error)]), file=sys.stderr)
         sys.exit(1)
 
 
@@ -118,22 +121,33 @@ def logged(stage: Callable[[], str], folder: Path) -> Iterator[None]:
         raise
 
 
-def _log_traceback(error: Exception, folder: Path) -> None:
-    log = folder / "error.log"
-    with contextlib.suppress(OSError):  # such as a full disk
-        log.write_text("".join(traceback.format_exception(error)), encoding="utf-8", errors="replace")
-    error.add_note(f"The traceback is in {log}.")
+def escape_unprintable() -> None:
+    """Let standard output escape the characters that its encoding lacks, as standard error does.
+
+    A terminal may know ASCII only, and a class may be called 停: its name must not end the run.
+    """
+    if getattr(sys.stdout, "errors", None) in ("strict", "surrogateescape"):
+        with contextlib.suppress(AttributeError, ValueError):  # not a stream of Python's own, or closed
+            sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
-def _cause(error: Exception) -> str:
-    """Say what broke and, where it is known, what to do."""
-    text = next((line for line in str(error).splitlines() if line.strip()), "")
-    name = type(error).__name__
-    if isinstance(error, OSError) and error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
-        return (
-            f"The disk is full ({text}). Free some space and run the same command again: it goes on from the "
-            "newest checkpoint."
-        )
-    if isinstance(error, MemoryError) or "allocate memory" in text or "out of memory" in text:
-        return f"There is not enough memory ({name}: {text}). Lower train.per_device_train_batch_size."
-    return f"{name}: {text}" if text else name
+def _log_traceback(error: Exception, folder: Path | None = None) -> None:
+    """Write the traceback to a file in a folder, or else in a temporary one, and name it in a note."""
+    text = without_secrets("".join(traceback.format_exception(error)))
+    for place in (folder, None):
+        with contextlib.suppress(OSError):  # such as a full disk
+            log = (place or Path(tempfile.mkdtemp(prefix="hf_ft-"))) / "error.log"
+            try:
+                log.write_text(text, encoding="utf-8", errors="replace")
+            except OSError:
+                log.unlink(missing_ok=True)
+                raise
+            error.add_note(f"The traceback is in {log}.")
+            return
+
+
+def _notes(error: Exception) -> list[str]:
+    """List the notes of an error, and those of the full disk that it was caused by."""
+    full = full_disk(error)
+    own = [] if full is None or full is error else getattr(full, "__notes__", [])
+    return [*own, *getattr(error, "__notes__", [])]

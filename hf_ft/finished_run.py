@@ -41,7 +41,7 @@ class Run:
     @property
     def verification(self) -> list[dict[str, Any]]:
         """What the gate found, item by item: name, passed, detail."""
-        return json.loads((self.folder / "verify.json").read_text())["items"]
+        return json.loads((self.folder / "verify.json").read_text(encoding="utf-8"))["items"]
 
     def report(self) -> Path:
         """Return the path of the report."""

@@ -25,6 +25,7 @@ from hf_ft.errors import INTERRUPTED, RecipeError, Stopped, exit_codes, logged
 from hf_ft.finished_run import Run
 from hf_ft.parent_death import end_with_parent, is_launched
 from hf_ft.recipe.read import load_recipe
+from hf_ft.verification.unsafe_files import refuse_secrets
 
 if TYPE_CHECKING:
     from hf_ft.data.audit import Findings
@@ -93,6 +94,7 @@ def finetune(
     recipe = load_recipe(recipe, in_memory=data is not None)
     if recipe.seeds is not None:
         raise RecipeError("seeds: several runs; call finetune_seeds in place of finetune, or remove the key")
+    refuse_secrets(recipe.to_yaml(), sys.argv[1:])
 
     from hf_ft.verification.fresh_process import FreshProcess, may_be_main
 
@@ -310,6 +312,7 @@ def check(recipe: Recipe | str | Path | dict[str, Any], *, data: Any = None) -> 
     []
     """
     recipe = load_recipe(recipe, in_memory=data is not None)
+    refuse_secrets(recipe.to_yaml(), sys.argv[1:])
 
     from hf_ft.errors import AuditError
     from hf_ft.report import hub

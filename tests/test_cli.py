@@ -3,6 +3,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+import subprocess
 import sys
 from pathlib import Path
 from types import SimpleNamespace
@@ -262,3 +263,19 @@ def test_an_interrupted_run_names_the_command_that_resumes_it(hf_ft_command, mon
     assert set(found) == {"folder", "headline", "verdict", "verified"}
     assert (found["folder"], found["verified"]) == ("out", True)
     assert json.loads((tmp_path / "out" / "results.json").read_text())["headline"] == found["headline"]
+
+
+@pytest.mark.parametrize("verb", [["init", "image-classification"], ["schema"]])
+def test_a_full_disk_leaves_no_half_file(verb, tmp_path):
+    """Half a recipe stood in the way of the next try, as `init` does not overwrite."""
+    program = (
+        "import resource, sys\nfrom hf_ft.cli import main\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))\nmain()"
+    )
+    file = tmp_path / "x.yaml"
+    ran = subprocess.run(
+        [sys.executable, "-c", program, *verb, "-o", str(file)], capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 1 and "Traceback" not in ran.stderr
+    assert ran.stderr.startswith(f"{file}: it would be larger than a file may be")
+    assert not list(tmp_path.iterdir())

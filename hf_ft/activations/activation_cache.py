@@ -137,6 +137,7 @@ class CacheRequest:
         epochs: number of passes over the training rows.
         against: a reason why no model of this run can use the cache, or None.
         seed: the seed of the run.
+        spared: bytes that the cache must leave free on its disk.
     """
 
     passes: Passes
@@ -147,6 +148,7 @@ class CacheRequest:
     epochs: float
     against: str | None
     seed: int
+    spared: int = 0
 
 
 def cache_activations(
@@ -266,7 +268,7 @@ def _decide(
             for split, rows in request.rows.items()
         )
         most = int(request.section.max_gb * 1e9)
-        full = make_room(_root(), size, most, list(folders.values()), delete=keep)
+        full = make_room(_root(), size, most, list(folders.values()), delete=keep, spared=request.spared)
         if full is not None:
             return f"not used: {full}; {COMPUTED_AGAIN}"
         if keep:

@@ -19,7 +19,7 @@ from hf_ft.data.labels import count_classes
 from hf_ft.data.table import Table
 from hf_ft.errors import AuditError, DataError
 from hf_ft.processor_cores import usable_cores
-from hf_ft.storage.atomic import read_json, write_json
+from hf_ft.storage.atomic import new_file, read_json, write_json
 from hf_ft.storage.row_hash import FileState, SplitRecord, find_record, hash_row, hash_values, save_record
 from hf_ft.storage.source_hash import task_source_hash
 from hf_ft.task import Inspection
@@ -165,7 +165,7 @@ def _labels(task: Task, examples: Mapping[str, Any]) -> dict[str, Any]:
 
 def write_bad(bad: Sequence[Mapping[str, str]], path: Path) -> None:
     """Write bad rows to a CSV file with the columns split, id and reason."""
-    with path.open("w", encoding="utf-8", newline="") as file:
+    with new_file(path) as fresh, fresh.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, ["split", "id", "reason"])
         writer.writeheader()
         writer.writerows(bad)

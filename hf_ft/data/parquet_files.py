@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from hf_ft.data.csv_files import check_same_columns
+from hf_ft.data.datasets_cache import cache_named
 from hf_ft.errors import DataError
 from hf_ft.text_utils import listing
 
@@ -34,13 +35,14 @@ def read_parquet_files(paths: Sequence[str]) -> Dataset:
     if not rows:
         raise DataError(f"data.source: {listing(paths, 3)}: there are no rows.")
     try:
-        found = load_dataset(
-            "parquet",
-            name=f"files-{_state_of(paths)}",
-            data_files={"train": [glob.escape(path) for path in paths]},
-            features=_common_features(features),
-            split="train",
-        )
+        with cache_named():
+            found = load_dataset(
+                "parquet",
+                name=f"files-{_state_of(paths)}",
+                data_files={"train": [glob.escape(path) for path in paths]},
+                features=_common_features(features),
+                split="train",
+            )
     except (DatasetGenerationError, pyarrow.ArrowException) as error:
         raise _damaged(paths, error) from error
     if len(found) != rows:

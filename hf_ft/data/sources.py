@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_ft.data.class_folders import ROW_ID, read_class_folders, visible
+from hf_ft.data.datasets_cache import cache_named
 from hf_ft.data.files import download, format_of, from_frame, from_records, read_files
 from hf_ft.data.hub_lookup import did_you_mean, why_not_on_hub
 from hf_ft.data.parquet_files import first_line
@@ -241,7 +242,8 @@ def _load(source: str, section: DataSection, revision: str | None) -> dict[str, 
     from datasets.exceptions import DatasetGenerationError
 
     try:
-        return dict(load_dataset(source, name=section.config, revision=revision))
+        with cache_named():
+            return dict(load_dataset(source, name=section.config, revision=revision))
     except (ValueError, DatasetGenerationError) as error:
         cause = error if isinstance(error, ValueError) else first_line(error)
         raise DataError(

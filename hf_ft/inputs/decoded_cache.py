@@ -42,7 +42,7 @@ class _Plan:
 
 
 def cache_decoded(
-    data: Prepared, task: Task, section: CacheSection, processes: Any, *, keep: bool
+    data: Prepared, task: Task, section: CacheSection, processes: Any, *, keep: bool, spared: int = 0
 ) -> tuple[Mapping[str, Any], str | None]:
     """Replace the rows of a run by rows from the cache of decoded rows, where the recipe asks for it.
 
@@ -54,6 +54,7 @@ def cache_decoded(
         section: the recipe's section `cache`.
         processes: the Accelerator, or PartialState.
         keep: whether to store anything; False: only decide.
+        spared: bytes that the cache must leave free on its disk.
 
     Returns:
         Split -> rows to encode; and the decision with its reason, None where `cache.decoded` is false.
@@ -62,13 +63,14 @@ def cache_decoded(
         return data.rows, None
     with processes.local_main_process_first():
         try:
-            return _decide(data, task, section, first=processes.is_local_main_process, keep=keep)
+            first = processes.is_local_main_process
+            return _decide(data, task, section, first=first, keep=keep, spared=spared)
         except OSError as error:
             return data.rows, f"not used: {error}; pictures are decoded in each epoch"
 
 
 def _decide(
-    data: Prepared, task: Task, section: CacheSection, *, first: bool, keep: bool
+    data: Prepared, task: Task, section: CacheSection, *, first: bool, keep: bool, spared: int
 ) -> tuple[Mapping[str, Any], str]:
     tables = {split: rows for split, rows in data.rows.items() if isinstance(rows, Table)}
     if not task.media_roles or len(tables) < len(data.rows):
@@ -82,7 +84,7 @@ def _decide(
     size, folders = sum(plan.size for plan in plans.values()), [plan.folder for plan in plans.values()]
     if first:
         # Only this process evicts old entries; the others use the stores if this process has opened them.
-        full = make_room(root, size, int(section.max_gb * 1e9), folders, delete=keep)
+        full = make_room(root, size, int(section.max_gb * 1e9), folders, delete=keep, spared=spared)
         if full is not None:
             return data.rows, f"not used: {full}; pictures are decoded in each epoch"
     elif not all((folder / "use").is_file() for folder in folders):

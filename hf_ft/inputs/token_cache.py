@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from filelock import FileLock
 
+from hf_ft.causes import explain
 from hf_ft.errors import DataError
 from hf_ft.storage.cache_folder import cache_folder
 from hf_ft.storage.eviction import make_room, mark_use, size_of
@@ -126,7 +127,7 @@ def cache_tokens(
             mark_use(folder, {"rows": len(texts)})
     except OSError as error:
         raise DataError(
-            f"{folder}: cannot store tokens: {error}; set HF_FT_CACHE to another folder"
+            f"cannot store tokens: {explain(error)} HF_FT_CACHE may also name another folder"
         ) from error
     return CachedTokens(store)
 

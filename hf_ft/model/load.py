@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_ft.causes import naming
 from hf_ft.data.hub_lookup import did_you_mean, why_not_on_hub
 from hf_ft.errors import ModelError
 from hf_ft.model.head import check_report, some
@@ -265,7 +266,7 @@ def processor_hash(processor: Any) -> str:
     if type(processor).__name__ == "TimmWrapperImageProcessor":  # it saves nothing
         settings = repr(sorted(processor.data_config.items()))
         return hashlib.blake2b(settings.encode(), digest_size=16).hexdigest()
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, naming(Path(folder)):
         processor.save_pretrained(folder)
         state = hashlib.blake2b(digest_size=16)
         for file in sorted(path for path in Path(folder).rglob("*") if path.is_file()):

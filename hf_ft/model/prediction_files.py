@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from hf_ft.causes import explain
 from hf_ft.errors import DataError, RecipeError
 from hf_ft.model.prediction_inputs import BadRow, Inputs, bad_rows, listed, read_inputs
 from hf_ft.processor_cores import usable_cores
@@ -122,7 +123,7 @@ def predict_to_file(
     try:
         write_records(records, path)
     except OSError as error:
-        raise DataError(f"{path}: cannot be written ({error})") from error
+        raise DataError(explain(error)) from error
     return Written(path, len(records), found.bad, time.perf_counter() - begun)
 
 

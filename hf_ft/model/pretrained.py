@@ -5,6 +5,8 @@ from __future__ import annotations
 import contextlib
 import difflib
 import importlib
+import pickle
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -80,6 +82,15 @@ def explain_errors(name: str) -> Iterator[None]:
 
     try:
         yield
+    except (pickle.UnpicklingError, EOFError) as error:
+        # Not in torch's words, which advise to let the file run code.
+        inside = re.search(r"unsupported (?:GLOBAL|class) (\S+)", str(error))
+        holds = f"it asks for {inside[1]}" if inside else "it is damaged, or no file of weights"
+        raise ModelError(
+            f"model.name: cannot load {name!r}: a file of weights (.bin, .pt) does not hold tensors alone: "
+            f"{holds}. Such a file could run anybody's code, so hf_ft does not load it. Name a model with "
+            ".safetensors files, or download the file again"
+        ) from error
     except (
         OSError,
         ValueError,

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_ft.causes import naming
 from hf_ft.errors import ModelError
 from hf_ft.model.load import resolve
 from hf_ft.model.pretrained import quiet
@@ -51,7 +52,8 @@ def save_model(
     if adapted and source is None:
         raise ModelError("an adapter is saved with the name of its base model; pass source=Loaded.source")
     plain = merged(network) if adapted else network
-    with new_folder(folder) as fresh, quiet():
+    size = sum(tensor.nbytes for tensor in plain.state_dict().values())
+    with new_folder(folder) as fresh, naming(folder, size), quiet():
         plain.save_pretrained(fresh)
         _save_task(task, fresh, source and _without_path(source))
         _remove_code(fresh)

@@ -264,7 +264,7 @@ class EvaluateSection(Section):
     mode: Literal["min", "max"] | None = None
     """Whether the main metric is better when lower or higher; only for metrics unknown to the task."""
     extra: list[str] = Field(default_factory=list)
-    """Further metrics: names or paths of modules of the package `evaluate`."""
+    """Further metrics: names or paths of modules of the package `evaluate`. They are code, which is run."""
     intervals: Literal["bootstrap", "none"] = "bootstrap"
     """Confidence interval of the main metric: percentile bootstrap over the rows, seeded."""
     resamples: Annotated[int, Field(ge=100, le=100_000)] = 1000

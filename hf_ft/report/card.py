@@ -123,6 +123,7 @@ def model_card(run_folder: Path, repo: str, kept: Mapping[str, Any] | None = Non
         show_name=show_name,
         cell=cell,
         fence=fence,
+        code=code,
     )
     return ModelCard(content)
 
@@ -135,6 +136,14 @@ def cell(text: Any) -> str:
 def fence(text: str) -> str:
     """Return a code fence that is longer than every sequence of backticks in the text."""
     return "`" * max(3, 1 + max(map(len, re.findall(r"`+", text)), default=0))
+
+
+def code(text: str) -> str:
+    """Return untrusted text (the name of a folder) as inline code, which no backtick in it can end."""
+    line = " ".join(text.split())
+    ticks = "`" * (1 + max(map(len, re.findall(r"`+", line)), default=0))
+    space = " " if len(ticks) > 1 else ""
+    return f"{ticks}{space}{line}{space}{ticks}"
 
 
 def _arguments(example: Any, options: Mapping[str, Any]) -> str:

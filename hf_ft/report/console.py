@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console as Terminal
 
+from hf_ft.errors import escape_unprintable
+
 if TYPE_CHECKING:
     from rich.table import Table
 
@@ -25,6 +27,7 @@ class Console:
 
     def __init__(self, speaks: bool = True):
         self.speaks = speaks
+        escape_unprintable()
         self.terminal = Terminal(quiet=not speaks, highlight=False, soft_wrap=True)
         self.seconds: dict[str, float] = {}
         self._room, self._start = "", 0.0

@@ -16,8 +16,10 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from hf_ft.causes import explain
 from hf_ft.errors import PublishError, VerifyError
 from hf_ft.report.card import FILES, model_card
+from hf_ft.storage.atomic import write_text
 from hf_ft.storage.file_hash import checksums
 from hf_ft.verification.items import ITEMS, RECORD, read_record
 from hf_ft.verification.unsafe_files import check_files
@@ -204,7 +206,11 @@ def write_card(run_folder: Path, model: Iterable[Path], repository: Repository) 
     """
     kept = _owner_metadata(repository) if "README.md" in repository.files else {}
     card = run_folder / "card" / "README.md"
-    model_card(run_folder, repository.name, kept).save(card)
+    content = model_card(run_folder, repository.name, kept).content
+    try:
+        write_text(card, content)
+    except OSError as error:
+        raise PublishError(explain(error)) from error
     try:
         # Check the sources of the card too: escaped markup in the card could hide a secret from the search.
         check_files([card, *(run_folder / name for name in FILES), *model], run_folder)

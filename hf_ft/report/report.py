@@ -19,7 +19,7 @@ from hf_ft.evaluate.metric_format import is_share, show_interval, show_metric, s
 from hf_ft.evaluate.verdict import Verdict
 from hf_ft.report.curves import curve_svg
 from hf_ft.report.examples import ExampleGroup, plain
-from hf_ft.storage.atomic import write_text
+from hf_ft.storage.atomic import new_file, write_text
 from hf_ft.task import Figure
 
 # A long table shows this many rows at its top and at its end; the rows between them are folded.
@@ -162,7 +162,8 @@ def draw_figures(run_folder: Path, content: ReportContent) -> None:
     for figure in content.all_figures:
         if figure.name not in content.drawn:
             path = run_folder / "figures" / f"{_slug(figure.name)}.png"
-            figure.figure.savefig(path, facecolor="white", dpi=160)
+            with new_file(path) as fresh:
+                figure.figure.savefig(fresh, format="png", facecolor="white", dpi=160)
             # The layout was computed for the PNG, which took as long as drawing; the SVG has the same.
             figure.figure.set_layout_engine("none")
             content.drawn[figure.name] = _svg(figure)

@@ -48,8 +48,8 @@ def report_content(
     """
     recipe, task, data = setup.recipe, setup.task, setup.data
     metric, greater = setup.metric, setup.greater
-    log = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
-    environment = json.loads((folder / "environment.json").read_text())
+    log = [json.loads(line) for line in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()]
+    environment = json.loads((folder / "environment.json").read_text(encoding="utf-8"))
     groups = data.groups(task, evaluation.split)
     return ReportContent(
         name=recipe.name,

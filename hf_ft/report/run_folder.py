@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from hf_ft.causes import full_disk
 from hf_ft.errors import RecipeError
 from hf_ft.evaluate.results import results_content
 from hf_ft.evaluate.stored_predictions import write_predictions
@@ -122,6 +123,8 @@ def _choose_and_lock(recipe: Recipe, resume: str, stack: contextlib.ExitStack) -
         try:
             (chosen.path / "checkpoints").mkdir(parents=True, exist_ok=True)
         except OSError as error:
+            if full_disk(error) is not None:  # which is no mistake of the recipe
+                raise
             raise RecipeError(f"output_dir: cannot create {chosen.path / 'checkpoints'}: {error}") from error
         with contextlib.ExitStack() as held:
             held.enter_context(locked(chosen.path))
@@ -188,7 +191,10 @@ def choose_folder(recipe: Recipe, resume: str) -> RunFolder:
             _same_recipe(recipe, checkpoint)
             checkpoints.require_best(checkpoint)
             return RunFolder(newest, checkpoint, [*notes, f"resume from {checkpoint}"])
-        if not notes and (newest / "recipe.yaml").read_text() == _filled_in(recipe, newest).to_yaml():
+        if (
+            not notes
+            and (newest / "recipe.yaml").read_text(encoding="utf-8") == _filled_in(recipe, newest).to_yaml()
+        ):
             return RunFolder(newest)
     if resume == "must":
         reasons = "".join(f"; {note}" for note in notes)
@@ -234,9 +240,10 @@ def _filled_in(recipe: Recipe, folder: Path) -> Recipe:
 
 
 def _is_blank(folder: Path) -> bool:
-    """Tell whether a folder holds no file of a run but its lock, a traceback and an empty `checkpoints`."""
+    """Tell whether a folder holds no file of a run but those that it writes before its recipe."""
     return folder.is_dir() and all(
-        path.name in (LOCK, OWNER, "error.log") or (path.name == "checkpoints" and not any(path.iterdir()))
+        path.name in (LOCK, OWNER, FILE, "error.log")
+        or (path.name == "checkpoints" and not any(path.iterdir()))
         for path in folder.iterdir()
     )
 
@@ -253,7 +260,7 @@ def _runs_of(recipe: Recipe, path: Path) -> list[Path]:
         numbered = re.fullmatch(rf"{re.escape(path.name)}(?:-(\d+))?", folder.name)
         file = folder / "recipe.yaml"
         if numbered and file.is_file():
-            content = read_yaml(file.read_text(), str(file)).value
+            content = read_yaml(file.read_text(encoding="utf-8"), str(file)).value
             if isinstance(content, dict) and content.get("name") == recipe.name:
                 found.append((int(numbered[1] or 1), folder))
     return [folder for _, folder in sorted(found)]

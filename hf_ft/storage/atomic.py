@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from hf_ft.causes import naming
+
 
 def write_text(path: Path, text: str) -> None:
     """Write a UTF-8 file atomically; if several processes write it at once, the last rename wins."""
@@ -42,16 +44,22 @@ def read_json(path: Path, kind: type = object) -> Any:
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary file name to write to; rename that file to `path` unless the block raises."""
+    """Yield a temporary file name to write to; rename that file to `path` unless the block raises.
+
+    Raises:
+        OSError: the file cannot be written; the error names it, and `path` is as it was.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        yield temporary
-        _flush(temporary)
+        with naming(path, written_as=temporary):
+            yield temporary
+            _flush(temporary)
         temporary.replace(path)
         _flush(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # an earlier error says more
+            temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
@@ -62,13 +70,17 @@ def new_folder(folder: Path, *, keep_first: bool = False) -> Iterator[Path]:
         folder: the final path; an existing folder is replaced as a whole.
         keep_first: if another process has created `folder` meanwhile, leave that one in place and delete the
             temporary one.
+
+    Raises:
+        OSError: a file cannot be written; the error names the file or `folder`, which is as it was.
     """
     temporary = folder.absolute().with_name(f".{folder.name}.new-{os.getpid()}")
     temporary.parent.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     try:
-        yield temporary
+        with naming(folder, written_as=temporary):
+            yield temporary
         if not (keep_first and folder.is_dir()):
             replace_folder(temporary, folder)
     finally:
@@ -100,7 +112,8 @@ def _flush(path: Path) -> None:
         return
     descriptor = os.open(path, os.O_RDONLY)
     try:
-        os.fsync(descriptor)
+        with naming(path):
+            os.fsync(descriptor)
     finally:
         os.close(descriptor)
 

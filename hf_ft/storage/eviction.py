@@ -13,7 +13,13 @@ from hf_ft.storage.atomic import write_json
 
 
 def make_room(
-    root: Path, size: int, most: int, own: Collection[Path] = (), *, delete: bool = True
+    root: Path,
+    size: int,
+    most: int,
+    own: Collection[Path] = (),
+    *,
+    delete: bool = True,
+    spared: int = 0,
 ) -> str | None:
     """Delete the least recently used stores until the stores of this run fit.
 
@@ -23,6 +29,7 @@ def make_room(
         most: bytes that all stores together may take.
         own: folders of the run's own stores, filled or not; they are never deleted.
         delete: False: delete nothing, and only find out whether deleting would free enough bytes.
+        spared: bytes of the same disk that something else will need.
 
     Returns:
         The reason why the stores do not fit, or None if they fit.
@@ -33,7 +40,7 @@ def make_room(
     needed = max(0, size - sum(size_of(folder) for folder in own if folder.is_dir()))
     others = [folder for folder in root.iterdir() if (folder / "use").is_file() and folder not in own]
     sizes = {folder: size_of(folder) for folder in sorted(others, key=last_use)}
-    room = shutil.disk_usage(root).free
+    room = shutil.disk_usage(root).free - spared
     for folder in list(sizes):
         if sum(sizes.values()) + size <= most and needed < 0.9 * room:
             break
@@ -45,7 +52,8 @@ def make_room(
             shutil.rmtree(folder, ignore_errors=True)
             room += sizes.pop(folder)
     if needed >= 0.9 * room:
-        return f"{needed / 1e9:.2f} GB are needed and {room / 1e9:.2f} GB are free on that disk"
+        rest = f" beside the {spared / 1e9:.2f} GB of the run's own files" if spared else ""
+        return f"{needed / 1e9:.2f} GB are needed and {max(0, room) / 1e9:.2f} GB are free on that disk{rest}"
     return None
 
 

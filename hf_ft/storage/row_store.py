@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from hf_ft.causes import naming
 from hf_ft.errors import DataError
 from hf_ft.storage.atomic import read_json, write_json
 
@@ -101,7 +102,9 @@ class RowStore:
         self.folder, self.fields, self.lengths = folder, list(fields), np.asarray(lengths, np.int64)
         if read_json(folder / _DESCRIPTION) != self._description:
             folder.mkdir(parents=True, exist_ok=True)
-            self.lengths.tofile(folder / _LENGTHS)
+            # Not `tofile`: its error on a full disk has neither a number nor a name.
+            with naming(folder / _LENGTHS):
+                (folder / _LENGTHS).write_bytes(self.lengths.tobytes())
             write_json(folder / _DESCRIPTION, self._description)
         rows = len(self.lengths)
         self._starts, self._data = dict[str, np.ndarray](), dict[str, torch.Tensor]()
@@ -306,7 +309,7 @@ def _is_equal(field: Field, one: torch.Tensor, other: torch.Tensor) -> bool:
 def _allocate_file(path: Path, size: int) -> Path:
     """Create a file of this size and reserve its disk blocks: a later write must not meet a full disk."""
     if not path.is_file() or path.stat().st_size < size:
-        with path.open("ab") as file:
+        with naming(path, size), path.open("ab") as file:
             if sys.platform == "linux":
                 os.posix_fallocate(file.fileno(), 0, max(1, size))
             else:

@@ -23,6 +23,7 @@ from hf_ft.train.arguments import training_arguments
 from hf_ft.train.callbacks import EpochLines, LogFile
 from hf_ft.train.choices import Choices, Undisturbed
 from hf_ft.train.decisions import Decision, record_decisions, recorded_decisions
+from hf_ft.train.disk_space import check_space, space_of
 from hf_ft.train.distributed import start_processes
 from hf_ft.train.identity import identity_of, require_same_identity
 from hf_ft.train.profiler import Profile, ProfiledTrainer
@@ -129,6 +130,7 @@ def assemble(
 
     Raises:
         AuditError: the audit found errors; its `findings` list all of them.
+        RecipeError: the files of the run cannot fit on the disk.
         TrainError: the checkpoint was written with other rows, starting weights or another processor.
         HfFtError: data, model and recipe do not fit together.
     """
@@ -158,7 +160,15 @@ def assemble(
     schedule = choose_schedule(recipe, len(prepared.rows["train"]), frozen.model, recorded)
     asked, recipe = recipe, with_choices(recipe, schedule)
     speaks = console is None or console.speaks
-    choices = Choices(recipe, schedule, recorded, processes, bars=speaks, undisturbed=undisturbed)
+    space = space_of(
+        recipe,
+        frozen.model,
+        len(prepared.rows["train"]),
+        folder if keep else Path(recipe.output_dir),
+        adapted=frozen.adapted,
+    )
+    _tell(console, "lines", check_space(space, processes))
+    choices = Choices(recipe, schedule, recorded, processes, space, bars=speaks, undisturbed=undisturbed)
     fingerprint = frozen.frozen_fingerprint()
     rows = choices.compute(task, prepared, frozen, fingerprint, keep=keep)
     recipe = with_choices(recipe, choices.made)

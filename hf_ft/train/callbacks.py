@@ -17,6 +17,9 @@ from transformers import (
     TrainingArguments,
 )
 
+from hf_ft.causes import naming
+from hf_ft.storage.atomic import write_text
+
 # The share by which a validation loss must fall below the lowest one to count as an improvement.
 LOSS_IMPROVEMENT = 1e-3
 
@@ -87,7 +90,7 @@ class LogFile(TrainerCallback):
     ) -> None:
         """Rewrite the file with the entries up to the step that training starts from."""
         if state.is_world_process_zero:
-            self.path.write_text("".join(json.dumps(line) + "\n" for line in state.log_history))
+            write_text(self.path, "".join(json.dumps(line) + "\n" for line in state.log_history))
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -100,7 +103,7 @@ class LogFile(TrainerCallback):
     ) -> None:
         """Append the newest entry."""
         if state.is_world_process_zero:
-            with self.path.open("a") as file:
+            with naming(self.path), self.path.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(state.log_history[-1]) + "\n")
 
 

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
+from hf_ft.causes import naming
 from hf_ft.errors import TrainError
 from hf_ft.storage.atomic import read_json, replace_folder
 from hf_ft.storage.file_hash import sha256_of
@@ -50,8 +51,8 @@ def save_weights(model: torch.nn.Module, folder: Path, before: Path | None = Non
         before: an earlier checkpoint of the same run; its file of frozen weights is shared.
     """
     every, changing = _unique_tensors(model), changing_tensors(model)
-    save_file({name: tensor.contiguous() for name, tensor in changing.items()}, str(folder / WEIGHTS))
-    fixed = {name: tensor.contiguous() for name, tensor in every.items() if name not in changing}
+    _save_tensors(changing, folder / WEIGHTS)
+    fixed = {name: tensor for name, tensor in every.items() if name not in changing}
     if not fixed:
         return
     if before is not None:
@@ -59,7 +60,7 @@ def save_weights(model: torch.nn.Module, folder: Path, before: Path | None = Non
         with contextlib.suppress(OSError):
             (folder / FROZEN).hardlink_to(before / FROZEN)
             return
-    save_file(fixed, str(folder / FROZEN))
+    _save_tensors(fixed, folder / FROZEN)
 
 
 def load_weights(model: torch.nn.Module, folder: Path) -> None:
@@ -113,17 +114,14 @@ def save_optimizer(optimizer: Any, scheduler: Any, folder: Path) -> None:
         for key, value in entries.items():
             kind: dict[str, Any] = tensors if torch.is_tensor(value) else numbers
             kind[f"{index}.{key}"] = value
-    save_file(
-        {key: value.contiguous().cpu() for key, value in tensors.items()},
-        str(folder / "optimizer.safetensors"),
-    )
+    _save_tensors({key: value.cpu() for key, value in tensors.items()}, folder / "optimizer.safetensors")
     _write_json(folder / "optimizer.json", {"numbers": numbers, "param_groups": state["param_groups"]})
     _write_json(folder / "scheduler.json", scheduler.state_dict())
 
 
 def load_optimizer(optimizer: Any, scheduler: Any, folder: Path) -> None:
     """Restore what `save_optimizer` wrote, bit for bit."""
-    written = json.loads((folder / "optimizer.json").read_text())
+    written = json.loads((folder / "optimizer.json").read_text(encoding="utf-8"))
     state: dict[int, dict[str, Any]] = {}
     for name, value in [
         *load_file(str(folder / "optimizer.safetensors")).items(),
@@ -136,7 +134,7 @@ def load_optimizer(optimizer: Any, scheduler: Any, folder: Path) -> None:
         for group in written["param_groups"]
     ]
     optimizer.load_state_dict({"state": _laid_out_like(optimizer, state), "param_groups": groups})
-    scheduler.load_state_dict(json.loads((folder / "scheduler.json").read_text()))
+    scheduler.load_state_dict(json.loads((folder / "scheduler.json").read_text(encoding="utf-8")))
 
 
 def _laid_out_like(optimizer: Any, state: dict[int, dict[str, Any]]) -> dict[int, dict[str, Any]]:
@@ -163,7 +161,7 @@ def save_random_state(folder: Path, rank: int) -> None:
     tensors = {"torch": torch.get_rng_state(), "numpy": torch.from_numpy(np.asarray(keys).astype(np.int64))}
     if torch.cuda.is_available():
         tensors |= {f"cuda{index}": value for index, value in enumerate(torch.cuda.get_rng_state_all())}
-    save_file(tensors, str(folder / f"random-{rank}.safetensors"))
+    _save_tensors(tensors, folder / f"random-{rank}.safetensors")
     numpy_rest = [name, position, has_gauss, cached]
     _write_json(folder / f"random-{rank}.json", {"python": [version, internal, gauss], "numpy": numpy_rest})
 
@@ -181,7 +179,7 @@ def load_random_state(folder: Path, rank: int) -> None:
             "wrote it"
         )
     tensors = load_file(str(path))
-    rest = json.loads((folder / f"random-{rank}.json").read_text())
+    rest = json.loads((folder / f"random-{rank}.json").read_text(encoding="utf-8"))
     version, internal, gauss = rest["python"]
     random.setstate((version, tuple(internal), gauss))
     name, position, has_gauss, cached = rest["numpy"]
@@ -277,12 +275,18 @@ def prune(checkpoints: Path, keep: set[str]) -> None:
 
 
 def _read_marker(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / MARKER).read_text())
+    return json.loads((folder / MARKER).read_text(encoding="utf-8"))
 
 
 def _size_and_hash(path: Path) -> dict[str, Any]:
     return {"size": path.stat().st_size, "sha256": sha256_of(path)}
 
 
+def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    with naming(path, sum(tensor.nbytes for tensor in tensors.values())):
+        save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, str(path))
+
+
 def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value))
+    with naming(path):
+        path.write_text(json.dumps(value), encoding="utf-8")

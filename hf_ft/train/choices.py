@@ -16,6 +16,7 @@ from hf_ft.model.allocator import keep_freed_memory
 from hf_ft.model.batch_norm_statistics import learning_batch_norms
 from hf_ft.model.memory_format import choose_memory_format
 from hf_ft.model.passes import Passes
+from hf_ft.storage.cache_folder import cache_folder
 from hf_ft.train.arguments import choose_workers, plan_batches, train_sampler
 from hf_ft.train.decisions import Decision
 from hf_ft.train.distributed import unused_devices
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from hf_ft.recipe.schema import Recipe
     from hf_ft.task import Task
     from hf_ft.train.arguments import BatchPlan
+    from hf_ft.train.disk_space import Space
 
 
 Undisturbed = Callable[[], contextlib.AbstractContextManager[None]]
@@ -44,6 +46,7 @@ class Choices:
         schedule: the decisions of `choose_schedule`.
         recorded: the decisions of the interrupted run, if this run resumes it.
         processes: the training processes.
+        space: the disk space of the run's own files, which the caches leave free.
         bars: whether to show progress bars on a terminal.
         undisturbed: makes a context in which no process of this run disturbs a measurement of speed.
     """
@@ -54,13 +57,14 @@ class Choices:
         schedule: Mapping[str, Decision],
         recorded: Mapping[str, Decision],
         processes: PartialState,
+        space: Space,
         *,
         bars: bool = True,
         undisturbed: Undisturbed = contextlib.nullcontext,
     ):
         self.recipe, self.recorded, self.processes, self.bars = recipe, recorded, processes, bars
         self.made = dict(schedule)
-        self.undisturbed = undisturbed
+        self.space, self.undisturbed = space, undisturbed
         # Set by `compute`.
         self.full: Passes
         section = recipe.train
@@ -77,7 +81,8 @@ class Choices:
         device = torch.device("cpu") if self.use_cpu else self.processes.device
         made["division"] = Decision(str(self.plan))
         made["allocator"] = Decision(keep_freed_memory(section.allocator, device.type))
-        raw, decoded = cache_decoded(data, task, self.recipe.cache, self.processes, keep=keep)
+        spared = self.space.needed_on(cache_folder())
+        raw, decoded = cache_decoded(data, task, self.recipe.cache, self.processes, keep=keep, spared=spared)
         made |= {} if decoded is None else {"decoded": Decision(decoded)}
         rows = self._encoded(task, raw)
         model: Any = frozen.model.to(device)
@@ -106,6 +111,7 @@ class Choices:
                 epochs_in(self.recipe, len(rows["train"])),
                 self._against_cache(),
                 self.recipe.seed,
+                spared,
             ),
             self.processes,
             keep=keep,

@@ -21,13 +21,14 @@ from torch.utils.data import DataLoader
 from transformers import Trainer, TrainerCallback, TrainerState, TrainingArguments
 from transformers.trainer_callback import ExportableState
 
+from hf_ft.causes import naming
 from hf_ft.errors import TrainError
 from hf_ft.evaluate.loop import evaluate_rows
 from hf_ft.model.batch_norm_statistics import settle_batch_norms
 from hf_ft.model.forward import forward
 from hf_ft.model.load import fingerprint
 from hf_ft.model.mixed_precision import full_precision
-from hf_ft.storage.atomic import write_json
+from hf_ft.storage.atomic import write_json, write_text
 from hf_ft.text_utils import listing
 from hf_ft.train import checkpoints
 from hf_ft.train.arguments import train_sampler
@@ -364,7 +365,7 @@ class FineTuner(Trainer):
             checkpoints.save_weights(self.model, temporary, self.last_checkpoint)
             checkpoints.save_optimizer(self.optimizer, self.lr_scheduler, temporary)
             self._save_state(temporary)
-            (temporary / "recipe.yaml").write_text(self.recipe_text)
+            write_text(temporary / "recipe.yaml", self.recipe_text)
             write_json(temporary / IDENTITY, self.identity, indent=2)
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
@@ -378,7 +379,8 @@ class FineTuner(Trainer):
         for part in [*self.callback_handler.callbacks, self.control]:
             if isinstance(part, ExportableState):
                 self.state.stateful_callbacks[type(part).__name__] = part.state()
-        self.state.save_to_json(str(folder / "trainer_state.json"))
+        with naming(folder / "trainer_state.json"):
+            self.state.save_to_json(str(folder / "trainer_state.json"))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         checkpoints.load_weights(self.model, Path(resume_from_checkpoint))

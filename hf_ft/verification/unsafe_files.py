@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickletools
 import re
 import tarfile
@@ -10,7 +9,8 @@ import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
-from hf_ft.errors import VerifyError
+from hf_ft.errors import RecipeError, VerifyError
+from hf_ft.secret_values import environment_secrets
 from hf_ft.storage.atomic import read_json
 
 PICKLE_NAMES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt", ".joblib", ".npy", ".npz"}
@@ -31,7 +31,6 @@ COMPRESSED = {
     b"\x28\xb5\x2f\xfd": "zstd",
     b"7z\xbc\xaf": "7z",
 }
-SECRET_VARIABLES = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
 
 
 def check_contents(run_folder: Path) -> str:
@@ -47,10 +46,7 @@ def check_files(files: Iterable[Path], run_folder: Path) -> None:
     Raises:
         VerifyError: names the first file that holds one.
     """
-    secrets = dict(SECRETS)
-    for variable, value in os.environ.items():
-        if SECRET_VARIABLES.search(variable) and len(value) >= 8:
-            secrets[f"the value of ${variable}"] = re.escape(value.encode())
+    secrets = _patterns()
     for path in files:
         name = path.relative_to(run_folder)
         if path.suffix.lower() in PICKLE_NAMES or _is_pickle(path):
@@ -65,6 +61,34 @@ def check_files(files: Iterable[Path], run_folder: Path) -> None:
         for what, pattern in secrets.items():
             if re.search(pattern, content):
                 raise VerifyError(f"{name} holds a secret: {what}")
+
+
+def refuse_secrets(recipe: str, command: Iterable[str]) -> None:
+    """Refuse a recipe or a command that holds a secret, before it is written into a run folder.
+
+    Args:
+        recipe: the recipe as YAML.
+        command: the arguments of the program.
+
+    Raises:
+        RecipeError: names the secret, without its value.
+    """
+    for where, text in (("the recipe", recipe), ("the command line", "\0".join(command))):
+        for what, pattern in _patterns().items():
+            if re.search(pattern, text.encode("utf-8", "replace")):
+                raise RecipeError(
+                    f"{where} holds a secret ({what}), which would stand in the run folder; remove it. "
+                    "hf_ft needs none: the Hub's token comes from `hf auth login` or HF_TOKEN"
+                )
+
+
+def _patterns() -> dict[str, bytes]:
+    """Return what a secret is called -> a pattern that finds it."""
+    values = environment_secrets()
+    return SECRETS | {
+        f"the value of ${name}": re.escape(value.encode("utf-8", "surrogateescape"))
+        for name, value in values.items()
+    }
 
 
 def _is_pickle(path: Path) -> bool:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -191,3 +193,31 @@ def test_a_new_head_does_not_depend_on_whether_the_sample_was_built_before(tmp_p
         loaded = load_model("AutoModelForImageClassification", section, tiny._labels())
         heads.append(loaded.model.state_dict()[loaded.new[0]])
     assert torch.equal(*heads)
+
+
+class Evil:
+    """Runs a command when it is unpickled."""
+
+    def __reduce__(self) -> Any:
+        return os.system, ("touch hacked",)
+
+
+@pytest.mark.parametrize("kind", ["names a function", "raw pickle", "pointer of Git LFS", "empty"])
+def test_weights_that_are_no_tensors_are_refused_without_torchs_advice(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch advises `weights_only=False`, which runs whatever code the file holds."""
+    monkeypatch.chdir(tmp_path)
+    base = tiny.vit()
+    base.save_pretrained(tmp_path)
+    (tmp_path / "model.safetensors").unlink()
+    file = tmp_path / "pytorch_model.bin"
+    if kind == "names a function":
+        torch.save({**base.state_dict(), "x": Evil()}, file)
+    else:
+        contents = {"raw pickle": pickle.dumps(Evil()), "empty": b""}
+        file.write_bytes(contents.get(kind, b"version https://git-lfs.github.com/spec/v1"))
+    with pytest.raises(ModelError, match=r"does not hold tensors alone.*\.safetensors") as found:
+        load(tmp_path)
+    assert "weights_only" not in str(found.value) and not (tmp_path / "hacked").exists()
+    assert "posix.system" in str(found.value) or kind != "names a function"

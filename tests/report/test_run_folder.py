@@ -61,6 +61,14 @@ def test_the_seal_holds_the_files_of_the_result(tmp_path):
     assert sealed["results.json"] == hashlib.sha256(b"results.json").hexdigest()
 
 
+def test_what_comes_before_the_recipe_begins_no_run(tmp_path):
+    """A disk that was full at recipe.yaml left decisions.json: the same command went to another folder."""
+    (tmp_path / "exp" / "checkpoints").mkdir(parents=True)
+    for name in (".lock", ".owner.json", "decisions.json", "error.log"):
+        (tmp_path / "exp" / name).write_text("{}")
+    assert choose_folder(recipe(tmp_path), "auto").path == tmp_path / "exp"
+
+
 def test_folders_of_other_recipes_are_not_touched(tmp_path):
     for name in ("exp-16b", "exp-old"):
         (tmp_path / name).mkdir()

@@ -1,0 +1,1 @@
+"""Scripts that break a run on purpose, and count what is lost."""
