@@ -62,6 +62,7 @@ SAFE = (
     "publish",
     "train.logging_steps",
     "train.report_to",
+    "train.save_minutes",
     "train.threads",
 )
 
