@@ -59,6 +59,8 @@ STAGES = {
     "sealed": "seal.json",
 }
 BY_TIME, GATE = "any time", "gate begins"
+# Stage -> name and inode of each of its files.
+Versions = dict[str, set[tuple[str, int]]]
 # What is sent, and how often out of ten.
 SENT = ["KILL"] * 8 + ["TERM", "INT"]
 MOST_STARTS = 3
@@ -74,8 +76,8 @@ class Kill:
         seconds: after the appearance of the stage's file, or after the start.
         sent: KILL, TERM or INT, and to whom.
         number: how many files of the stage appear before.
-        after: the last stage of which a file was there when the run was killed; "ended before" if it had
-            ended by itself.
+        after: the last stage of which this start had written a file when it was killed; "ended before" if
+            it had ended by itself.
     """
 
     case: str
@@ -194,8 +196,9 @@ class Campaign:
 
     def inject(self, run: Launched | Forked, folder: Path, kill: Kill) -> None:
         """Wait for the moment, and kill the run."""
-        _await(run, folder, kill)
-        kill.after = _reached(folder) if is_running(run) else "ended before"
+        before = _snapshot(folder)
+        _await(run, folder, kill, before)
+        kill.after = _reached(folder, before) if is_running(run) else "ended before"
         sent, whom = kill.sent.split()
         number = signal.Signals[f"SIG{sent}"]
         if (sent, whom) == ("KILL", "all"):
@@ -209,16 +212,16 @@ class Campaign:
         gone(run, members)
 
 
-def _await(run: Launched | Forked, folder: Path, kill: Kill) -> None:
+def _await(run: Launched | Forked, folder: Path, kill: Kill, before: Versions) -> None:
     """Return at the moment of a kill, or when the run has ended; "any time" ends when the gate begins."""
     begun = time.monotonic()
-    pattern = STAGES[GATE if kill.stage == BY_TIME else kill.stage]
+    stage = GATE if kill.stage == BY_TIME else kill.stage
     latest = kill.seconds if kill.stage == BY_TIME else LONGEST
     # Every version of a checkpoint counts; of another file, the first one that this start writes.
     number = kill.number if "checkpoint" in kill.stage else 1
-    before, seen = _versions(folder, pattern), set[tuple[str, int]]()
+    seen = set[tuple[str, int]]()
     while is_running(run) and len(seen) < number and time.monotonic() < begun + latest:
-        seen |= _versions(folder, pattern) - before
+        seen |= _versions(folder, STAGES[stage]) - before[stage]
         time.sleep(0.0005)
     end = time.monotonic() + kill.seconds
     while kill.stage != BY_TIME and is_running(run) and time.monotonic() < end:
@@ -234,8 +237,14 @@ def _versions(folder: Path, pattern: str) -> set[tuple[str, int]]:
     return found
 
 
-def _reached(folder: Path) -> str:
-    return next((stage for stage in reversed(STAGES) if _versions(folder, STAGES[stage])), "nothing written")
+def _snapshot(folder: Path) -> Versions:
+    """Return stage -> what is there of it when a run is started: it may be that of an earlier start."""
+    return {stage: _versions(folder, pattern) for stage, pattern in STAGES.items()}
+
+
+def _reached(folder: Path, before: Versions) -> str:
+    now = _snapshot(folder)
+    return next((stage for stage in reversed(STAGES) if now[stage] - before[stage]), "nothing written")
 
 
 def _command(process: psutil.Process) -> list[str]:

@@ -226,17 +226,17 @@ _LAST = {"freeze": {"strategy": "last", "n": 1}}
 _LORA = {"freeze": {"strategy": "lora", "r": 2}}
 
 CASES = (
-    Case("pictures, full, 2 workers", pictures, {**_WORKERS, **_OFTEN}),
-    Case("pictures, head with cached views", pictures, {**_HEAD, "cache": {"views": 2}}),
-    Case("pictures, decoded cache, accumulation", pictures, {**_SMALL_BATCHES, "cache": {"decoded": True}}),
     Case("pictures, LoRA, 2 processes", pictures, {**_LORA, **_OFTEN}, processes=2),
-    Case("pictures, a number, batch norms", lights, _OFTEN),
     Case("texts, full, accumulation", texts, {**_SMALL_BATCHES, **_OFTEN}),
-    Case("texts, LoRA, 2 workers", texts, {**_LORA, **_WORKERS}),
-    Case("texts, last block with cache", texts, {**_LAST, **_OFTEN}),
     Case("texts, last block with cache, 2 processes", texts, _LAST, processes=2),
+    Case("pictures, a number, batch norms", lights, _OFTEN),
     Case("series, a class", labelled_series, {}),
-    Case("series, a number, accumulation", measured_series, _SMALL_BATCHES),
-    Case("forecast, 2 workers", windows, {**_WORKERS, **_OFTEN}),
+    Case("texts, LoRA, 2 workers", texts, {**_LORA, **_WORKERS}),
     Case("forecast, 2 processes", windows, {}, processes=2),
+    Case("series, a number, accumulation", measured_series, _SMALL_BATCHES),
+    Case("texts, last block with cache", texts, {**_LAST, **_OFTEN}),
+    Case("pictures, head with cached views", pictures, {**_HEAD, "cache": {"views": 2}}),
+    Case("forecast, 2 workers", windows, {**_WORKERS, **_OFTEN}),
+    Case("pictures, full, 2 workers", pictures, {**_WORKERS, **_OFTEN}),
+    Case("pictures, decoded cache, accumulation", pictures, {**_SMALL_BATCHES, "cache": {"decoded": True}}),
 )
