@@ -100,7 +100,9 @@ def made(case: Case, folder: Path) -> Recipe:
 
 def _make(case: Case, folder: Path) -> None:
     import torch
+    from transformers.utils.logging import disable_progress_bar
 
+    disable_progress_bar()
     torch.set_num_threads(1)
     torch.manual_seed(0)
     recipe = case.recipe(folder)
@@ -116,7 +118,8 @@ def _free_port() -> int:
 def _ranks(rank: int, processes: int, port: int) -> dict[str, str]:
     """Return what `accelerate launch` tells each of its processes."""
     place = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "ACCELERATE_USE_CPU": "true"}
-    return {**place, "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(processes)}
+    sizes = {"WORLD_SIZE": str(processes), "LOCAL_WORLD_SIZE": str(processes)}
+    return {**place, **sizes, "RANK": str(rank), "LOCAL_RANK": str(rank)}
 
 
 def _run(recipe: str, variables: dict[str, str], log: str) -> None:

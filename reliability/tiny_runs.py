@@ -226,8 +226,6 @@ _LAST = {"freeze": {"strategy": "last", "n": 1}}
 _LORA = {"freeze": {"strategy": "lora", "r": 2}}
 
 CASES = (
-    Case("pictures, LoRA, 2 processes", pictures, {**_LORA, **_OFTEN}, processes=2),
-    Case("texts, full, accumulation", texts, {**_SMALL_BATCHES, **_OFTEN}),
     Case("texts, last block with cache, 2 processes", texts, _LAST, processes=2),
     Case("pictures, a number, batch norms", lights, _OFTEN),
     Case("series, a class", labelled_series, {}),
@@ -239,4 +237,6 @@ CASES = (
     Case("forecast, 2 workers", windows, {**_WORKERS, **_OFTEN}),
     Case("pictures, full, 2 workers", pictures, {**_WORKERS, **_OFTEN}),
     Case("pictures, decoded cache, accumulation", pictures, {**_SMALL_BATCHES, "cache": {"decoded": True}}),
+    Case("pictures, LoRA, 2 processes", pictures, {**_LORA, **_OFTEN}, processes=2),
+    Case("texts, full, accumulation", texts, {**_SMALL_BATCHES, **_OFTEN}),
 )
