@@ -29,7 +29,7 @@ NAMES = [
     "hf_ft.train.assemble",
     "hf_ft.train.preflight",
     "hf_ft.train.signals",
-    "hf_ft.verify",
+    "hf_ft.verification.items",
 ]
 
 for name in NAMES:
