@@ -113,6 +113,7 @@ def finetune(
         from hf_ft.train.preflight import preflight
         from hf_ft.train.signals import StopSignals
         from hf_ft.verification.items import RECORD, write_record
+        from hf_ft.verification.seal import write_seal
 
         stops = stack.enter_context(StopSignals().listening())
         processes = start_processes()
@@ -177,11 +178,12 @@ def finetune(
             console.room("report")
             content = with_gate(content, judgement.items, console.seconds)
             console.result(_report(path, setup, content, console))
-            verdict.require(recipe.evaluate.must_beat)
-
-            if recipe.publish.repo is not None:
+            if recipe.publish.repo is not None and verdict.meets(recipe.evaluate.must_beat):
                 console.room("publish")
                 console.lines(hub.publish(path, recipe.publish))
+            # Last: without the seal, the same command goes on with this run, and publishes it.
+            write_seal(path)
+            verdict.require(recipe.evaluate.must_beat)
             console.lines([f"done: {path}"])
         processes.wait_for_everyone()
     return Run(recipe, setup.task, model, results, path)
@@ -282,7 +284,6 @@ def _report(path: Path, setup: Setup, content: ReportContent, console: Console) 
     """Write the report and the times of the run; return the content of the report."""
     from hf_ft.report.report import write_report
     from hf_ft.storage.atomic import write_json
-    from hf_ft.verification.seal import write_seal
     from hf_ft.verification.unsafe_files import check_contents
 
     if setup.profile is not None:
@@ -292,8 +293,6 @@ def _report(path: Path, setup: Setup, content: ReportContent, console: Console) 
     write_json(path / "timing.json", console.finish(), indent=2)
     # The report repeats much of the recipe: what is kept is looked at once more.
     check_contents(path)
-    # Last: without it, the same command goes on with this run.
-    write_seal(path)
     return content
 
 

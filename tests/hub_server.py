@@ -86,6 +86,7 @@ class Hub:
     def __init__(self):
         self.repositories, self.renamed, self.objects, self.verified = {}, {}, {}, set()
         self.requests, self.created, self.breaks, self.status = [], [], None, None
+        self.holds = None
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Bound", (Handler,), {"hub": self}))
         self.url = f"http://127.0.0.1:{self.server.server_port}"
         threading.Thread(target=self.server.serve_forever, daemon=True).start()
@@ -106,6 +107,17 @@ class Hub:
             yield
         finally:
             self.breaks = None
+
+    @contextlib.contextmanager
+    def held(self, pattern):
+        """Answer no matching request inside the block; the event that is given is set when one arrives."""
+        arrived, self.ends = threading.Event(), threading.Event()
+        self.holds = pattern, arrived
+        try:
+            yield arrived
+        finally:
+            self.holds = None
+            self.ends.set()
 
     def model(self, name):
         return self.repositories["models", name]
@@ -130,6 +142,11 @@ class Handler(BaseHTTPRequestHandler):
                 self.close_connection = True
                 return self.connection.close()
             return self.fail(self.hub.status, "", "it is broken")
+        if self.hub.holds and re.search(self.hub.holds[0], asked):
+            self.hub.holds[1].set()
+            self.hub.ends.wait(60)
+            self.close_connection = True
+            return self.connection.close()
         for pattern, action in ROUTES:
             if found := re.fullmatch(pattern, asked):
                 return action(self, **found.groupdict())

@@ -221,6 +221,21 @@ class Verdict:
             ],
         }
 
+    def _not_beaten(self) -> list[str]:
+        """Describe each comparison in which the model is not better."""
+        failed = [f"{self.describe(one)}" for one in self.comparisons if one.outcome != "better"]
+        if self.unseen is not None:
+            failed += [
+                f"{self.unseen.describe(one)}, on the {self.unseen.rows:,} rows that are in no earlier split"
+                for one in self.unseen.comparisons
+                if one.outcome != "better"
+            ]
+        return failed
+
+    def meets(self, must_beat: str | None) -> bool:
+        """Tell whether the model meets `evaluate.must_beat`; the argument is that of `require`."""
+        return must_beat is None or (bool(self.comparisons) and not self._not_beaten())
+
     def require(self, must_beat: str | None) -> None:
         """Raise an error if the model does not meet `evaluate.must_beat`.
 
@@ -231,16 +246,9 @@ class Verdict:
             VerdictError: the model is not better than every baseline; the message names those that it does
                 not beat.
         """
-        failed = [f"{self.describe(one)}" for one in self.comparisons if one.outcome != "better"]
-        if self.unseen is not None:
-            failed += [
-                f"{self.unseen.describe(one)}, on the {self.unseen.rows:,} rows that are in no earlier split"
-                for one in self.unseen.comparisons
-                if one.outcome != "better"
-            ]
-        if must_beat is None or (self.comparisons and not failed):
+        if self.meets(must_beat):
             return
-        reasons = "".join(f"\n  {text}" for text in failed or [self.text])
+        reasons = "".join(f"\n  {text}" for text in self._not_beaten() or [self.text])
         raise VerdictError(
             f"evaluate.must_beat: {must_beat}: on {self.split} the model was not shown to be better than "
             f"every baseline:{reasons}\nThe files of the run are kept. Change data, model or "

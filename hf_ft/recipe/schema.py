@@ -218,6 +218,8 @@ class TrainSection(Section):
     without augmentation; 0: use the running averages of training."""
     eval_strategy: Literal["no", "steps", "epoch"] = "epoch"
     """When to evaluate the validation split and write a checkpoint."""
+    save_minutes: PositiveFloat | None = 30.0
+    """Also write a checkpoint, without an evaluation, when the last one is this many minutes old."""
     early_stopping_patience: Auto | PositiveInt | None = "auto"
     """Stop after this many evaluations in which neither the main metric nor the validation loss improves;
     auto: 4, or 10 for a head and for a model from random weights; null: never."""
@@ -238,6 +240,7 @@ class TrainSection(Section):
             "early_stopping_patience",
             "early_stopping_threshold",
             "batch_norm_rows",
+            "save_minutes",
         }
     )
 

@@ -22,7 +22,7 @@ from hf_ft.causes import full_disk
 from hf_ft.errors import RecipeError
 from hf_ft.evaluate.results import results_content
 from hf_ft.evaluate.stored_predictions import write_predictions
-from hf_ft.storage.atomic import read_json, write_json, write_text
+from hf_ft.storage.atomic import clean_up, is_temporary, read_json, write_json, write_text
 from hf_ft.text_utils import hint
 from hf_ft.train import checkpoints
 from hf_ft.train.decisions import FILE, Decision
@@ -63,6 +63,7 @@ SAFE = (
     "publish",
     "train.logging_steps",
     "train.report_to",
+    "train.save_minutes",
     "train.threads",
 )
 
@@ -128,6 +129,7 @@ def _choose_and_lock(recipe: Recipe, resume: str, stack: contextlib.ExitStack) -
             raise RecipeError(f"output_dir: cannot create {chosen.path / 'checkpoints'}: {error}") from error
         with contextlib.ExitStack() as held:
             held.enter_context(locked(chosen.path))
+            clean_up(chosen.path)
             # Until it was locked, another run may have begun, continued or finished in it.
             if choose_folder(recipe, resume) == chosen:
                 stack.push(held.pop_all())
@@ -243,6 +245,7 @@ def _is_blank(folder: Path) -> bool:
     """Tell whether a folder holds no file of a run but those that it writes before its recipe."""
     return folder.is_dir() and all(
         path.name in (LOCK, OWNER, FILE, "error.log")
+        or is_temporary(path.name)
         or (path.name == "checkpoints" and not any(path.iterdir()))
         for path in folder.iterdir()
     )

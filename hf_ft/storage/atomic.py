@@ -6,12 +6,16 @@ import contextlib
 import json
 import math
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from hf_ft.causes import naming
+
+# The names that are used here, `.NAME.PID` among them, and those of checkpoints, which all processes write.
+_TEMPORARY = re.compile(r"\.writing-.+|\.(?P<name>.+)\.(?P<kind>new-|old-)?\d+")
 
 
 def write_text(path: Path, text: str) -> None:
@@ -104,6 +108,28 @@ def replace_folder(source: Path, folder: Path) -> None:
         if old.exists() and not folder.exists():
             old.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
+
+
+def is_temporary(name: str) -> bool:
+    """Tell whether a file or folder is one that is being written, or one that is being replaced."""
+    return _TEMPORARY.fullmatch(name) is not None
+
+
+def clean_up(folder: Path) -> None:
+    """Delete what killed processes were writing in a folder that this process alone uses.
+
+    A folder that was just being replaced, when the new one was not yet there, is put back.
+    """
+    for path in list(folder.rglob(".*")):
+        found = _TEMPORARY.fullmatch(path.name)
+        if found is None or not path.exists():
+            continue
+        if found["kind"] == "old-" and not path.with_name(found["name"]).exists():
+            path.rename(path.with_name(found["name"]))
+        elif path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
 
 
 def _flush(path: Path) -> None:

@@ -20,7 +20,7 @@ from hf_ft.model.freeze import freeze
 from hf_ft.model.parameter_groups import parameter_groups
 from hf_ft.registry import new_task
 from hf_ft.train.arguments import training_arguments
-from hf_ft.train.callbacks import EpochLines, LogFile
+from hf_ft.train.callbacks import EpochLines, LogFile, SaveByTime
 from hf_ft.train.choices import Choices, Undisturbed
 from hf_ft.train.decisions import Decision, record_decisions, recorded_decisions
 from hf_ft.train.disk_space import check_space, space_of
@@ -186,6 +186,8 @@ def assemble(
     arguments = training_arguments(
         recipe, folder / "checkpoints", choices.plan, choices.made, metric, greater, bars=speaks
     )
+    minutes = recipe.train.save_minutes
+    saves = [] if minutes is None else [SaveByTime(minutes)]
     trainer = (ProfiledTrainer if profile else FineTuner)(
         task,
         frozen.model,
@@ -197,7 +199,7 @@ def assemble(
         asked=asked,
         identity=identity,
         eval_fp32=choices.made["evaluation"].value == "fp32",
-        callbacks=[LogFile(folder / "log.jsonl"), *callbacks],
+        callbacks=[LogFile(folder / "log.jsonl"), *saves, *callbacks],
     )
     trainer.remove_callback(PrinterCallback)
     trainer.remove_callback(ProgressCallback)

@@ -1,9 +1,10 @@
-"""Callbacks of the Trainer: early stopping, log.jsonl, and a printed line for each evaluation."""
+"""Callbacks of the Trainer: early stopping, checkpoints by time, log.jsonl, a printed line per evaluation."""
 
 from __future__ import annotations
 
 import json
 import math
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from transformers import (
 
 from hf_ft.causes import naming
 from hf_ft.storage.atomic import write_text
+from hf_ft.train.distributed import sum_over_processes
 
 # The share by which a validation loss must fall below the lowest one to count as an improvement.
 LOSS_IMPROVEMENT = 1e-3
@@ -72,6 +74,44 @@ class EarlyStopping(EarlyStoppingCallback):
         return stored
 
 
+def ends_epoch(state: TrainerState, control: TrainerControl) -> bool:
+    """Tell whether this step is the last one of an epoch, which is evaluated before it is saved."""
+    return control.should_training_stop or (state.epoch or 0) % 1 == 0
+
+
+class SaveByTime(TrainerCallback):
+    """Asks for a checkpoint at the end of a step when the last one is some minutes old.
+
+    The checkpoint is not evaluated, so that it changes nothing of the result.
+
+    Args:
+        minutes: between two checkpoints.
+    """
+
+    def __init__(self, minutes: float):
+        self.seconds, self.saved = 60 * minutes, time.monotonic()
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Count from here."""
+        self.saved = time.monotonic()
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Ask for a checkpoint if it is time for one on any process; all of them write it together."""
+        if not ends_epoch(state, control):
+            due = time.monotonic() - self.saved >= self.seconds
+            control.should_save |= sum_over_processes(due) > 0
+
+    def on_save(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Count from here again."""
+        self.saved = time.monotonic()
+
+
 class LogFile(TrainerCallback):
     """Append every log entry of the Trainer to log.jsonl at once.
 
@@ -89,6 +129,10 @@ class LogFile(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Rewrite the file with the entries up to the step that training starts from."""
+        self.rewrite(state)
+
+    def rewrite(self, state: TrainerState) -> None:
+        """Write the entries of a state: a run that was killed may have left half a line."""
         if state.is_world_process_zero:
             write_text(self.path, "".join(json.dumps(line) + "\n" for line in state.log_history))
 

@@ -7,6 +7,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import torch
+from accelerate.utils import reduce
 
 from hf_ft.errors import TrainError
 
@@ -63,6 +64,16 @@ def _refuse_sharding() -> None:
             "accelerate_configs/multi_gpu.yaml (or cpu_2proc.yaml); where the model does not fit on one "
             "device, write freeze.strategy: lora or train.activation_checkpointing: true"
         )
+
+
+def sum_over_processes(value: float) -> float:
+    """Return the sum of a number over all processes, all of which must call this."""
+    from accelerate import PartialState
+
+    state = PartialState()
+    if state.num_processes == 1:
+        return value
+    return float(reduce(torch.tensor(value, device=state.device, dtype=torch.float32), "sum"))
 
 
 def unused_devices() -> str | None:

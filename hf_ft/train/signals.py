@@ -12,12 +12,11 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
-import torch
-from accelerate import PartialState
-from accelerate.utils import reduce
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from hf_ft.errors import Stopped
+from hf_ft.train.callbacks import ends_epoch
+from hf_ft.train.distributed import sum_over_processes
 
 # Those that this system has: Windows has no SIGUSR1 and no SIGHUP.
 STOPPING = tuple(
@@ -59,11 +58,7 @@ class StopSignals(TrainerCallback):
 
     def _agreed(self) -> int:
         """Return the signal that any process got, or 0."""
-        if PartialState().num_processes == 1:
-            return self.number
-        own = torch.tensor(self.number, device=PartialState().device, dtype=torch.float32)
-        # All processes must call `reduce`. It knows no maximum; the sum is not 0 if any process got a signal.
-        total = float(reduce(own, "sum"))
+        total = sum_over_processes(self.number)
         return self.number or (signal.SIGTERM if total else 0)
 
     def on_train_begin(
@@ -76,8 +71,7 @@ class StopSignals(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
         """Ask for a checkpoint if a process got a signal; the last step of an epoch is evaluated first."""
-        last = control.should_training_stop or (state.epoch or 0) % 1 == 0
-        control.should_save |= bool(self._agreed()) and not last
+        control.should_save |= bool(self._agreed()) and not ends_epoch(state, control)
 
     def on_epoch_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any

@@ -32,7 +32,7 @@ from hf_ft.storage.atomic import write_json, write_text
 from hf_ft.text_utils import listing
 from hf_ft.train import checkpoints
 from hf_ft.train.arguments import train_sampler
-from hf_ft.train.callbacks import EarlyStopping, is_new_best
+from hf_ft.train.callbacks import EarlyStopping, LogFile, is_new_best
 from hf_ft.train.identity import FILE as IDENTITY
 from hf_ft.train.signals import as_worker
 
@@ -125,6 +125,9 @@ class FineTuner(Trainer):
             self.train(resume_from_checkpoint=str(checkpoint))
             return
         self.state = state
+        for callback in self.callback_handler.callbacks:
+            if isinstance(callback, LogFile) and self.is_world_process_zero():
+                callback.rewrite(state)
         if state.best_global_step:
             self._load_best_model()
         else:

@@ -426,6 +426,27 @@ def launch_two(server, home, folder, token):
     )
 
 
+@pytest.mark.slow
+def test_the_same_command_publishes_a_run_that_was_killed_during_its_upload(server, home, base, tmp_path):
+    """The run counted as finished before its upload: the same command trained once more, beside it."""
+    command = [sys.executable, "-m", "hf_ft.run", str(write_recipe(tmp_path)), "publish.repo=me/killed"]
+    process = {"env": server.environment(home), "cwd": tmp_path}
+    with server.held(r"POST /api/models/me/killed/commit/") as arrived:
+        killed = subprocess.Popen(command, **process)
+        assert arrived.wait(240)
+        killed.kill()
+        killed.wait()
+    before = (tmp_path / "run" / "results.json").read_bytes()
+    assert (tmp_path / "run" / "report.html").exists() and len(server.model("me/killed").commits) == 1
+    again = subprocess.run(command, capture_output=True, text=True, check=False, **process)
+    assert again.returncode == 0, again.stderr[-3000:]
+    assert (tmp_path / "run" / "seal.json").exists() and not (tmp_path / "run-2").exists()
+    assert (tmp_path / "run" / "results.json").read_bytes() == before
+    _, files = server.model("me/killed").commits[1]
+    for path in (tmp_path / "run" / "model").iterdir():
+        assert files[path.name] == path.read_bytes(), path.name
+
+
 @pytest.mark.multi_process
 def test_two_processes_stop_alike_where_the_token_may_not_write(server, home, base, tmp_path):
     asked = server.requests.count("GET /api/whoami-v2")

@@ -184,6 +184,31 @@ def test_the_lock_of_a_killed_run_is_free(tmp_path):
         pass
 
 
+def test_what_a_killed_run_was_writing_is_deleted_or_put_back(tmp_path):
+    """Each kill at a bad moment left a copy of the model behind; that of a checkpoint was even lost."""
+    begin(tmp_path / "exp", recipe(tmp_path))
+    root = tmp_path / "exp" / "checkpoints"
+    begin(root / ".writing", recipe(tmp_path))
+    checkpoints.complete(root / ".writing", root / ".checkpoint-7.old-77")
+    for name in ("model", ".model.old-77", ".model.new-77", "checkpoints/.writing-checkpoint-9"):
+        (tmp_path / "exp" / name).mkdir()
+        (tmp_path / "exp" / name / "model.safetensors").write_bytes(b"weights")
+    for name in (".results.json.77", "model/.x.json.7", ".keep", ".v1.x"):
+        (tmp_path / "exp" / name).write_text("{")
+    with open_folder(recipe(tmp_path), "auto", PartialState(cpu=True)) as chosen:
+        assert chosen.path == tmp_path / "exp" and chosen.checkpoint == root / "checkpoint-7"
+        left = {str(path.relative_to(chosen.path)) for path in chosen.path.rglob("*") if path.is_file()}
+        assert left >= {"model/model.safetensors", ".keep", ".v1.x", "checkpoints/checkpoint-7/complete.json"}
+        assert {name for name in left if "/." in f"/{name}"} == {".lock", ".owner.json", ".keep", ".v1.x"}
+
+
+def test_a_run_killed_before_its_recipe_was_written_begins_again_in_its_folder(tmp_path):
+    for name in ("decisions.json", ".recipe.yaml.77", ".lock"):
+        (tmp_path / "exp").mkdir(exist_ok=True)
+        (tmp_path / "exp" / name).write_text("{}")
+    assert choose_folder(recipe(tmp_path), "auto").path == tmp_path / "exp"
+
+
 def test_a_folder_that_cannot_be_created_is_named(tmp_path):
     (tmp_path / "file").write_text("x")
     with (

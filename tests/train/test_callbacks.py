@@ -6,10 +6,12 @@ import sys
 from types import SimpleNamespace
 
 import pytest
+from processes import Processes
 from transformers import TrainerControl, TrainerState
 
 from hf_ft.evaluate.loop import _progress_bar
-from hf_ft.train.callbacks import EarlyStopping, EpochLines, LogFile, is_new_best
+from hf_ft.train import callbacks
+from hf_ft.train.callbacks import EarlyStopping, EpochLines, LogFile, SaveByTime, is_new_best
 
 
 class Screen(io.StringIO):
@@ -166,3 +168,39 @@ def test_an_evaluation_without_a_loss_has_its_line(capsys):
     lines.on_train_begin(None, state, control)
     lines.on_evaluate(None, state, control, metrics={"eval_tar": 0.25})
     assert "epoch  1.00  tar 0.2500  best so far" in capsys.readouterr().out
+
+
+def test_a_checkpoint_is_asked_for_when_the_last_one_is_old(monkeypatch):
+    """Not in the last step of an epoch or of the training: that one is evaluated before it is saved."""
+    now = 1000.0
+    monkeypatch.setattr(callbacks.time, "monotonic", lambda: now)
+    saves, state = SaveByTime(2), TrainerState(epoch=0.5)
+    saves.on_train_begin(None, state, TrainerControl())
+
+    def asked(at, **given):
+        nonlocal now
+        now, control = 1000.0 + at, TrainerControl(**given)
+        saves.on_step_end(None, state, control)
+        return control.should_save
+
+    assert [asked(seconds) for seconds in (0, 119, 120, 500)] == [False, False, True, True]
+    assert not asked(500, should_training_stop=True) and asked(0, should_save=True)
+    state.epoch = 3.0
+    assert not asked(500)
+    state.epoch = 3.5
+    saves.on_save(None, state, TrainerControl())
+    assert [asked(seconds) for seconds in (500, 619, 620)] == [False, False, True]
+
+
+def test_all_processes_save_when_one_of_them_is_due(monkeypatch):
+    """A checkpoint is written by all of them together; clocks differ."""
+    two = Processes(2, monkeypatch)
+    monkeypatch.setattr(callbacks, "sum_over_processes", lambda value: sum(two.gather([value])))
+
+    def asked(rank):
+        saves, control = SaveByTime(1), TrainerControl()
+        saves.saved -= 59 + 2 * rank  # seconds ago
+        saves.on_step_end(None, TrainerState(epoch=0.5), control)
+        return control.should_save
+
+    assert two.run(asked) == [True, True]

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+from pathlib import Path
 
 import points
 import pytest
@@ -167,6 +168,33 @@ def test_only_the_best_and_the_last_checkpoint_stay(tuner, tmp_path):
     assert kept == {"checkpoint-42", f"checkpoint-{trained.state.best_global_step}"}
 
 
+class Kept(TrainerCallback):
+    """Lists the checkpoints that are there after each one that is written."""
+
+    def __init__(self):
+        self.kept = []
+
+    def on_save(self, args, state, control, **kwargs):
+        folder = Path(args.output_dir)
+        self.kept.append({checkpoints.step_of(path) for path in folder.glob("checkpoint-*")})
+
+
+def test_checkpoints_by_time_change_nothing_and_do_not_pile_up(tuner, tmp_path):
+    written, never = Kept(), tuner("never", save_minutes=None)
+    never.train()
+    often = tuner("often", callbacks=[written], save_minutes=1e-9)
+    often.train()
+    without_times = [
+        [line for line in one.state.log_history if "train_runtime" not in line] for one in (often, never)
+    ]
+    assert without_times[0] == without_times[1] and torch.equal(weights(often), weights(never))
+    assert [max(steps) for steps in written.kept] == list(range(1, 22))  # the last one of each epoch once
+    assert max(map(len, written.kept)) == 2
+    assert {path.name for path in (tmp_path / "often" / "checkpoints").iterdir()} == {
+        path.name for path in (tmp_path / "never" / "checkpoints").iterdir()
+    }
+
+
 def test_a_nan_stops_the_run_before_its_step_and_names_the_row(tuner, tmp_path):
     """trl#6702: the Trainer's log hides the NaN, and the step is taken."""
     probe = tuner("probe")
@@ -210,12 +238,16 @@ def test_training_that_had_ended_is_not_continued(tuner, tmp_path):
     trained = tuner(num_train_epochs=30, early_stopping_patience=2, learning_rate=0.3)
     trained.fit()
     last = tmp_path / "run" / "checkpoints" / f"checkpoint-{trained.state.global_step}"
+    log = tmp_path / "run" / "log.jsonl"
+    with log.open("a") as file:
+        file.write('{"train_runtime": 1.')  # killed while it wrote its last line
     again = tuner(num_train_epochs=30, early_stopping_patience=2, learning_rate=0.3)
     steps = []
     again.training_step = lambda *given: steps.append(given)
     again.fit(last)
     assert trained.state.epoch < 30 and not steps and torch.equal(weights(again), weights(trained))
     assert again.state.log_history == trained.state.log_history[: len(again.state.log_history)]
+    assert [json.loads(line) for line in log.read_text().splitlines()] == again.state.log_history
     first = again.evaluate_finished("validation").metrics, trained.evaluate_finished("validation").metrics
     assert first[0]["accuracy"] == first[1]["accuracy"]
 
