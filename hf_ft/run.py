@@ -14,6 +14,7 @@ import shlex
 import signal
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -39,6 +40,10 @@ if TYPE_CHECKING:
     from hf_ft.train.assemble import Setup
     from hf_ft.train.preflight import Preflight
     from hf_ft.verification.verifier import Request
+
+
+# Set when `finetune` has imported all that it needs.
+_IMPORTED = threading.Event()
 
 
 @contextlib.contextmanager
@@ -115,6 +120,7 @@ def finetune(
         from hf_ft.verification.items import RECORD, write_record
         from hf_ft.verification.seal import write_seal
 
+        _IMPORTED.set()
         stops = stack.enter_context(StopSignals().listening())
         processes = start_processes()
         fresh = None
@@ -391,7 +397,7 @@ def _end_interrupted(stop: KeyboardInterrupt, loaded: Recipe | None, arguments: 
     """
     code = stop.exit_code if isinstance(stop, Stopped) else INTERRUPTED
     verb = "accelerate launch -m hf_ft.run" if sys.argv[0].endswith("run.py") else "hf-ft run"
-    if loaded is None or "hf_ft.verification.items" not in sys.modules:  # the last import of `finetune`
+    if loaded is None or not _IMPORTED.is_set():
         # Modules that are half imported can neither be used nor clean up after themselves.
         said = f"interrupted before anything was written; to start again, run:\n  {verb} {arguments}"
         print(said, file=sys.stderr, flush=True)
