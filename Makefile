@@ -19,7 +19,7 @@ demo: .venv/installed  ## fine-tune a real pretrained model on real data, in und
 	$(OFFLINE) $(BIN)/accelerate launch --config_file accelerate_configs/cpu.yaml -m hf_ft.run recipes/quickstart.yaml
 
 test: .venv/installed  ## the suite for every change, in two processes: under 15 minutes on two cores
-	$(OFFLINE) $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(OFFLINE) $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 test-all: .venv/installed  ## everything, also the long runs; DATA=folder: and the real data
 	$(OFFLINE) $(BIN)/python -m pytest $(if $(DATA),--data $(DATA)) $(if $(BEFORE),--before $(BEFORE))

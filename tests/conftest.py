@@ -45,6 +45,12 @@ def pytest_terminal_summary(terminalreporter):
             terminalreporter.line(line)
 
 
+def pytest_collection_modifyitems(items):
+    """Put the files that launch processes first: with `-n 2`, one of them would else run alone at the end."""
+    launching = {item.path for item in items if item.get_closest_marker("multi_process")}
+    items.sort(key=lambda item: item.path not in launching)
+
+
 @pytest.fixture
 def real_data(request):
     """The folder with the real data sets; tests that need it are marked `real`."""

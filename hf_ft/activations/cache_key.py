@@ -79,4 +79,6 @@ def _attention_names(model: Any) -> str:
 
 def _device_settings(device: torch.device) -> str:
     """Name the device and its settings for the precision of matrix products."""
-    return f" on {device.type}, {torch.get_float32_matmul_precision()}, {torch.backends.cudnn.allow_tf32}"
+    backends: Any = torch.backends
+    parts = (backends, backends.cuda.matmul, backends.cudnn.conv, backends.cudnn.rnn)
+    return f" on {device.type}, {[part.fp32_precision for part in parts]}"

@@ -37,13 +37,16 @@ def _without_tf32() -> Iterator[None]:
     """
     import torch
 
-    cudnn: Any = torch.backends.cudnn
-    parts: tuple[Any, ...] = (cudnn.conv, cudnn.rnn, torch.backends.cuda.matmul)
-    before = [part.fp32_precision for part in parts]
+    backends: Any = torch.backends
+    cudnn, matmul = backends.cudnn, backends.cuda.matmul
+    everything, backends.fp32_precision = backends.fp32_precision, "none"
+    # Read now, when none of them is inherited.
+    conv, rnn, products = cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision, matmul.fp32_precision
+    # By their older names: torch raises an error where a library reads one that disagrees with the new.
+    cudnn.allow_tf32, matmul.allow_tf32 = False, False
     try:
-        for part in parts:
-            part.fp32_precision = "ieee"
         yield
     finally:
-        for part, precision in zip(parts, before, strict=True):
-            part.fp32_precision = precision
+        cudnn.allow_tf32 = conv == "tf32"
+        cudnn.conv.fp32_precision, cudnn.rnn.fp32_precision, matmul.fp32_precision = conv, rnn, products
+        backends.fp32_precision = everything

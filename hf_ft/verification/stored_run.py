@@ -33,7 +33,9 @@ def stored_evaluations(folder: Path, task: Task, data: Prepared) -> dict[str, Ev
     columns = {name: table.column(name).to_pylist() for name in table.column_names}
     answers, answered = read_table(folder / BASELINES)
     found: dict[str, Evaluation] = {}
-    for split in (name for name in ("validation", "test") if name in data.rows):
+    for split in (
+        name for name in ("validation", "test") if name in data.rows
+    ):  # in this order, as in the run
         places = [index for index, name in enumerate(columns["split"]) if name == split]
         ids = [columns["id"][index] for index in places]
         if ids != list(data.rows[split].ids):
@@ -51,7 +53,8 @@ def stored_evaluations(folder: Path, task: Task, data: Prepared) -> dict[str, Ev
         evaluation = Evaluation(split, ids, own, references, losses, values, counts=counts)
         evaluation.baselines.update(_baselines(answers.to_pylist(), answered, split, ids))
         found[split] = evaluation
-    calibrate(task, found["validation"])
+        if split == "validation":
+            calibrate(task, evaluation)
     return found
 
 
