@@ -172,6 +172,7 @@ def test_both_sides_train_with_the_same_settings(work):
         assert setting("batch") == recipe.train.global_batch_size, side
 
 
+@pytest.mark.slow
 def test_one_round_of_a_tiny_item(tmp_path, monkeypatch):
     from argparse import Namespace
 

@@ -116,7 +116,8 @@ def logged(folder):
 
 @pytest.mark.multi_process
 @pytest.mark.parametrize(
-    "kind", [pictures, texts, frozen, series, pytest.param(decoded, marks=pytest.mark.slow)]
+    "kind",
+    [pictures, texts, *(pytest.param(one, marks=pytest.mark.slow) for one in (frozen, series, decoded))],
 )
 def test_two_processes_give_the_results_of_one(kind, tmp_path, monkeypatch):
     """tf#47688: the Trainer doubles the loss with two processes; tf#39241: also that of validation."""

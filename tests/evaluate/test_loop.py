@@ -151,6 +151,7 @@ def figures():
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.multi_process
 def test_two_real_processes_give_the_same_evaluation(tmp_path):
     """With accelerate's own gathering over gloo."""

@@ -447,6 +447,7 @@ def test_the_same_command_publishes_a_run_that_was_killed_during_its_upload(serv
         assert files[path.name] == path.read_bytes(), path.name
 
 
+@pytest.mark.slow
 @pytest.mark.multi_process
 def test_two_processes_stop_alike_where_the_token_may_not_write(server, home, base, tmp_path):
     asked = server.requests.count("GET /api/whoami-v2")

@@ -42,7 +42,16 @@ def recipe(task, model, folder, **sections):
     }
 
 
-@pytest.mark.parametrize("loss", [{}, {"kind": "mae"}, {"kind": "huber", "delta": 0.5}])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        {},
+        *(
+            pytest.param(one, marks=pytest.mark.slow)
+            for one in ({"kind": "mae"}, {"kind": "huber", "delta": 0.5})
+        ),
+    ],
+)
 def test_a_resnet_with_one_output_learns_how_light_a_picture_is(loss, tmp_path):
     model = tiny.saved(tiny.resnet(), tmp_path / "resnet", tiny.image_processor())
     rows = [{"image": row["image"], "target": row["light"]} for row in pictures(tmp_path)]

@@ -22,8 +22,6 @@ from hf_ft.targets.classes import SingleLabel
 from hf_ft.verification.items import ITEMS
 from hf_ft.verification.verifier import Request, RunsWord, Verifier
 
-pytestmark = pytest.mark.fresh_process
-
 COLOURS = ["red", "green", "blue"]
 
 
@@ -279,6 +277,7 @@ def test_a_source_that_is_gone_fails_with_its_name(made, run):
         (made / "moved.csv").rename(made / "rows.csv")
 
 
+@pytest.mark.fresh_process
 def test_references_that_are_exchanged_in_memory_do_not_pass(made, tmp_path, monkeypatch):
     """The process that trains measures with wrong labels; the fresh process reads them from the source."""
     honest = SingleLabel.references
