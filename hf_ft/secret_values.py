@@ -8,6 +8,8 @@ import re
 SECRET_VARIABLES = re.compile(r"TOKEN|KEY|SECRET|PASSWORD|PASSWD|CREDENTIAL", re.IGNORECASE)
 # A shorter value is a switch (`TOKENIZERS_PARALLELISM=false`) rather than a secret.
 _SHORTEST = 8
+# Words (`password`, `text-classification`): they stand in every vocabulary, and protect nothing.
+_WORDS = re.compile(r"[a-z]{1,12}([-_. ][a-z]{1,12}){0,2}")
 
 
 def environment_secrets() -> dict[str, str]:
@@ -15,7 +17,7 @@ def environment_secrets() -> dict[str, str]:
     return {
         name: value
         for name, value in os.environ.items()
-        if SECRET_VARIABLES.search(name) and len(value) >= _SHORTEST
+        if SECRET_VARIABLES.search(name) and len(value) >= _SHORTEST and not _WORDS.fullmatch(value)
     }
 
 

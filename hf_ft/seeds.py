@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,7 +75,7 @@ def summarize_seeds(
         verbose: whether to print the table.
 
     Raises:
-        VerifyError: the runs were not made on the same rows.
+        VerifyError: a run was made on other rows than those of the source, or its files have changed.
         DataError: there are too few rows for an interval.
     """
     from hf_ft.train.distributed import start_processes
@@ -101,17 +102,29 @@ def _content(recipe: Recipe, folders: Mapping[int, Path], data: Any) -> dict[str
     from hf_ft.evaluate.metric_format import unit_of
     from hf_ft.model.save import task_name
     from hf_ft.registry import get_task
+    from hf_ft.verification.checks import check_source
+    from hf_ft.verification.items import run_checks
+    from hf_ft.verification.seal import check_unchanged
     from hf_ft.verification.verifier import Request, Verifier
 
     trusted = task_name(get_task(recipe.task.name))
     verifiers = [Verifier(Request(folder, data=data, trust_task=trusted)) for folder in folders.values()]
     first = verifiers[0]
     split, metric = first.data.final_split, first.metric[0]
-    for verifier in verifiers[1:]:
-        if verifier.data.info["fingerprints"] != first.data.info["fingerprints"]:
-            raise VerifyError(
-                f"{verifier.folder} and {first.folder} were made on other rows; start them anew"
-            )
+    for verifier in verifiers:
+        # A seed may have finished long ago: neither its files nor its rows may have changed since.
+        judged = run_checks(
+            {
+                "unchanged": partial(check_unchanged, verifier.folder),
+                "source": partial(check_source, verifier.folder, verifier.data, verifier.in_memory),
+            }
+        )
+        for item in judged:
+            if not item.passed:
+                raise VerifyError(
+                    f"{verifier.folder}: {item.name}: {item.detail}\n"
+                    "Undo the change, or write another output_dir"
+                )
     evaluations = [verifier.stored[split] for verifier in verifiers]
     results = [
         json.loads((folder / "results.json").read_text(encoding="utf-8")) for folder in folders.values()

@@ -62,7 +62,7 @@ def starter(task: type[Task], name: str) -> str:
         lines += ["task:", f"  name: {name}", *fields(task.Options, "  ")]
     else:
         lines += [f"task: {name}"]
-    for key in ("name", "output_dir", "seed"):
+    for key in ("name", "output_dir", "seed", "seeds"):
         lines += ["", *one_field(key, Recipe.model_fields[key], "")]
     for key, section in sections.items():
         if section.model_fields:

@@ -12,14 +12,16 @@ from hf_ft.evaluate.final import judge_splits
 from hf_ft.model.freeze import Frozen, freeze
 from hf_ft.report.report import draw_figures, write_report
 from hf_ft.report.report_content import report_content, with_gate
+from hf_ft.report.run_folder import locked
+from hf_ft.storage.atomic import read_json
 from hf_ft.train.decisions import Decision
-from hf_ft.verification.items import RECORD, judged_files, read_record
-from hf_ft.verification.seal import write_seal
+from hf_ft.verification.items import RECORD, Item, read_record
+from hf_ft.verification.seal import SEAL, write_seal
 from hf_ft.verification.unsafe_files import check_contents
 from hf_ft.verification.verifier import Request, Verifier
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from hf_ft.data.prepare import Prepared
     from hf_ft.recipe.schema import Recipe
@@ -53,19 +55,25 @@ def renew_report(run: str | Path, *, data: Any = None, trust_task: str | None = 
         The path of the report.
 
     Raises:
-        VerifyError: the run is not finished, or a file that was judged has changed.
+        VerifyError: the run is not finished, an item of the gate fails now, or a file that was judged has
+            changed.
     """
     folder = Path(run)
-    record = read_record(folder)
-    if record is None or not record.passed:
-        raise VerifyError(f"{folder / RECORD}: expected a run that passed the gate; run its recipe first")
-    now = judged_files(folder)
-    changed = sorted(
-        name for name in record.files.keys() | now.keys() if record.files.get(name) != now.get(name)
-    )
-    if changed:
-        raise VerifyError(f"{folder}: changed after the run was verified: {', '.join(changed)}")
-    verifier = Verifier(Request(folder, data=data, trust_task=trust_task))
+    if not (folder / SEAL).is_file():
+        raise VerifyError(f"{folder}: no {SEAL}: the run has not ended; run its recipe first")
+    with locked(folder):
+        verifier = Verifier(Request(folder, data=data, trust_task=trust_task))
+        judgement = verifier.judge()
+        judgement.require(folder / RECORD)
+        record, now = read_record(folder), judgement.files
+        before = record.files if record is not None else {}
+        changed = sorted(name for name in before.keys() | now.keys() if before.get(name) != now.get(name))
+        if changed or record is None:
+            raise VerifyError(f"{folder}: {', '.join(changed)} changed after the run was verified")
+        return _write(folder, verifier, record.items)
+
+
+def _write(folder: Path, verifier: Verifier, items: Sequence[Item]) -> Path:
     reported, stored = _reported(verifier), verifier.stored
     verdict = judge_splits(
         stored,
@@ -77,9 +85,9 @@ def renew_report(run: str | Path, *, data: Any = None, trust_task: str | None = 
     )
     content = report_content(folder, reported, stored[reported.data.final_split], verdict)
     draw_figures(folder, content)
-    seconds = json.loads((folder / "timing.json").read_text(encoding="utf-8"))
+    seconds = dict(read_json(folder / "timing.json", dict) or {})
     seconds.pop("report", None)  # as in the report itself, which was written before that stage ended
-    page = write_report(folder, with_gate(content, record.items, seconds))
+    page = write_report(folder, with_gate(content, items, seconds))
     check_contents(folder)
     write_seal(folder)
     return page

@@ -27,7 +27,6 @@ from hf_ft.text_utils import hint
 from hf_ft.train import checkpoints
 from hf_ft.train.decisions import FILE, Decision
 from hf_ft.train.schedule import with_choices
-from hf_ft.verification.items import read_record
 from hf_ft.verification.seal import SEAL
 
 if TYPE_CHECKING:
@@ -215,24 +214,18 @@ def finished_run_of(recipe: Recipe) -> Path | None:
     """Return the newest finished and sealed run of exactly this recipe, or None.
 
     Args:
-        recipe: as the user wrote it, with every `auto`.
+        recipe: as the user wrote it; for each `auto`, what the run chose counts.
     """
     for folder in reversed(_runs_of(recipe, Path(recipe.output_dir))):
-        checkpoint, _ = checkpoints.newest(folder / "checkpoints")
-        if (folder / SEAL).is_file() and checkpoint is not None:
-            try:
-                _same_recipe(recipe, checkpoint)
-            except RecipeError:
-                continue
+        written = (folder / "recipe.yaml").read_text(encoding="utf-8")
+        if is_finished(folder) and written == _filled_in(recipe, folder).to_yaml():
             return folder
     return None
 
 
 def is_finished(folder: Path) -> bool:
-    """Tell whether a run has ended: it is sealed, or the gate has refused it."""
-    record = read_record(folder)
-    refused = record is not None and any(not item.passed for item in record.items)
-    return refused or (folder / SEAL).is_file()
+    """Tell whether a run has ended: it is sealed. What the gate has refused is judged again."""
+    return (folder / SEAL).is_file()
 
 
 def _filled_in(recipe: Recipe, folder: Path) -> Recipe:

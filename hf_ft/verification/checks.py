@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -34,6 +34,8 @@ __all__ = ["check_contents"]
 
 # Largest difference between two predictions of one row, and between weights after merging an adapter.
 TOLERANCE = 1e-4
+# Largest difference between two losses of one row, absolute or relative.
+LOSS_TOLERANCE = 1e-3
 # Largest relative difference between two numbers of results.json: the order of a sum.
 SAME = 1e-9
 # Most rows for transformers' pipeline, unusual ones first.
@@ -82,10 +84,18 @@ def check_labels(folder: Path, labels: list[str] | None) -> str:
     return f"{len(labels)} labels agree in {', '.join(found)} and the training rows"
 
 
-def check_counted(folder: Path, task: Task, data: Prepared) -> str:
-    """Compare ids and true answers in predictions.parquet with the rows of the source."""
-    table, _ = read_table(folder / PREDICTIONS)
+def check_counted(folder: Path, task: Task, saved: Task, data: Prepared) -> str:
+    """Compare ids and true answers in predictions.parquet with the source, and answers with their results.
+
+    Args:
+        folder: the run folder.
+        task: the fitted task.
+        saved: the task of the saved model, with its thresholds.
+        data: the rows of the source.
+    """
+    table, results = read_table(folder / PREDICTIONS)
     columns = {name: table.column(name).to_pylist() for name in ("split", "id", "truth")}
+    _check_answers(table.to_pylist(), results, saved)
     expected = {split: list(rows.ids) for split, rows in data.rows.items() if split != "train"}
     counted = Counter(zip(columns["split"], columns["id"], strict=True))
     wanted = Counter((split, row_id) for split, ids in expected.items() for row_id in ids)
@@ -105,6 +115,17 @@ def check_counted(folder: Path, task: Task, data: Prepared) -> str:
                     f"{truth[split, row_id]!r}"
                 )
     return ", ".join(f"{split}: {len(ids)} rows once each" for split, ids in expected.items())
+
+
+def _check_answers(rows: Sequence[Mapping[str, Any]], results: Sequence[Any], task: Task) -> None:
+    """Compare the columns that a person reads, such as `label` and `score`, with the results beside them."""
+    for row, result in zip(rows, results, strict=True):
+        for name, value in task.decode(result).items():
+            if name != "scores" and _differing(_plain(row.get(name)), _plain(value)):
+                raise VerifyError(
+                    f"{PREDICTIONS}: {name} of {row['split']} {row['id']} is {_short(row.get(name))}, its "
+                    f"result says {_short(value)}"
+                )
 
 
 def check_reload(
@@ -127,7 +148,7 @@ def check_reload(
     name = task.main_metric if metric[0] == "loss" else metric[0]
     return "; ".join(
         _compared(task, data.rows[split], stored[split], places, found, name)
-        for split, (places, found) in predicted.items()
+        for split, (places, found) in sorted(predicted.items())  # test before validation
     )
 
 
@@ -144,7 +165,7 @@ def _compared(
             f"{worst:.2e}"
         )
     share = f"{len(places)} of {len(evaluation.ids)} {evaluation.split} rows"
-    same = f"{share}, predicted in a fresh process: differ by {worst:.1e} at most"
+    same = f"{share}, predicted again: differ by {worst:.1e} at most"
     try:
         before = measure(task, said, references).value(metric)
     except RecipeError as error:  # a metric of the user may need a class that the sample does not have
@@ -155,7 +176,61 @@ def _compared(
             f"the saved model gives {metric} {after:.6f} on {len(places)} rows, the trained model "
             f"{before:.6f}"
         )
+    for key, place in _other_values(said, saved):
+        raise VerifyError(
+            f"{PREDICTIONS}: result.{key} of {evaluation.split} {evaluation.ids[places[place]]} is "
+            f"{_short(said[place].get(key))}, the saved model gives {_short(saved[place].get(key))}"
+        )
     return f"{same}, {metric} {after:.4f} on both"
+
+
+def _other_values(said: Sequence[Any], saved: Sequence[Any]) -> Iterator[tuple[str, int]]:
+    """Yield the key and the row of each value of a result that differs; `Task.difference` compares one key.
+
+    Where a class is the largest of nearly equal scores, another order of sums may choose another class: one
+    row in a hundred may differ in a value that is no fraction.
+    """
+    if not all(isinstance(one, dict) for one in (*said, *saved)):
+        return
+    for key in dict.fromkeys(key for one in (*said, *saved) for key in one):
+        pairs = [(np.asarray(a.get(key)), np.asarray(b.get(key))) for a, b in zip(said, saved, strict=True)]
+        fractions = all(one.dtype.kind == "f" for one, _ in pairs)
+        largest = (
+            max((float(np.abs(one).max(initial=0.0)) for one, _ in pairs), default=0.0) if fractions else 0.0
+        )
+        allowed = TOLERANCE * max(1.0, largest)
+        wrong = [
+            place for place, pair in enumerate(pairs) if not _alike(*pair, allowed if fractions else None)
+        ]
+        yield from [(key, place) for place in wrong][0 if fractions else len(said) // 100 :]
+
+
+def _alike(one: np.ndarray, other: np.ndarray, allowed: float | None) -> bool:
+    if one.shape != other.shape:
+        return False
+    if allowed is None:
+        return bool((one == other).all())
+    return bool(np.allclose(one, other, rtol=0, atol=allowed, equal_nan=True))
+
+
+def check_losses(stored: Evaluation, places: Sequence[int], computed: Sequence[float] | None) -> str:
+    """Compare the losses of rows in predictions.parquet with those of the saved model.
+
+    Args:
+        stored: the evaluation with the losses of predictions.parquet.
+        places: positions of the rows.
+        computed: losses of the saved model for these rows; None where the split has no loss.
+    """
+    if computed is None or stored.losses is None:
+        return f"{stored.split} has no loss"
+    for place, loss in zip(places, computed, strict=True):
+        said = stored.losses[place]
+        if not math.isclose(said, loss, rel_tol=LOSS_TOLERANCE, abs_tol=LOSS_TOLERANCE):
+            raise VerifyError(
+                f"{PREDICTIONS}: the loss of {stored.split} {stored.ids[place]} is {said:.6g}, that of the "
+                f"saved model {loss:.6g}"
+            )
+    return f"{len(places)} losses of {stored.split} agree"
 
 
 def check_results(
@@ -192,7 +267,10 @@ def check_results(
     differing = _differing({key: saved.get(key) for key in learned}, _plain(learned))
     if differing:
         raise VerifyError(f"model/task.json is not what the training rows give: {listing(differing, 5)}")
-    return f"{len(_leaves(computed))} numbers and names computed again from {PREDICTIONS} and the labels"
+    return (
+        f"{len(_leaves(computed))} numbers and names computed again from {PREDICTIONS}, the labels, and the "
+        "answers of the baselines, which are the run's own word"
+    )
 
 
 def check_frozen(folder: Path, recipe: Recipe, task: Task, loaded: Loaded, saved: Any) -> str:
@@ -342,7 +420,16 @@ def _json(path: Path) -> Any:
 
 def _plain(value: Any) -> Any:
     """Return a value as it is read back after it was written as JSON."""
-    return json.loads(as_json(value))
+    return json.loads(as_json(_native(value)))
+
+
+def _native(value: Any) -> Any:
+    """Replace numpy's numbers and arrays by those of Python."""
+    if isinstance(value, np.generic | np.ndarray):
+        return value.tolist()
+    if isinstance(value, Mapping):
+        return {key: _native(inner) for key, inner in value.items()}
+    return [_native(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _differing(found: Any, expected: Any, path: str = "", skip: Sequence[str] = ()) -> list[str]:
@@ -360,7 +447,7 @@ def _differing(found: Any, expected: Any, path: str = "", skip: Sequence[str] = 
         pairs = enumerate(zip(found, expected, strict=True))
         return [line for index, (a, b) in pairs for line in _differing(a, b, f"{path}[{index}]", skip)]
     if _is_number(found) and _is_number(expected):
-        same = math.isclose(found, expected, rel_tol=SAME, abs_tol=1e-12)
+        same = math.isclose(found, expected, rel_tol=SAME)
     else:
         same = found == expected
     return [] if same else [f"{path or 'value'}: found {_short(found)}, expected {_short(expected)}"]

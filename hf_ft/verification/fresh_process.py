@@ -53,6 +53,8 @@ class FreshProcess:
 
     def __init__(self) -> None:
         environment = {key: value for key, value in os.environ.items() if not LAUNCHER.match(key)}
+        # A module beside a user's script, such as a task or a source of rows, is found there too.
+        environment["PYTHONPATH"] = os.pathsep.join(path or os.getcwd() for path in sys.path)
         self._folder = Path()
         self._answer: Judgement | None = None
         # A file: a process that writes much into a pipe that nobody reads would block.
@@ -79,7 +81,7 @@ class FreshProcess:
         """Stop the process for a while, so that its imports do not disturb a measurement of speed."""
         import psutil
 
-        # It may have ended; `answer` reports why.
+        # It may have ended; `judge` reports why.
         with contextlib.suppress(psutil.Error):
             psutil.Process(self._process.pid).suspend()
         try:
@@ -133,7 +135,7 @@ class FreshProcess:
 
     def _send(self, message: Any) -> None:
         assert self._process.stdin is not None
-        # If the process has ended already, `answer` reports the reason.
+        # If the process has ended already, `judge` reports the reason.
         with contextlib.suppress(BrokenPipeError):
             pickle.dump(message, self._process.stdin)
             self._process.stdin.flush()

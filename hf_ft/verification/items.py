@@ -42,6 +42,7 @@ FILES = (
     "data.json",
     "bad.csv",
     "environment.json",
+    "decisions.json",
     "results.json",
     "predictions.parquet",
     "baselines.parquet",
@@ -91,7 +92,11 @@ class Judgement:
         """
         failed = [f"\n  {item.name}: {item.detail}" for item in self.items if not item.passed]
         if failed:
-            raise VerifyError(f"the run is not done, see {record}:{''.join(failed)}")
+            raise VerifyError(
+                f"the run is not done, see {record}:{''.join(failed)}\n"
+                "The same command judges it again, without training; with --resume never (in Python: "
+                "resume='never') it starts a new run"
+            )
 
 
 def run_checks(checks: Mapping[str, Callable[[], str]]) -> list[Item]:

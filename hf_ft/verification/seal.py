@@ -34,11 +34,11 @@ def check_unchanged(folder: Path) -> str:
         raise VerifyError(f"{missing} is missing or damaged: the run did not finish, or a file was removed")
     pairs = [(record.files, judged_files(folder)), (seal["files"], checksums(folder, without=UNSEALED))]
     changed = {
-        name
+        f"{name} ({'added' if name not in before else 'changed' if name in now else 'removed'})"
         for before, now in pairs
         for name in before.keys() | now.keys()
         if before.get(name) != now.get(name)
     }
     if changed:
-        raise VerifyError(f"changed since the run ended: {listing(sorted(changed), 5)}")
+        raise VerifyError(f"not as when the run ended: {listing(sorted(changed), 5)}")
     return f"{len(pairs[1][1])} files are those of {RECORD} and {SEAL}"

@@ -51,8 +51,8 @@ class Request:
 
     Args:
         folder: the run folder.
-        rows: which rows to predict again: a sample of the final split, a sample with so many rows, or all
-            rows of every evaluated split.
+        rows: which rows of validation and test to predict again: a sample, a sample with so many rows, or
+            all.
         threads: number of CPU threads; None: torch's default.
         trust_task: as for `Predictor.load`.
         data: the rows of a run on rows in memory, as for `finetune`.
@@ -86,10 +86,10 @@ class Verifier:
             {
                 "source": lambda: checks.check_source(self.folder, self.data, self.in_memory),
                 "labels": lambda: checks.check_labels(self.folder, self.task.labels()),
-                "counted": lambda: checks.check_counted(self.folder, self.task, self.data),
-                "reload": lambda: checks.check_reload(
-                    self.task, self.data, self.stored, self.predicted, self.metric
+                "counted": lambda: checks.check_counted(
+                    self.folder, self.task, self.predictor.task, self.data
                 ),
+                "reload": self._check_reload,
                 "results": lambda: checks.check_results(
                     self.folder, self.recipe, self.loaded_task, self.data, self.stored, self.metric
                 ),
@@ -204,12 +204,36 @@ class Verifier:
             dict.fromkeys([*(place for place, row_id in enumerate(ids) if row_id in unusual), *spread])
         )
 
+    def _check_reload(self) -> str:
+        same = checks.check_reload(self.task, self.data, self.stored, self.predicted, self.metric)
+        losses = [
+            checks.check_losses(self.stored[split], places, self._losses(split, places))
+            for split, (places, _) in self.predicted.items()
+        ]
+        return "; ".join([same, *losses])
+
+    def _losses(self, split: str, places: list[int]) -> list[float] | None:
+        """Return the loss of the saved model for rows of a split, in the order of `places`."""
+        from hf_ft.data.dataset import EncodedRows
+        from hf_ft.evaluate.loop import evaluate_rows
+        from hf_ft.model.mixed_precision import full_precision
+
+        ordered = sorted(places)
+        chosen = self.data.rows[split].select(ordered)
+        rows = EncodedRows(self.loaded_task, chosen, split=split, seed=self.recipe.seed, train=False)
+        model = self.predictor.model
+        with full_precision(model):
+            losses = evaluate_rows(self.loaded_task, model, rows).losses
+        if losses is None:
+            return None
+        by_place = dict(zip(ordered, losses, strict=True))
+        return [by_place[place] for place in places]
+
     @cached_property
     def predicted(self) -> Mapping[str, tuple[list[int], list[Any]]]:
         """Split -> positions of rows, and the results of the saved model for these raw rows."""
-        splits = ("validation", "test") if self.request.rows == "all" else (self.data.final_split,)
-        found = {}
-        for split in splits:
+        found: dict[str, tuple[list[int], list[Any]]] = {}
+        for split in ("validation", "test"):
             if split in self.data.rows:
                 chosen = self._sample_of(split)
                 inputs = checks.without_targets(self.task, self.data.rows[split], chosen)

@@ -44,8 +44,9 @@ def test_a_run_that_ended_before_its_report_is_not_finished(tmp_path):
     begin(folder, recipe(tmp_path))
     write_record(folder, Judgement([Item("reload", True, "")], {}))
     assert choose_folder(recipe(tmp_path), "auto").path == folder
+    # What the gate has refused is judged again, without training.
     write_record(folder, Judgement([Item("reload", False, "")], {}))
-    assert choose_folder(recipe(tmp_path), "auto").path == tmp_path / "exp-2"
+    assert choose_folder(recipe(tmp_path), "auto").path == folder
 
 
 def test_the_seal_holds_the_files_of_the_result(tmp_path):

@@ -72,7 +72,7 @@ def segmented(tmp_path_factory):
 def test_results_that_need_their_references_go_through_the_gate(segmented):
     """The gate compares the confusion counts of the live model and of the fresh process."""
     (reload,) = (item for item in segmented.verification if item["name"] == "reload")
-    assert reload["passed"] and reload["detail"].startswith("8 of 8 test rows, predicted in a fresh process")
+    assert reload["passed"] and reload["detail"].startswith("8 of 8 test rows, predicted again")
     head = segmented.results["headline"]
     assert head["metric"] == "iou" and f"iou {head['value']:.4f} on both" in reload["detail"]
     assert head["interval"][0] < head["value"] < head["interval"][1]

@@ -123,6 +123,25 @@ def with_truth_of_the_model(table):
     return table.set_column(place, "truth", table.column("label"))
 
 
+def with_labels_of_truth(table):
+    labels = table.column("truth").to_pylist()
+    labels[0] = next(colour for colour in COLOURS if colour != table.column("label")[0].as_py())
+    return table.set_column(table.column_names.index("label"), "label", pyarrow.array(labels))
+
+
+def perfect_scores(table):
+    names = sorted(COLOURS)
+    scores = [[float(name == truth) for name in names] for truth in table.column("truth").to_pylist()]
+    kind = table.schema.field("result.scores").type
+    place = table.column_names.index("result.scores")
+    return table.set_column(place, "result.scores", pyarrow.array(scores, kind))
+
+
+def small_losses(table):
+    losses = [loss / 100 for loss in table.column("loss").to_pylist()]
+    return table.set_column(table.column_names.index("loss"), "loss", pyarrow.array(losses))
+
+
 def first_loss(table):
     values = table.column("loss").to_pylist()
     return table.set_column(table.column_names.index("loss"), "loss", pyarrow.array([0.0, *values[1:]]))
@@ -160,6 +179,18 @@ ATTACKS = {
     "a loss in predictions.parquet changed": (
         lambda run: change_table(run / "predictions.parquet", first_loss),
         {"results": r"splits\.validation\.metrics\.loss"},
+    ),
+    "scores of all rows made perfect": (
+        lambda run: change_table(run / "predictions.parquet", perfect_scores),
+        {"reload": r"result\.scores of test"},
+    ),
+    "a column of answers changed": (
+        lambda run: change_table(run / "predictions.parquet", with_labels_of_truth),
+        {"counted": r"label of \w+ train/[0-9]+ is .*, its result says"},
+    ),
+    "all losses a hundredth": (
+        lambda run: change_table(run / "predictions.parquet", small_losses),
+        {"reload": "the loss of validation .* is"},
     ),
     "an answer of a baseline removed": (
         lambda run: change_table(run / "baselines.parquet", lambda table: table.slice(20)),
@@ -236,7 +267,7 @@ def test_a_file_that_was_changed_after_the_run_is_named(run, name):
     ATTACKS[name][0](run)
     found = failed(verify(run))
     file = "results.json" if "results" in name else "model/model.safetensors"
-    assert found["unchanged"] == f"changed since the run ended: {file}"
+    assert found["unchanged"] == f"not as when the run ended: {file} (changed)"
 
 
 @pytest.mark.parametrize("file", ["verify.json", "seal.json"])
@@ -322,6 +353,7 @@ def test_the_command_names_what_failed_and_its_exit_code_says_so(run, tmp_path):
     cli = CliRunner()
     done = cli.invoke(app, ["verify", str(run), "--rows", "5"])
     assert done.exit_code == 0 and "passed  reload       4 of 12 test rows" in done.output
+    assert "4 losses of validation agree" in done.output
     ATTACKS["a figure of results.json raised"][0](run)
     done = cli.invoke(app, ["verify", str(run)])
     assert done.exit_code == 1 and "FAILED  results" in done.output and "passed  frozen" in done.output
