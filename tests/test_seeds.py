@@ -7,11 +7,12 @@ import pytest
 import tiny
 
 from hf_ft import finetune, finetune_seeds
-from hf_ft.errors import DataError, RecipeError
+from hf_ft.errors import DataError, RecipeError, VerifyError
 from hf_ft.evaluate.bootstrap import bootstrap_interval, seeds_interval
 from hf_ft.evaluate.loop import measure
 from hf_ft.evaluate.metrics import RegressionMetrics
 from hf_ft.recipe.read import load_recipe
+from hf_ft.report.run_folder import finished_run_of
 
 COLOURS = ["red", "green", "blue"]
 
@@ -117,3 +118,16 @@ def test_several_seeds_from_the_recipe_to_their_mean(tmp_path, capsys):
     assert [run["seed"] for run in more.content["runs"]] == [1, 3]
     assert (tmp_path / "run/seed-1/log.jsonl").stat().st_mtime_ns == before
     assert not (tmp_path / "run/seed-1-2").exists()
+    # Evaluated in another way, the runs are others; a run that was altered, or whose rows were, is refused.
+    assert finished_run_of(load_recipe(given).with_seed(1)) == tmp_path / "run/seed-1"
+    other = {**given, "evaluate": {"confidence": 0.5}}
+    assert finished_run_of(load_recipe(other).with_seed(1)) is None
+    rows = (tmp_path / "rows.json").read_text()
+    (tmp_path / "rows.json").write_text(rows.replace('"label": "red"', '"label": "blue"', 5))
+    with pytest.raises(VerifyError, match=r"seed-1: source: data\.json does not describe"):
+        finetune_seeds(given, verbose=False)
+    (tmp_path / "rows.json").write_text(rows)
+    with (tmp_path / "run/seed-2/predictions.parquet").open("ab") as file:
+        file.write(b"0")
+    with pytest.raises(VerifyError, match=r"seed-2: unchanged: .*predictions\.parquet \(changed\)"):
+        finetune_seeds(given, verbose=False)

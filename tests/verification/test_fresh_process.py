@@ -113,3 +113,11 @@ def test_only_the_main_process_of_the_launcher_may_be_the_main_one(monkeypatch, 
     if rank is not None:
         monkeypatch.setenv("RANK", rank)
     assert may_be_main() is first
+
+
+def test_a_module_beside_the_script_of_a_user_is_found(tmp_path, monkeypatch):
+    """`python scripts/train.py` puts `scripts` on its path; a task or a source there is imported again."""
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with FreshProcess() as fresh:
+        found = psutil.Process(fresh._process.pid).environ()["PYTHONPATH"].split(os.pathsep)
+    assert str(tmp_path) in found
