@@ -18,8 +18,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-# Before torch is imported: small networks are much slower with many threads on a busy processor.
-os.environ.setdefault("OMP_NUM_THREADS", "1")
+if __name__ == "__main__":
+    # Before torch is imported: small networks are much slower with many threads on a busy processor.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import psutil
